@@ -1,0 +1,110 @@
+# `make` lists what there is. Needs make, git and Python 3.11 or newer; everything else is installed into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+unexport MAKEFLAGS
+
+# The first that runs and is new enough; `make PYTHON=/path/to/python test` takes another.
+PYTHON ?= $(shell for each in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$each && break; \
+	done; true)
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+DECLARED := pyproject.toml constraints.txt
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+# --- for users -------------------------------------------------------------------------------------------
+
+DEMO_PROMPT := a red fox in the snow
+DEMO_PICTURE := demo/red-fox.png
+
+.PHONY: demo
+demo: $(VENV)/.installed ## make a picture without an account, by the built-in emulator
+	@echo '$$ imagen generate "$(DEMO_PROMPT)" -o $(DEMO_PICTURE)'
+	@env -u REPLICATE_API_TOKEN IMAGEN_DATA_DIR=demo $(BIN)/imagen generate "$(DEMO_PROMPT)" \
+		--backend emulator --output $(DEMO_PICTURE) --force </dev/null
+	@echo
+	@echo 'The picture is $(DEMO_PICTURE). It is practice: painted on this machine, free, no model was run.'
+	@echo 'For a real one, with an account at Replicate:'
+	@echo '    export REPLICATE_API_TOKEN=r8_...'
+	@echo '    $(BIN)/imagen generate "$(DEMO_PROMPT)"'
+
+# --- for those who change imagen --------------------------------------------------------------------------
+
+.PHONY: test
+test: $(VENV)/.installed-test ## run every test
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.installed-check ## format, lint, types, layers, architecture and docs: what CI runs before the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup tests/architecture tests/docs
+
+.PHONY: format
+format: $(VENV)/.installed-check ## format the code and mend what the linter can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+.PHONY: docs
+docs: $(VENV)/.installed-test ## write the generated pages of docs/reference again
+	$(BIN)/python docs/generate.py
+
+.PHONY: constraints
+constraints: ## pin the newest versions that pyproject.toml allows; then run check and test
+	@$(require-python)
+	rm -rf build/venv
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/python -m pip install --quiet --upgrade pip
+	build/venv/bin/python -m pip install --quiet --editable . --group test --group check
+	build/venv/bin/python -m pip freeze --all --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf build/venv
+
+.PHONY: clean
+clean: ## remove what the other targets made
+	rm -rf $(VENV) demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests docs -name __pycache__ -prune -exec rm -rf {} +
+
+# --- the virtual environment: made once, renewed when pyproject.toml or constraints.txt change --------------
+
+define require-python
+[ -n "$(PYTHON)" ] || { \
+	echo 'imagen needs Python 3.11 or newer, and none was found on the PATH ($(shell python3 --version 2>/dev/null || echo no python3 at all)).' >&2; \
+	echo 'Install one, or name it: make PYTHON=/path/to/python3.11 demo' >&2; exit 1; }; \
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo 'imagen needs Python 3.11 or newer, and $(PYTHON) is not.' >&2; exit 1; }
+endef
+
+$(BIN)/python:
+	@$(require-python)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo 'The module venv is missing; on Debian and Ubuntu the package python3-venv brings it.' >&2; exit 1; }
+
+$(VENV)/.installed: $(DECLARED) | $(BIN)/python
+	@echo 'Installing imagen into $(VENV) ...'
+	@$(INSTALL) --editable .
+	@touch $@
+
+# Dependency groups need pip 25.1.
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo 'Installing what the tests need ...'
+	@$(INSTALL) --upgrade pip
+	@$(INSTALL) --group test
+	@touch $@
+
+$(VENV)/.installed-check: $(VENV)/.installed-test
+	@echo 'Installing what the checks need ...'
+	@$(INSTALL) --group check
+	@touch $@

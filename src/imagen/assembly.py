@@ -1,0 +1,221 @@
+"""Puts the parts together: the only file that names concrete classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from imagen import __version__
+from imagen.backends.registry import BackendContext, build_backend
+from imagen.catalog import Catalog
+from imagen.credentials import CredentialStore
+from imagen.domain.events import Event
+from imagen.domain.secret import Secret
+from imagen.errors import NotFound
+from imagen.identity import resolve_caller
+from imagen.instrumentation.clock import SystemClock
+from imagen.ports import Backend, Clock, Observer
+from imagen.service.bookkeep import Bookkeeper
+from imagen.service.buy import BuyingRules
+from imagen.service.deliver import Deliverer
+from imagen.service.finish import Finisher
+from imagen.service.gateway import Gateway
+from imagen.settings import EMULATOR, BackendSettings, Settings, choose_backend, user_config_folder
+from imagen.store.database import Database
+from imagen.store.kept_entries import KeptEntries
+from imagen.store.ledger import SqlLedger
+from imagen.store.owners import FileOwners
+from imagen.store.predictions import SqlPredictionStore
+from imagen.transport.client import HttpClient
+
+SOFTWARE = f"imagen {__version__}"
+
+
+class Silent:
+    """An observer that does not care."""
+
+    def notify(self, event: Event) -> None:
+        """Nothing."""
+
+
+class Tokens:
+    """Where tokens come from: the environment first, then what `imagen auth login` stored."""
+
+    def __init__(self, settings: Settings, credentials: CredentialStore) -> None:
+        self._settings = settings
+        self._credentials = credentials
+
+    def find(self, name: str) -> Secret | None:
+        """The token called `name`, None when there is none.
+
+        Raises:
+            ConfigError: it exists but cannot be read.
+        """
+        return self._settings.environ_token(name) or self._credentials.load(name)
+
+    def is_set(self, name: str) -> bool:
+        """Whether there is one, without opening the keyring."""
+        return bool(self._settings.environ_token(name)) or self._credentials.where(name) is not None
+
+
+class ConfiguredBackends:
+    """`ports.Backends` by the settings."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        tokens: Tokens,
+        client: HttpClient,
+        catalog: Catalog,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._client = client
+        self._catalog = catalog
+        self._clock = clock
+        self._observer = observer
+        self._built: dict[str, Backend] = {}
+
+    @property
+    def default(self) -> str:
+        """The one that makes pictures when none is named."""
+        token_present = self._tokens.is_set(self._settings.replicate.api_token_env)
+        return choose_backend(self._settings, token_present=token_present)
+
+    def names(self) -> Sequence[str]:
+        """See the port."""
+        return tuple(self._settings.backends)
+
+    def get(self, name: str | None) -> Backend:
+        """See the port."""
+        name = name or self.default
+        if name not in self._built:
+            found = self._settings.backends.get(name)
+            if found is None:
+                raise NotFound(
+                    f"no backend is called {name[:80]!r}; configured are {', '.join(self.names())}",
+                    hint="`imagen backends` lists them.",
+                )
+            self._built[name] = build_backend(self._context(found))
+        return self._built[name]
+
+    def _context(self, backend: BackendSettings) -> BackendContext:
+        settings = self._settings
+        token_env = backend.api_token_env or settings.replicate.api_token_env
+        return BackendContext(
+            name=backend.name,
+            type=backend.type,
+            model=backend.model,
+            api_base=backend.api_base or settings.replicate.api_base,
+            token=None if backend.type == EMULATOR else self._tokens.find(token_env),
+            token_env=token_env,
+            default_steps=backend.default_steps,
+            default_aspect_ratio=backend.default_aspect_ratio,
+            deadline_seconds=backend.timeout.total_seconds() if backend.timeout else None,
+            read_seconds=settings.replicate.read_timeout.total_seconds(),
+            extra=backend.extra,
+            cache_folder=settings.data_dir / "cache",
+            client=self._client,
+            catalog=self._catalog,
+            clock=self._clock,
+            observer=self._observer,
+        )
+
+    async def aclose(self) -> None:
+        """Close those that were built."""
+        for backend in self._built.values():
+            await backend.aclose()
+
+
+class App:
+    """Everything, put together for one process. Use it as an async context manager."""
+
+    def __init__(
+        self, settings: Settings, *, environ: Mapping[str, str], observer: Observer, clock: Clock
+    ) -> None:
+        data = settings.data_dir
+        self.settings = settings
+        self.clock = clock
+        self.catalog = Catalog.load()
+        self.credentials = CredentialStore(user_config_folder(environ))
+        self.tokens = Tokens(settings, self.credentials)
+        self.client = HttpClient(
+            connect_seconds=settings.replicate.connect_timeout.total_seconds(),
+            user_agent=f"imagen/{__version__}",
+        )
+        self.backends = ConfiguredBackends(
+            settings,
+            tokens=self.tokens,
+            client=self.client,
+            catalog=self.catalog,
+            clock=clock,
+            observer=observer,
+        )
+        self.database = Database(data / "imagen.db")
+        self.store = SqlPredictionStore(self.database)
+        self.ledger = SqlLedger(self.database)
+        self.owners = FileOwners(data / "owners")
+        self.bookkeeper = Bookkeeper(
+            ledger=self.ledger,
+            store=self.store,
+            kept=KeptEntries(data / "unwritten-usage.jsonl"),
+            clock=clock,
+        )
+        deliverer = Deliverer(
+            default_folder=Path(settings.output) if settings.output else data / "pictures",
+            incoming=data / "incoming",
+            limit_bytes=settings.max_picture_mb << 20,
+            software=SOFTWARE,
+            clock=clock,
+        )
+        rules = BuyingRules(grace_seconds=settings.replicate.lost_answer_grace.total_seconds())
+        finisher = Finisher(
+            store=self.store, bookkeeper=self.bookkeeper, deliverer=deliverer, clock=clock, rules=rules
+        )
+        self.gateway = Gateway(
+            backends=self.backends,
+            store=self.store,
+            finisher=finisher,
+            deliverer=deliverer,
+            owners=self.owners,
+            clock=clock,
+            rules=rules,
+        )
+        self._environ = environ
+
+    def caller(self) -> str:
+        """Whom the ledger names: the configured one, else MAI_FROM_ID, else the tmux pane's name, else `unknown`."""
+        return self.settings.caller or resolve_caller(self._environ)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.backends.aclose()
+        await self.client.aclose()
+        self.database.close()
+        self.owners.close()
+
+
+def build(
+    settings: Settings,
+    *,
+    environ: Mapping[str, str] | None = None,
+    observer: Observer | None = None,
+    clock: Clock | None = None,
+) -> App:
+    """The parts of one process, by the settings. Opens nothing yet."""
+    return App(
+        settings,
+        environ=os.environ if environ is None else environ,
+        observer=observer or Silent(),
+        clock=clock or SystemClock(),
+    )

@@ -1,0 +1,364 @@
+"""Predictions at Replicate: the wire's messages, carried by the client, repeated as the policy allows."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import mimetypes
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from imagen.backends.registry import BackendContext
+from imagen.backends.replicate.data_uri import decode_data_uri
+from imagen.backends.replicate.schema import SchemaBook
+from imagen.backends.replicate.translate import Defaults, translate
+from imagen.backends.replicate.wire import (
+    MAX_FILE_BYTES,
+    ModelFacts,
+    Page,
+    Wire,
+    outputs_asked_for,
+    read_sighting,
+    read_time,
+)
+from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS
+from imagen.domain.events import Waiting
+from imagen.domain.model_ref import ModelRef
+from imagen.domain.money import Usd
+from imagen.domain.prediction import Prediction, Sighting
+from imagen.domain.pricing import cost
+from imagen.domain.request import GenerationRequest
+from imagen.errors import (
+    BackendBroken,
+    BackendError,
+    BackendRateLimited,
+    InvalidInput,
+    InvalidResponse,
+    OutputDefective,
+    Problem,
+    Unauthenticated,
+)
+from imagen.ports import Fetched, ModelDescription, Plan
+from imagen.transport.message import HttpRequest, HttpResponse
+from imagen.transport.retry import RetryPolicy, call_with_retry
+
+T = TypeVar("T")
+INLINE_BYTES = 256 * 1024
+"""Input files up to this size travel inside the request as a data URI; the spec advises no more."""
+_CLOCK_MARGIN = timedelta(minutes=2)
+_MOST_PAGES = 100
+_GOOD, _FIRST_REFUSAL, _FIRST_FAULT = 200, 300, 500
+
+
+class ReplicateBackend:
+    """One configured backend of type `replicate`."""
+
+    practice = False
+
+    def __init__(self, context: BackendContext) -> None:
+        self.name = context.name
+        self.type = context.type
+        self.model = context.model
+        self.account = context.token.fingerprint() if context.token else "none"
+        self._context = context
+        self._client = context.client
+        self._clock = context.clock
+        self._wire = Wire(
+            api_base=context.api_base,
+            token=context.token,
+            token_env=context.token_env,
+            read_seconds=context.read_seconds,
+        )
+        self._schemas = SchemaBook(
+            catalog=context.catalog,
+            folder=context.cache_folder / "schemas",
+            ask=self._ask_facts,
+            clock=context.clock,
+        )
+        self._defaults = Defaults(steps=context.default_steps, aspect_ratio=context.default_aspect_ratio)
+        self._ahead = timedelta(0)
+
+    # --- before anything is bought -----------------------------------------------------------------------
+
+    async def check(self, request: GenerationRequest) -> Sequence[Plan]:
+        """See `ports.Backend.check`."""
+        request.check()
+        ref = request.model or self._context.catalog.resolve(self.model)
+        if self._wire.token is None:
+            raise Unauthenticated(
+                f"{self.name}: no Replicate API token is set; nothing was sent",
+                hint=f"Set {self._wire.token_env} or run `imagen auth login`. Without a token, `-b emulator` practises.",
+            )
+        model = await self._schemas.resolve(ref)
+        image, image_identity = await self._input_image(request.input_image)
+        made = translate(
+            request, model=ref.base, schema=model.input_schema, image=image, defaults=self._defaults
+        )
+        known = None if ref.deployment else self._context.catalog.find(ref.base)
+        deadline = request.deadline_seconds or self._context.deadline_seconds
+        return [
+            Plan(
+                model=str(model.ref),
+                input=values,
+                identity={
+                    name: image_identity if value in (image, [image]) and image else value
+                    for name, value in values.items()
+                },
+                seed_field=made.seed_field,
+                seed_maximum=made.seed_maximum,
+                deadline_seconds=deadline or (known.deadline_seconds if known else DEFAULT_DEADLINE_SECONDS),
+                typical_seconds=known.typical_seconds if known else None,
+                expected_images=images,
+            )
+            for values, images in zip(made.inputs, made.images, strict=True)
+        ]
+
+    async def _input_image(self, image: str | Path | None) -> tuple[str | None, str | None]:
+        """The image as the model gets it, and what stays the same when the same file is given again."""
+        if image is None or isinstance(image, str):
+            return image, image
+        try:
+            content = await asyncio.to_thread(_read_file, image)
+        except OSError as error:
+            raise InvalidInput(
+                [Problem("input_image", f"{image} cannot be read: {error.strerror}")]
+            ) from error
+        if not content:
+            raise InvalidInput([Problem("input_image", f"{image} is empty or larger than 100 MiB")])
+        media_type = mimetypes.guess_type(image.name)[0] or "application/octet-stream"
+        identity = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        if len(content) <= INLINE_BYTES:
+            return f"data:{media_type};base64,{base64.b64encode(content).decode()}", identity
+        subject = f"the upload of {image.name}"
+        answer = await self._call(self._wire.build_upload(image.name, content, media_type), subject)
+        urls = self._wire.parse_json(answer, subject=subject).get("urls")
+        url = urls.get("get") if isinstance(urls, dict) else None
+        if not isinstance(url, str):
+            raise InvalidResponse(f"{subject}: Replicate told no address for it", backend=self.name)
+        return url, identity
+
+    def price(self, prediction: Prediction) -> Usd | None:
+        """See `ports.Backend.price`."""
+        ref = ModelRef.parse(prediction.model)
+        known = None if ref.deployment else self._context.catalog.find(ref.base)
+        fact = known.price_for(prediction.input) if known else None
+        if fact is None:
+            return None
+        seconds = prediction.predict_seconds
+        return cost(
+            fact.rule,
+            images=prediction.image_count or len(prediction.output) or outputs_asked_for(prediction.input),
+            output_megapixels=_output_megapixels(prediction.input),
+            predict_seconds=None if seconds is None else Decimal(str(seconds)),
+        )
+
+    # --- the prediction ----------------------------------------------------------------------------------
+
+    async def submit(self, prediction: Prediction, *, hold_seconds: float) -> Sighting:
+        """See `ports.Backend.submit`."""
+        model = ModelRef.parse(prediction.model)
+        request = self._wire.build_create(
+            model, prediction.input, hold_seconds=hold_seconds, deadline_seconds=prediction.deadline_seconds
+        )
+        try:
+            return self._wire.parse_prediction(await self._call(request, str(model)), subject=str(model))
+        except BackendError as error:
+            raise _without_prompt(error, prediction.prompt) from error.__cause__
+
+    async def look(self, prediction: Prediction) -> Sighting:
+        """See `ports.Backend.look`."""
+        request = self._wire.build_get(_known_id(prediction))
+        subject = f"prediction {prediction.upstream_id}"
+        return self._wire.parse_prediction(await self._call(request, subject), subject=subject)
+
+    async def cancel(self, prediction: Prediction) -> Sighting:
+        """See `ports.Backend.cancel`."""
+        request = self._wire.build_cancel(_known_id(prediction))
+        subject = f"prediction {prediction.upstream_id}"
+        return self._wire.parse_prediction(await self._call(request, subject), subject=subject)
+
+    async def find(self, prediction: Prediction, *, ignore: frozenset[str]) -> Sighting | None:
+        """See `ports.Backend.find`.
+
+        The list is read newest first, in Replicate's own time: its `Date` header corrects a clock of ours that is
+        wrong. For an older intent the pages in between are jumped over.
+        """
+        subject = "the list of predictions"
+        page = self._wire.parse_page(await self._call(self._wire.build_list(), subject), subject=subject)
+        sent_at = (prediction.sent_at or prediction.created_at) + self._ahead
+        earliest, latest = sent_at - _CLOCK_MARGIN, sent_at + timedelta(minutes=10)
+        if page.next and (oldest := _oldest(page)) and oldest > latest:
+            request = self._wire.build_list(created_before=latest)
+            page = self._wire.parse_page(await self._call(request, subject), subject=subject)
+        found: Sighting | None = None
+        for _ in range(_MOST_PAGES):
+            for item in page.results:
+                if _is_same(item, prediction) and item.get("id") not in ignore:
+                    sighting = read_sighting(item, subject=subject)
+                    if sighting.created_at is None or sighting.created_at >= earliest:
+                        found = sighting
+            oldest = _oldest(page)
+            following = self._wire.build_next(page)
+            if following is None or (oldest is not None and oldest < earliest):
+                break
+            page = self._wire.parse_page(await self._call(following, subject), subject=subject)
+        return found
+
+    async def fetch(self, url: str, target: Path, *, limit_bytes: int) -> Fetched:
+        """See `ports.Backend.fetch`."""
+        if url.startswith("data:"):
+            content, media_type = decode_data_uri(url, limit_bytes=limit_bytes)
+            await asyncio.to_thread(target.write_bytes, content)
+            return Fetched(size_bytes=len(content), media_type=media_type)
+        request = self._wire.build_file(url, limit_bytes=limit_bytes)
+
+        async def once() -> Fetched:
+            got = await self._client.download(request, target)
+            if got.status in {403, 404, 410}:
+                raise OutputDefective(
+                    f"the picture is gone ({got.status}): Replicate removes outputs after one hour",
+                    expired=True,
+                )
+            if got.status >= _FIRST_FAULT:
+                raise BackendBroken(f"{got.status}: the file host failed", hint="Try again in a moment.")
+            if got.status >= _FIRST_REFUSAL:
+                raise InvalidResponse(f"{got.status}: the file host refused the picture")
+            return Fetched(size_bytes=got.size_bytes, media_type=got.headers.get("content-type"))
+
+        return await self._repeated(once, repeatable=True, policy=RetryPolicy(repeatable=1))
+
+    # --- the account -------------------------------------------------------------------------------------
+
+    async def probe(self) -> Mapping[str, Any]:
+        """See `ports.Backend.probe`. Also tells by how many seconds our clock differs, as `clock_ahead_seconds`."""
+        subject = "the account"
+        account = self._wire.parse_json(
+            await self._call(self._wire.build_account(), subject), subject=subject
+        )
+        return {**account, "clock_ahead_seconds": -self._ahead.total_seconds()}
+
+    async def describe(self, model: ModelRef) -> ModelDescription:
+        """See `ports.ModelSource.describe`."""
+        known = await self._schemas.resolve(model)
+        return ModelDescription(model=str(known.ref), input_schema=known.input_schema)
+
+    def readiness(self) -> str:
+        """See `ports.Backend.readiness`."""
+        return "ok" if self._wire.token else f"not configured (set {self._wire.token_env})"
+
+    async def aclose(self) -> None:
+        """Nothing of its own: the client belongs to the assembly."""
+
+    # --- calls -------------------------------------------------------------------------------------------
+
+    async def _ask_facts(self, ref: ModelRef) -> ModelFacts:
+        subject = str(ref)
+        if not ref.deployment:
+            request = self._wire.build_version(ref) if ref.version else self._wire.build_model(ref)
+            return self._wire.parse_model(await self._call(request, subject), subject=subject)
+        return self._wire.parse_model(
+            await self._call(self._wire.build_deployment(ref), subject), subject=subject
+        )
+
+    async def _call(self, request: HttpRequest, subject: str) -> HttpResponse:
+        """One call with its repeats; refusals come back as errors."""
+
+        async def once() -> HttpResponse:
+            response = await self._client.send(request)
+            self._note_time(response)
+            if response.status >= _FIRST_REFUSAL:
+                self._wire.parse_json(response, subject=subject)
+            return response
+
+        return await self._repeated(once, repeatable=request.repeatable, policy=self._context.policy)
+
+    async def _repeated(
+        self, once: Callable[[], Awaitable[T]], *, repeatable: bool, policy: RetryPolicy
+    ) -> T:
+        try:
+            return await call_with_retry(
+                once, repeatable=repeatable, policy=policy, clock=self._clock, on_wait=self._tell_wait
+            )
+        except BackendError as error:
+            error.backend = self.name
+            raise
+
+    def _tell_wait(self, error: BackendError, seconds: float) -> None:
+        reason = "Replicate throttles this account" if isinstance(error, BackendRateLimited) else error.detail
+        self._context.observer.notify(Waiting(reason, seconds))
+
+    def _note_time(self, response: HttpResponse) -> None:
+        try:
+            theirs = parsedate_to_datetime(response.headers["date"]).astimezone(UTC)
+        except (KeyError, ValueError, TypeError):
+            return
+        self._ahead = theirs - self._clock.now()
+
+
+def _read_file(path: Path) -> bytes:
+    return path.read_bytes() if path.stat().st_size <= MAX_FILE_BYTES else b""
+
+
+def _known_id(prediction: Prediction) -> str:
+    if prediction.upstream_id is None:
+        raise ValueError(f"{prediction.id} has no upstream id yet")
+    return prediction.upstream_id
+
+
+def _oldest(page: Page) -> datetime | None:
+    instants = [
+        instant for item in page.results if (instant := read_time(item.get("created_at"))) is not None
+    ]
+    return min(instants, default=None)
+
+
+def _is_same(item: Mapping[str, Any], prediction: Prediction) -> bool:
+    """Whether a listed prediction has our model and our exact input; what the service adds does not matter.
+
+    Files inside the request are not compared: the service may show them as addresses of its own.
+    """
+    theirs = item.get("input")
+    if not isinstance(theirs, dict) or not theirs:
+        return False
+    ref = ModelRef.parse(prediction.model)
+    model = item.get("model")
+    if (
+        isinstance(model, str)
+        and model
+        and not ref.deployment
+        and model.split(":")[0].lower() != ref.base.lower()
+    ):
+        return False
+    return all(
+        theirs.get(name) == value for name, value in prediction.input.items() if not _holds_file(value)
+    )
+
+
+def _holds_file(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_holds_file, value))
+    return isinstance(value, str) and value.startswith("data:")
+
+
+def _without_prompt(error: BackendError, prompt: str) -> BackendError:
+    """A refusal may quote the input; what we say and log must not."""
+    if len(prompt.strip()) > 3 and prompt in error.detail:
+        error.detail = error.detail.replace(prompt, "[the prompt]")
+    return error
+
+
+def _output_megapixels(values: Mapping[str, Any]) -> Decimal | None:
+    """The size of each picture as far as the input says it, in units of 1024 x 1024 pixels."""
+    width, height = values.get("width"), values.get("height")
+    if isinstance(width, int) and isinstance(height, int):
+        return Decimal(width * height) / Decimal(1024 * 1024)
+    for name in ("megapixels", "resolution"):
+        text = str(values.get(name, "")).lower().removesuffix("mp").strip()
+        if text.replace(".", "", 1).isdigit():
+            return Decimal(text)
+    return None

@@ -1,0 +1,185 @@
+"""A request in everybody's words becomes the input of one model in its own words. No I/O.
+
+With the model's schema known, what the caller asked for by name must exist there, and what we add by ourselves
+(one output, png, the default ratio) is added only where it does. Without a schema everything is sent as named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from imagen.catalog.model import COUNT_KEYS, EDIT_KEYS, GUIDE_KEYS, STEPS_KEYS
+from imagen.domain.aspect_ratio import aspect_ratio_of
+from imagen.domain.input_schema import Schema, check_input, property_schema, read_text
+from imagen.domain.request import GenerationRequest
+from imagen.errors import InvalidInput, Problem
+
+_DEFAULT_FORMAT = "png"
+
+
+class Defaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What a configured backend adds where the caller says nothing."""
+
+    steps: int | None = None
+    aspect_ratio: str = "1:1"
+
+
+class Translation(msgspec.Struct, frozen=True, kw_only=True):
+    """The inputs of the runs that make the pictures asked for.
+
+    Attributes:
+        inputs: one for each run, without seed unless the caller chose one.
+        images: how many pictures each run gives.
+        seed_field: where our seed goes; None when the model has none.
+        seed_maximum: the largest seed that the model takes, as far as we choose.
+    """
+
+    inputs: tuple[dict[str, Any], ...]
+    images: tuple[int, ...]
+    seed_field: str | None
+    seed_maximum: int
+
+
+def translate(
+    request: GenerationRequest, *, model: str, schema: Schema | None, image: str | None, defaults: Defaults
+) -> Translation:
+    """Inputs for `request`, validated where the schema is known.
+
+    Args:
+        request: checked for what no model takes.
+        model: named in errors.
+        schema: JSON Schema of the model's input.
+        image: the input image as the model shall get it, a URL or data URI.
+        defaults: of the configured backend.
+
+    Raises:
+        InvalidInput: naming each field, and what is allowed.
+    """
+    fields = _Fields(schema)
+    fields.ask("prompt", request.prompt, "prompt")
+    _add_shape(fields, request, defaults)
+    _add_steps(fields, request, defaults)
+    if request.negative_prompt:
+        fields.ask("negative_prompt", request.negative_prompt, "negative_prompt")
+    if image is not None:
+        _add_image(fields, image)
+    fields.offer("output_format", request.output_format or _DEFAULT_FORMAT)
+    if request.seed is not None:
+        fields.ask("seed", request.seed, "seed")
+    count_key = fields.first_known(COUNT_KEYS)
+    most = fields.maximum(count_key, 1) if count_key else 1
+    if count_key:
+        fields.offer(count_key, min(request.count, most))
+    options = {name: read_text(schema, name, text) for name, text in request.text_options.items()} | dict(
+        request.options
+    )
+    fields.values.update(options)
+
+    problems = fields.problems + (check_input(schema, fields.values) if schema else [])
+    if problems:
+        raise InvalidInput(problems, subject=model, hint=f"`imagen models {model}` lists its parameters.")
+    images = _split(request.count, fields.values, count_key, most, chosen=count_key in options)
+    return Translation(
+        inputs=tuple(
+            _run_input(fields.values, count_key, count, index) for index, count in enumerate(images)
+        ),
+        images=images,
+        seed_field="seed" if fields.knows("seed") and "seed" not in options else None,
+        seed_maximum=min(fields.maximum("seed", 2**31 - 1), 2**31 - 1),
+    )
+
+
+class _Fields:
+    """An input in the making: what is asked for must exist, what is offered may."""
+
+    def __init__(self, schema: Schema | None) -> None:
+        self._schema = schema
+        self.values: dict[str, Any] = {}
+        self.problems: list[Problem] = []
+
+    def knows(self, name: str) -> bool:
+        return self._schema is None or name in self._schema.get("properties", {})
+
+    def allows(self, name: str, value: Any) -> bool:
+        return self.knows(name) and (self._schema is None or not _wrong(self._schema, name, value))
+
+    def ask(self, name: str, value: Any, asked_as: str) -> None:
+        if self.knows(name):
+            self.values[name] = value
+        else:
+            self.problems.append(Problem(asked_as, "this model takes none"))
+
+    def offer(self, name: str, value: Any) -> None:
+        if self.allows(name, value):
+            self.values[name] = value
+
+    def maximum(self, name: str, otherwise: int) -> int:
+        found = property_schema(self._schema, name) if self._schema else None
+        return int((found or {}).get("maximum", otherwise))
+
+    def first_known(self, names: tuple[str, ...]) -> str | None:
+        return next((name for name in names if self.knows(name)), None)
+
+    def takes_list(self, name: str) -> bool:
+        found = property_schema(self._schema, name) if self._schema else None
+        return (found or {}).get("type") == "array"
+
+
+def _add_shape(fields: _Fields, request: GenerationRequest, defaults: Defaults) -> None:
+    sized = request.width is not None
+    if fields.knows("aspect_ratio"):
+        if request.aspect_ratio is not None:
+            fields.ask("aspect_ratio", request.aspect_ratio, "aspect_ratio")
+        else:
+            fields.offer(
+                "aspect_ratio", aspect_ratio_of(request.width, request.height, fallback=defaults.aspect_ratio)
+            )
+    elif request.aspect_ratio is not None:
+        fields.ask("aspect_ratio", request.aspect_ratio, "aspect_ratio")
+    elif sized:
+        fields.ask("width", request.width, "width")
+        fields.ask("height", request.height, "height")
+
+
+def _add_steps(fields: _Fields, request: GenerationRequest, defaults: Defaults) -> None:
+    name = fields.first_known(STEPS_KEYS) or STEPS_KEYS[0]
+    if request.steps is not None:
+        fields.ask(name, request.steps, "steps")
+    elif defaults.steps is not None:
+        fields.offer(name, defaults.steps)
+
+
+def _add_image(fields: _Fields, image: str) -> None:
+    name = fields.first_known(EDIT_KEYS + GUIDE_KEYS)
+    if name is None:
+        fields.problems.append(Problem("input_image", "this model takes no input image"))
+        return
+    fields.values[name] = [image] if fields.takes_list(name) else image
+
+
+def _split(
+    count: int, values: Mapping[str, Any], count_key: str | None, most: int, *, chosen: bool
+) -> tuple[int, ...]:
+    """How many pictures each run makes: several at a time where the model can, else one."""
+    if count_key is None or count_key not in values:
+        return (1,) * count
+    if chosen:
+        return (int(values[count_key]),)
+    full, rest = divmod(count, most)
+    return (most,) * full + ((rest,) if rest else ())
+
+
+def _run_input(values: Mapping[str, Any], count_key: str | None, count: int, index: int) -> dict[str, Any]:
+    run = dict(values)
+    if count_key in run:
+        run[count_key] = count
+    if index and isinstance(run.get("seed"), int):
+        run["seed"] += index
+    return run
+
+
+def _wrong(schema: Schema, name: str, value: Any) -> bool:
+    return bool(check_input({"properties": {name: property_schema(schema, name)}}, {name: value}))

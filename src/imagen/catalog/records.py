@@ -1,0 +1,285 @@
+"""The written form of the catalog (TOML, or our user's configuration) and how models are read from it.
+
+`data/common.toml` holds what all families share: sources of prices, prices of hardware, and what parameters
+of a usual name mean. Every other file in `data/` is one family of models; the head of `data/flux.toml`
+explains the keys.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import date
+from decimal import Decimal
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Any, TypeVar
+
+import msgspec
+
+from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, Model, Output, Parameter
+from imagen.domain.model_ref import ModelRef
+from imagen.domain.money import Usd
+from imagen.domain.pricing import Confidence, PerImage, PerMegapixel, PerSecond, Price, PriceFact, Scalar
+from imagen.errors import ConfigError, InvalidModelRef
+
+T = TypeVar("T")
+
+COMMON = "common"
+CONFIGURATION = "configuration"
+
+Dollars = str | int | float
+"""An amount as people write it. A float of a YAML file is taken for the decimal that was typed."""
+
+
+class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the written forms: a key that nobody knows is a mistake."""
+
+
+class Source(Written, frozen=True):
+    """Where prices were read."""
+
+    title: str
+    checked_on: date
+    confidence: Confidence
+
+
+class HardwareRecord(Written, frozen=True):
+    """What a second on some hardware costs."""
+
+    per_second: Dollars
+    sources: tuple[str, ...]
+
+
+class PerMegapixelRecord(Written, frozen=True):
+    """Prices a megapixel."""
+
+    output: Dollars
+    input: Dollars = 0
+    run: Dollars = 0
+
+
+class PriceRecord(Written, frozen=True):
+    """One price: exactly one of `per_image`, `per_megapixel` and `per_second` (the name of a hardware)."""
+
+    per_image: Dollars | None = None
+    per_megapixel: PerMegapixelRecord | None = None
+    per_second: str | None = None
+    sources: tuple[str, ...] = ()
+    checked_on: date | None = None
+    confidence: Confidence | None = None
+    note: str = ""
+    when: dict[str, Scalar] = {}
+
+
+class ParameterRecord(Written, frozen=True):
+    """One parameter; `enum` may name a list of the family's `[lists]`."""
+
+    type: str
+    description: str = ""
+    required: bool = False
+    default: Scalar | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    enum: str | tuple[str | int | float, ...] | None = None
+    items: str | None = None
+    format: str | None = None
+    max_length: int | None = None
+    max_items: int | None = None
+    needs: tuple[str, ...] = ()
+    secret: bool = False
+    deprecated: bool = False
+
+
+class ModelRecord(Written, frozen=True):
+    """One model. Not written `parameters` or `prices` means that nobody knows them."""
+
+    description: str = ""
+    aliases: tuple[str, ...] = ()
+    official: bool | None = None
+    version: str | None = None
+    output: Output = "unknown"
+    deadline_seconds: int = DEFAULT_DEADLINE_SECONDS
+    typical_seconds: int | float | None = None
+    prices: tuple[PriceRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+    parameters: dict[str, ParameterRecord] | None = None
+
+
+class Common(Written, frozen=True):
+    """`data/common.toml`."""
+
+    sources: dict[str, Source]
+    hardware: dict[str, HardwareRecord]
+    words: dict[str, str]
+
+
+class Family(Written, frozen=True):
+    """One family's file. Its models stay as written until our user's own facts have been laid over them."""
+
+    name: str
+    lists: dict[str, tuple[str | int | float, ...]]
+    models: dict[str, dict[str, Any]]
+
+
+def read_common() -> Common:
+    """The shipped facts that all families share."""
+    return _convert(_parse(_data().joinpath(f"{COMMON}.toml")), Common, COMMON)
+
+
+def read_families() -> Iterator[Family]:
+    """The shipped families, sorted by name."""
+    for file in sorted(_data().iterdir(), key=lambda file: file.name):
+        name = file.name.removesuffix(".toml")
+        if name not in (file.name, COMMON):
+            yield _convert({"name": name, "lists": {}, **_parse(file)}, Family, name)
+
+
+def build_hardware(common: Common) -> dict[str, PriceFact]:
+    """Prices a second, by hardware."""
+    return {
+        name: PriceFact(
+            rule=PerSecond(hardware=name, usd_per_second=_usd(record.per_second)),
+            **_provenance(record.sources, None, None, common.sources, f"hardware.{name}"),
+        )
+        for name, record in common.hardware.items()
+    }
+
+
+class ModelReader:
+    """Makes models of what is written.
+
+    Args:
+        common: what the families share.
+        hardware: prices a second, by hardware.
+        today: the day that counts as the one on which our user wrote his own prices.
+    """
+
+    def __init__(self, common: Common, hardware: Mapping[str, PriceFact], *, today: date) -> None:
+        self._common = common
+        self._hardware = hardware
+        self._today = today
+
+    def read(self, name: str, written: Mapping[str, Any], family: Family) -> Model:
+        """The model `name`.
+
+        Raises:
+            ConfigError: what is written about it makes no sense.
+        """
+        place = f"models.{name}"
+        record = _convert(dict(written), ModelRecord, place)
+        for alias in record.aliases:
+            if _ref(f"unknown/{alias}", place).version:
+                raise ConfigError(f"{alias!r} cannot be an alias: it has a version.", setting=place)
+        return Model(
+            ref=_ref(f"{name}:{record.version}" if record.version else name, place),
+            family=family.name,
+            description=record.description,
+            aliases=record.aliases,
+            official=record.official,
+            deadline_seconds=record.deadline_seconds,
+            typical_seconds=record.typical_seconds,
+            output=record.output,
+            prices=tuple(self._price(price, f"{place}.prices") for price in record.prices),
+            parameters=self._parameters(record, family, place),
+            notes=record.notes,
+        )
+
+    def _price(self, record: PriceRecord, place: str) -> PriceFact:
+        rules: list[Price] = []
+        try:
+            if record.per_image is not None:
+                rules.append(PerImage(_usd(record.per_image)))
+            if (size := record.per_megapixel) is not None:
+                rules.append(
+                    PerMegapixel(output=_usd(size.output), input=_usd(size.input), per_run=_usd(size.run))
+                )
+            if record.per_second is not None:
+                rules.append(self._hardware[record.per_second].rule)
+        except ValueError as error:
+            raise ConfigError(f"{error}.", setting=place) from error
+        except KeyError:
+            known = ", ".join(self._hardware)
+            raise ConfigError(
+                f"No hardware is called {record.per_second!r}; known are {known}.", setting=place
+            ) from None
+        if len(rules) != 1:
+            raise ConfigError("A price is one of per_image, per_megapixel and per_second.", setting=place)
+        provenance = (
+            _provenance(record.sources, record.checked_on, record.confidence, self._common.sources, place)
+            if record.sources
+            else {
+                "source": "your configuration",
+                "checked_on": record.checked_on or self._today,
+                "confidence": record.confidence or "configured",
+            }
+        )
+        return PriceFact(rule=rules[0], note=record.note, when=tuple(record.when.items()), **provenance)
+
+    def _parameters(self, record: ModelRecord, family: Family, place: str) -> tuple[Parameter, ...] | None:
+        if record.parameters is None:
+            return None
+        return tuple(
+            self._parameter(name, parameter, family, f"{place}.parameters.{name}")
+            for name, parameter in record.parameters.items()
+        )
+
+    def _parameter(self, name: str, record: ParameterRecord, family: Family, place: str) -> Parameter:
+        written = {**msgspec.structs.asdict(record), "name": name}
+        written["description"] = record.description or self._common.words.get(name, "")
+        if isinstance(record.enum, str):
+            if record.enum not in family.lists:
+                raise ConfigError(f"No list is called {record.enum!r}.", setting=place)
+            written["enum"] = family.lists[record.enum]
+        return _convert(written, Parameter, place)
+
+
+def _provenance(
+    names: tuple[str, ...],
+    checked_on: date | None,
+    confidence: Confidence | None,
+    sources: Mapping[str, Source],
+    place: str,
+) -> dict[str, Any]:
+    """Source, date and confidence of a price; of several sources the first is the best and dates it."""
+    unknown = [name for name in names if name not in sources]
+    if unknown or not names:
+        raise ConfigError(f"No source is called {', '.join(unknown)!r}.", setting=place)
+    found = [sources[name] for name in names]
+    return {
+        "source": "; ".join(source.title for source in found),
+        "checked_on": checked_on or found[0].checked_on,
+        "confidence": confidence or found[0].confidence,
+    }
+
+
+def _ref(text: str, place: str) -> ModelRef:
+    try:
+        ref = ModelRef.parse(text)
+    except InvalidModelRef as error:
+        raise ConfigError(error.detail, setting=place, hint=error.hint) from error
+    if ref.deployment:
+        raise ConfigError(f"{text} is a deployment and no model.", setting=place)
+    return ref
+
+
+def _usd(amount: Dollars) -> Usd:
+    parsed = Usd.parse(Decimal(repr(amount)) if isinstance(amount, float) else amount)
+    if parsed < Usd(0):
+        raise ValueError(f"a price cannot be {parsed}")
+    return parsed
+
+
+def _data() -> Traversable:
+    return resources.files(__package__).joinpath("data")
+
+
+def _parse(file: Traversable) -> dict[str, Any]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def _convert(written: Any, form: type[T], place: str) -> T:
+    try:
+        return msgspec.convert(written, form)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{error}.", setting=place) from error

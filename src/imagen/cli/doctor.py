@@ -1,0 +1,5 @@
+"""Placeholder, about to be written."""
+
+
+def doctor() -> None:
+    """Soon."""

@@ -1,0 +1,142 @@
+"""`imagen generate`: one wish, one or more pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from imagen.assembly import App
+
+EXAMPLES = """\b
+Examples:
+  imagen generate "a red fox in the snow"
+  imagen generate "a red fox" -m flux-dev --aspect-ratio 16:9 -n 4 -o foxes/
+  imagen generate "a red fox" -o 'out/{model}-{seed}.{ext}' --opt go_fast=false --json
+"""
+
+
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(help="What the picture shall show; - reads it from standard input.")
+    ],
+    backend: Annotated[
+        str | None, typer.Option("-b", "--backend", help="A backend of your configuration.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("-m", "--model", help="owner/name[:version] or a known name such as flux-dev."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="A file, a folder/ or a template with {prompt} {model} {seed} {index} {id} {date} {time} {ext}.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    width: Annotated[int | None, typer.Option(help="Pixels, together with --height.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, together with --width.")] = None,
+    aspect_ratio: Annotated[
+        str | None, typer.Option(help="Such as 16:9, instead of width and height.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="The same seed, prompt and model give a like picture. Chosen for you when left out."
+        ),
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid, for models that can.")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="How many pictures, 1 to 100.")] = 1,
+    input_image: Annotated[
+        str | None, typer.Option(help="A file or URL to start from, for models that can.")
+    ] = None,
+    opt: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE, any of the model's own parameters; may be repeated.")
+    ] = None,
+    max_cost: Annotated[
+        str | None, typer.Option(help="US dollars; refuse before buying when it would cost more.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds until the prediction must have ended.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Metadata as JSON on standard output.")] = False,
+    url: Annotated[
+        bool, typer.Option("--url", help="Show the addresses of the outputs too; they live for an hour.")
+    ] = False,
+    no_download: Annotated[
+        bool, typer.Option("--no-download", help="Leave the pictures upstream; show their addresses.")
+    ] = False,
+    no_metadata: Annotated[
+        bool, typer.Option("--no-metadata", help="Write no prompt, model and seed into the files.")
+    ] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Buy a new one even if the same request was left unfinished.")
+    ] = False,
+    never_repeat: Annotated[
+        bool, typer.Option("--never-repeat", help="Never send a create again whose answer was lost.")
+    ] = False,
+    config: Annotated[Path | None, typer.Option(help="Configuration file.")] = None,
+) -> None:
+    """Make a picture: buy it once, save it whole, say what it cost."""
+    from imagen.cli.options import (
+        absolute_output,
+        read_cost,
+        read_image,
+        read_options,
+        read_prompt,
+        wanted_format,
+    )
+    from imagen.cli.render import Renderer, show_outcomes
+    from imagen.cli.run import leave, run_app
+    from imagen.domain.request import GenerationRequest
+    from imagen.service.deliver import Destination
+
+    renderer = Renderer(quiet=json)
+
+    async def command(app: App) -> int:
+        request = GenerationRequest(
+            prompt=read_prompt(prompt),
+            model=None if model is None else app.catalog.resolve(model),
+            width=width,
+            height=height,
+            aspect_ratio=aspect_ratio,
+            steps=steps,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            count=count,
+            input_image=None if input_image is None else read_image(input_image),
+            text_options=read_options(opt or []),
+            max_cost=None if max_cost is None else read_cost(max_cost),
+            deadline_seconds=timeout,
+            output_format=wanted_format(output),
+            repeat_lost=not never_repeat,
+            resume=not new,
+        )
+        destination = (
+            None
+            if no_download
+            else Destination(
+                output=absolute_output(output),
+                force=force,
+                metadata=app.settings.metadata and not no_metadata,
+            )
+        )
+        await app.bookkeeper.catch_up()
+        practice = app.backends.get(backend).practice
+        with renderer:
+            outcomes = await app.gateway.generate(
+                request, backend=backend, caller=app.caller(), destination=destination, observer=renderer
+            )
+        return show_outcomes(outcomes, json=json, urls=url or no_download, practice=practice)
+
+    status = run_app(command, config=config, json=json, observer=renderer)
+    if status:
+        leave(status)
+
+
+generate.__doc__ = f"{generate.__doc__}\n\n{EXAMPLES}"

@@ -1,0 +1,69 @@
+"""The command `imagen`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from imagen.cli import (
+    auth,
+    backends,
+    config,
+    doctor,
+    emulator,
+    generate,
+    models,
+    predictions,
+    usage,
+)
+
+EPILOG = (
+    "Without a token everything is practice on the built-in emulator. With one (REPLICATE_API_TOKEN, or `imagen auth "
+    "login`) the same commands make real pictures. Exit codes: 0 done, 2 your request, 3 refused, 4 the service, "
+    "5 the prediction, 70 this program or its disk, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="imagen",
+    help="Pictures through Replicate: never paid for twice, never lost, always priced.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from imagen import __version__
+
+        typer.echo(f"imagen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = None,
+) -> None:
+    """Options of the command itself."""
+
+
+app.command("generate")(generate.generate)
+app.command("backends")(backends.backends)
+app.command("models")(models.models)
+app.command("usage")(usage.usage)
+app.add_typer(predictions.app, name="predictions")
+app.add_typer(auth.app, name="auth")
+app.add_typer(config.app, name="config")
+app.command("doctor")(doctor.doctor)
+app.command("emulator")(emulator.emulator)
+
+
+def main() -> None:
+    """Run the command."""
+    app()

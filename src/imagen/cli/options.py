@@ -1,0 +1,83 @@
+"""What is typed on a command line, read into values; what cannot be read names its option."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from imagen.domain.money import Usd
+from imagen.errors import InvalidInput, Problem
+from imagen.pictures import OutputPattern
+
+_MAX_PROMPT_BYTES = 1 << 20
+
+
+def read_prompt(text: str) -> str:
+    """The prompt itself, or standard input for `-`."""
+    if text != "-":
+        return text
+    raw = sys.stdin.buffer.read(_MAX_PROMPT_BYTES + 1)
+    try:
+        return raw.decode().strip()
+    except UnicodeDecodeError:
+        raise InvalidInput([Problem("prompt", "standard input is not UTF-8 text")]) from None
+
+
+def read_image(text: str) -> str | Path:
+    """An address stays text; anything else is a file of the user's own."""
+    if text.startswith(("https://", "http://", "data:")):
+        return text
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise InvalidInput([Problem("input_image", f"{text[:200]} is neither a file nor an https address")])
+    return path
+
+
+def read_options(pairs: Sequence[str]) -> dict[str, str]:
+    """`KEY=VALUE` pairs; the last one of a key wins.
+
+    Raises:
+        InvalidInput: a pair has no `=` or no key.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise InvalidInput([Problem("opt", f"{pair[:80]!r} is not of the form KEY=VALUE")])
+        options[key.strip()] = value
+    return options
+
+
+def read_cost(text: str) -> Usd:
+    """Dollars.
+
+    Raises:
+        InvalidInput: not an amount, or below zero.
+    """
+    try:
+        amount = Usd.parse(text)
+    except ValueError as error:
+        raise InvalidInput([Problem("max_cost", str(error))]) from None
+    if amount < Usd(0):
+        raise InvalidInput([Problem("max_cost", f"{text} is below zero")])
+    return amount
+
+
+def absolute_output(text: str | None) -> str | None:
+    """The output as it means the same wherever it is read again; a `/` at its end stays."""
+    if text is None:
+        return None
+    if text == "-":
+        raise InvalidInput(
+            [Problem("output", "standard output takes no picture; give a file, or use --json --url")]
+        )
+    if text.startswith("~"):
+        return os.path.expanduser(text)  # noqa: PTH111 - a Path would lose the slash at the end
+    return text if os.path.isabs(text) else os.path.join(Path.cwd(), text)  # noqa: PTH117, PTH118
+
+
+def wanted_format(output: str | None) -> str | None:
+    """The picture format that the name of the output asks for."""
+    return None if output is None else OutputPattern.parse(output, default_folder=Path()).wanted_format

@@ -1,0 +1,213 @@
+"""What a person sees while pictures are made, and what remains when they are there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+import typer
+
+from imagen.cli.exit_status import exit_status
+from imagen.domain import events
+from imagen.domain.aspect_ratio import aspect_ratio_of
+from imagen.domain.money import Usd
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from imagen.service.finish import Outcome
+
+PRACTICE = "practice: these pictures come from the built-in emulator, not from a model, and cost nothing."
+REAL = "For real ones set REPLICATE_API_TOKEN or run `imagen auth login`."
+
+
+class Renderer:
+    """An observer that shows progress on stderr: a bar in a terminal, lines for what matters elsewhere.
+
+    Args:
+        quiet: no bar; only what the user must know.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._bar = not quiet and sys.stderr.isatty()
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def notify(self, event: events.Event) -> None:
+        """See `ports.Observer`."""
+        match event:
+            case events.Submitted(prediction, typical):
+                about = "" if typical is None else f" (usually {typical:g} s)"
+                self._task(prediction.id, f"{_model_name(prediction.model)}: waiting{about}")
+            case events.Progressed(prediction, fraction):
+                done = None if fraction is None else fraction * 100
+                self._task(prediction.id, f"{_model_name(prediction.model)}: {prediction.status}", done)
+            case events.Fetching(prediction, index, count):
+                self._task(
+                    prediction.id, f"{_model_name(prediction.model)}: fetching {index} of {count}", 100
+                )
+            case events.Ended(prediction):
+                self._task(prediction.id, f"{_model_name(prediction.model)}: {prediction.status}", 100)
+            case _:
+                if line := _line(event):
+                    self._say(line)
+
+    def _task(self, key: str, text: str, done: float | None = None) -> None:
+        if self._progress is None:
+            return
+        if key not in self._tasks:
+            self._tasks[key] = self._progress.add_task(text, total=None)
+        total = None if done is None else 100
+        self._progress.update(self._tasks[key], description=text, total=total, completed=done or 0)
+
+    def _say(self, line: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(line, highlight=False, markup=False)
+        else:
+            typer.echo(line, err=True)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _line(event: events.Event) -> str | None:
+    match event:
+        case events.Resumed(prediction):
+            return f"taking up the unfinished prediction {prediction.id} of the same request instead of buying again"
+        case events.GivenUp(prediction, reason):
+            return (
+                f"the unfinished prediction {prediction.id} cannot be recovered ({reason}); buying a new one"
+            )
+        case events.AnswerLost(prediction, seconds):
+            return f"the answer for {prediction.id} was lost; looking for what it bought, up to {seconds:g} s"
+        case events.Adopted(prediction):
+            return (
+                f"found: {prediction.id} is {prediction.upstream_id} at the service; nothing is bought again"
+            )
+        case events.Waiting(reason, seconds):
+            return f"waiting {seconds:g} s: {reason}"
+        case events.LedgerDelayed(prediction_id, reason):
+            return f"warning: the cost of {prediction_id} could not be written down yet and is kept: {reason}"
+        case events.Canceled(prediction):
+            return f"canceled {prediction.upstream_id or prediction.id} upstream ({_billing(prediction.charged)})"
+        case events.CancelUnconfirmed(prediction, reason):
+            return (
+                f"warning: {prediction.id} could not be canceled for sure ({reason}); it ends by itself after "
+                f"{prediction.deadline_seconds:g} s. `imagen predictions adopt {prediction.id}` shows what became of it"
+            )
+        case events.Saved(_, path, renamed) if renamed:
+            return f"the name was taken meanwhile; saved as {path.name}"
+        case _:
+            return None
+
+
+def _billing(charged: bool | None) -> str:
+    return "what ran is charged" if charged else "not charged"
+
+
+def _model_name(model: str) -> str:
+    return model.partition(":")[0].rpartition("/")[2]
+
+
+def show_outcomes(outcomes: Sequence[Outcome], *, json: bool, urls: bool, practice: bool) -> int:
+    """What came of a request, and the exit status for it."""
+    if json:
+        report = build_report(outcomes, practice=practice)
+        typer.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+    for outcome in outcomes:
+        _show_outcome(outcome, json=json, urls=urls)
+    if practice:
+        typer.echo(PRACTICE, err=True)
+        typer.echo(REAL, err=True)
+    return next((exit_status(outcome.error) for outcome in outcomes if outcome.error is not None), 0)
+
+
+def _show_outcome(outcome: Outcome, *, json: bool, urls: bool) -> None:
+    piped = not json and not sys.stdout.isatty()
+    for picture in outcome.pictures:
+        typer.echo(f"saved {picture.path}", err=True)
+        if piped:
+            typer.echo(str(picture.path))
+    if urls or (not outcome.pictures and outcome.error is None):
+        for address in outcome.prediction.output:
+            typer.echo(f"address {address if len(address) < 300 else address[:60] + '…'}", err=True)
+            if piped:
+                typer.echo(address)
+    if outcome.error is not None:
+        typer.echo(f"imagen: {outcome.error}", err=True)
+        return
+    prediction = outcome.prediction
+    seconds = (prediction.latency_ms or 0) / 1000
+    cost = "unknown price" if prediction.cost is None else str(prediction.cost)
+    facts = [prediction.model, f"seed {prediction.seed}", f"{seconds:.1f} s", cost, prediction.id]
+    typer.echo("  ".join(facts), err=True)
+
+
+def build_report(outcomes: Sequence[Outcome], *, practice: bool) -> dict[str, Any]:
+    """The metadata of a request: of its one prediction, or of the first with all of them under `predictions`."""
+    reports = [_report(outcome, practice=practice) for outcome in outcomes]
+    if len(reports) == 1:
+        return reports[0]
+    costs = [outcome.prediction.cost for outcome in outcomes if outcome.prediction.cost is not None]
+    whole = len(costs) == len(reports)
+    return {
+        **reports[0],
+        "cost_usd_estimate": Usd.total(costs).to_json() if whole else None,
+        "files": [file for report in reports for file in report["files"]],
+        "urls": [url for report in reports for url in report["urls"]],
+        "predictions": reports,
+    }
+
+
+def _report(outcome: Outcome, *, practice: bool) -> dict[str, Any]:
+    prediction = outcome.prediction
+    size = outcome.pictures[0].facts if outcome.pictures else None
+    width = size.width if size else prediction.input.get("width")
+    height = size.height if size else prediction.input.get("height")
+    report: dict[str, Any] = {
+        "id": prediction.id,
+        "status": prediction.status.value,
+        "backend": prediction.backend,
+        "backend_type": prediction.backend_type,
+        "model": prediction.model,
+        "model_version": prediction.version,
+        "prediction_id": prediction.upstream_id,
+        "seed": prediction.seed,
+        "width": width,
+        "height": height,
+        "aspect_ratio": prediction.input.get("aspect_ratio")
+        or aspect_ratio_of(width, height, fallback="")
+        or None,
+        "latency_ms": prediction.latency_ms,
+        "predict_time_seconds": prediction.predict_seconds,
+        "cost_usd_estimate": None if prediction.cost is None else prediction.cost.to_json(),
+        "charged": prediction.charged,
+        "files": [str(picture.path) for picture in outcome.pictures],
+        "urls": [address for address in prediction.output if not address.startswith("data:")],
+        "practice": practice,
+    }
+    if outcome.error is not None:
+        report |= {"error": outcome.error.code, "detail": outcome.error.detail, "hint": outcome.error.hint}
+    return report

@@ -1,0 +1,1 @@
+"""What things are: values and rules without any I/O. Imports nothing of ours but `imagen.errors`."""

@@ -1,0 +1,115 @@
+"""What observers are told about a prediction on its way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from imagen.domain.prediction import Prediction
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """The intent is written down; it is about to be bought."""
+
+    prediction: Prediction
+    typical_seconds: float | None = None
+
+
+class Resumed(msgspec.Struct, frozen=True):
+    """An unfinished prediction of the same request is taken up instead of buying a new one."""
+
+    prediction: Prediction
+
+
+class Progressed(msgspec.Struct, frozen=True):
+    """It was looked at. `fraction` is from 0.0 to 1.0, None while the model tells nothing."""
+
+    prediction: Prediction
+    fraction: float | None
+
+
+class AnswerLost(msgspec.Struct, frozen=True):
+    """The create's answer was lost; what it bought is being looked for, for at most `seconds`."""
+
+    prediction: Prediction
+    seconds: float
+
+
+class Adopted(msgspec.Struct, frozen=True):
+    """What a lost answer had bought was found."""
+
+    prediction: Prediction
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A repeat is due in `seconds`, because of `reason`."""
+
+    reason: str
+    seconds: float
+
+
+class Fetching(msgspec.Struct, frozen=True):
+    """Picture `index` (from 1) of `count` is being fetched."""
+
+    prediction: Prediction
+    index: int
+    count: int
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """A picture was written, perhaps under another name than wished because that was taken meanwhile."""
+
+    prediction: Prediction
+    path: Path
+    renamed: bool = False
+
+
+class LedgerDelayed(msgspec.Struct, frozen=True):
+    """The ledger could not be written; the entry is kept and tried again."""
+
+    prediction_id: str
+    reason: str
+
+
+class GivenUp(msgspec.Struct, frozen=True):
+    """An unfinished prediction of the same request can no longer be recovered; a new one is bought."""
+
+    prediction: Prediction
+    reason: str
+
+
+class Canceled(msgspec.Struct, frozen=True):
+    """It was canceled upstream because whoever asked for it went away."""
+
+    prediction: Prediction
+
+
+class CancelUnconfirmed(msgspec.Struct, frozen=True):
+    """It should be canceled, but whether it was is not known; its deadline ends it in any case."""
+
+    prediction: Prediction
+    reason: str
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """It ended, one way or the other."""
+
+    prediction: Prediction
+
+
+Event = (
+    Submitted
+    | Resumed
+    | Progressed
+    | AnswerLost
+    | Adopted
+    | Waiting
+    | Fetching
+    | Saved
+    | LedgerDelayed
+    | GivenUp
+    | Canceled
+    | CancelUnconfirmed
+    | Ended
+)

@@ -1,0 +1,187 @@
+"""A prediction: one run of a model, and the table by which its status moves.
+
+    queued ──► starting ──► processing ──► succeeded | failed | canceled
+       │           └──────────────┴──────► aborted (its deadline passed before it began)
+       └──► unknown      its create's answer was lost and can no longer be looked up
+
+`queued` and `unknown` are ours: the intent is written down, nothing is known upstream. The other six are Replicate's.
+A status only moves along this table, and it never leaves a terminal one: a late or reordered answer changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from imagen.domain.money import Usd
+from imagen.errors import FailureCategory
+
+
+class Status(StrEnum):
+    """Where a prediction stands."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    ABORTED = "aborted"
+    UNKNOWN = "unknown"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing can follow."""
+        return not _NEXT[self]
+
+
+_ENDINGS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED, Status.ABORTED})
+_NEXT: dict[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.STARTING, Status.PROCESSING, Status.UNKNOWN}) | _ENDINGS,
+    Status.STARTING: frozenset({Status.PROCESSING}) | _ENDINGS,
+    Status.PROCESSING: _ENDINGS,
+    Status.SUCCEEDED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELED: frozenset(),
+    Status.ABORTED: frozenset(),
+    Status.UNKNOWN: frozenset(),
+}
+TERMINAL = frozenset(status for status, following in _NEXT.items() if not following)
+
+
+def next_status(current: Status, seen: Status) -> Status:
+    """The status after `seen` was reported: `seen` where the table allows it, else `current` stays."""
+    return seen if seen in _NEXT[current] else current
+
+
+class Sighting(msgspec.Struct, frozen=True, kw_only=True):
+    """What upstream said about a prediction at one look."""
+
+    upstream_id: str
+    status: Status
+    input: dict[str, Any] | None = None
+    output: tuple[str, ...] = ()
+    version: str | None = None
+    error: str | None = None
+    category: FailureCategory | None = None
+    logs: str = ""
+    predict_seconds: float | None = None
+    image_count: int | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    data_removed: bool = False
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a model as we remember it: written down before it is bought, and after every change.
+
+    Attributes:
+        id: ours, `pred_…`; upstream_id: the service's.
+        account: fingerprint of the account that pays; predictions are only looked for in their own.
+        request_key: equal for equal requests whose seed we chose; how a repeated command finds its own work.
+        input: exactly what is sent, seed included: how a lost answer is recognised upstream.
+        owner: the process that follows it; None when nobody does.
+        charged: whether it is billed; None while that is open.
+        cost: what it costs by our price book; None when the price is not known.
+        files: where its pictures were put; delivered_at: when that was complete.
+        settled_at: when the ledger had it.
+    """
+
+    id: str
+    backend: str
+    backend_type: str
+    account: str
+    model: str
+    prompt: str
+    input: dict[str, Any]
+    request_key: str
+    caller: str
+    created_at: datetime
+    deadline_seconds: float
+    seed: int | None = None
+    status: Status = Status.QUEUED
+    sent_at: datetime | None = None
+    upstream_id: str | None = None
+    version: str | None = None
+    output: tuple[str, ...] = ()
+    error: str | None = None
+    category: FailureCategory | None = None
+    logs: str = ""
+    predict_seconds: float | None = None
+    image_count: int | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    owner: str | None = None
+    charged: bool | None = None
+    cost: Usd | None = None
+    destination: dict[str, Any] | None = None
+    files: tuple[str, ...] = ()
+    delivered_at: datetime | None = None
+    settled_at: datetime | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to do: it ended, and its pictures, if it made any, were delivered or given up."""
+        return self.status.terminal and (self.delivered_at is not None or self.status is not Status.SUCCEEDED)
+
+    @property
+    def latency_ms(self) -> int | None:
+        """Milliseconds from the moment it was sent until we knew its end."""
+        if self.ended_at is None:
+            return None
+        return round((self.ended_at - (self.sent_at or self.created_at)).total_seconds() * 1000)
+
+    def observe(self, sighting: Sighting, *, now: datetime) -> Prediction:
+        """The prediction after a look at it. Facts only get richer; an ended prediction keeps its end."""
+        status = next_status(self.status, sighting.status)
+        if self.status.terminal:
+            return self
+        return msgspec.structs.replace(
+            self,
+            status=status,
+            upstream_id=sighting.upstream_id,
+            version=sighting.version or self.version,
+            output=sighting.output or self.output,
+            error=sighting.error or self.error,
+            category=sighting.category or self.category,
+            logs=sighting.logs or self.logs,
+            predict_seconds=self.predict_seconds
+            if sighting.predict_seconds is None
+            else sighting.predict_seconds,
+            image_count=self.image_count if sighting.image_count is None else sighting.image_count,
+            started_at=sighting.started_at or self.started_at,
+            ended_at=now if status.terminal else None,
+            charged=is_charged(status, started=bool(sighting.started_at or self.started_at)),
+        )
+
+
+def is_charged(status: Status, *, started: bool) -> bool | None:
+    """Whether a public model's run is billed: succeeded and canceled-while-running are, failed and aborted are not.
+
+    Source: Replicate's billing page and its changelog of 2025-10-16. None while the run is open or its end unknown.
+    """
+    match status:
+        case Status.SUCCEEDED:
+            return True
+        case Status.CANCELED:
+            return started
+        case Status.FAILED | Status.ABORTED:
+            return False
+        case _:
+            return None
+
+
+def request_key(account: str, model: str, fields: dict[str, Any], *, index: int = 0) -> str:
+    """The same for the same wish: sha256 over account, model, the input without a seed of ours, and the index of several."""
+    canonical = msgspec.json.encode([account, model, fields, index], order="sorted")
+    return hashlib.sha256(canonical).hexdigest()
+
+
+def hash_prompt(prompt: str) -> str:
+    """sha256 of the prompt in hex: all that the ledger ever knows of it."""
+    return hashlib.sha256(prompt.encode()).hexdigest()

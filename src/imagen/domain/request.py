@@ -1,0 +1,102 @@
+"""What a caller asks for, before any backend has looked at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from imagen.domain.model_ref import ModelRef
+from imagen.domain.money import Usd
+from imagen.errors import InvalidInput, Problem
+
+MAX_COUNT = 100
+MAX_PROMPT_CHARACTERS = 100_000
+MAX_SIDE = 16_384
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One wish for one or more pictures, in words that every backend can translate.
+
+    Attributes:
+        prompt: what to show.
+        model: another model than the backend's own.
+        width, height: pixels; together they choose an aspect ratio where the model wants one.
+        aspect_ratio: `W:H`, instead of width and height.
+        steps: denoising steps.
+        seed: None lets us choose one; it is always known before anything is bought.
+        negative_prompt: what to avoid, for models that can.
+        count: number of pictures, 1 to 100.
+        input_image: a picture to start from: a URL, a data URI, or a file of the caller's own (never from a stranger).
+        options: the model's own parameters by their own names; they win over everything above.
+        text_options: the same as text, as typed on a command line; read by the model's own types.
+        max_cost: refuse to buy when all of it would cost more, or when nobody knows what it would cost.
+        deadline_seconds: when the prediction must have ended, measured from its creation.
+        output_format: `png`, `jpg` or `webp`, for models that let one choose.
+        repeat_lost: after a create whose answer was lost and which cannot be found, send it again.
+        resume: take up an unfinished prediction of the very same request before buying a new one.
+    """
+
+    prompt: str
+    model: ModelRef | None = None
+    width: int | None = None
+    height: int | None = None
+    aspect_ratio: str | None = None
+    steps: int | None = None
+    seed: int | None = None
+    negative_prompt: str | None = None
+    count: int = 1
+    input_image: str | Path | None = None
+    options: Mapping[str, Any] = {}
+    text_options: Mapping[str, str] = {}
+    max_cost: Usd | None = None
+    deadline_seconds: float | None = None
+    output_format: str | None = None
+    repeat_lost: bool = True
+    resume: bool = True
+
+    def check(self) -> None:
+        """Refuse what no backend could serve.
+
+        Raises:
+            InvalidInput: naming every field that is out of range.
+        """
+        problems = [
+            Problem(field, f"{value} is not allowed; it must be from {low} to {high}")
+            for field, value, low, high in (
+                ("width", self.width, 1, MAX_SIDE),
+                ("height", self.height, 1, MAX_SIDE),
+                ("steps", self.steps, 1, 1000),
+                ("seed", self.seed, 0, 2**63 - 1),
+                ("count", self.count, 1, MAX_COUNT),
+            )
+            if value is not None and not low <= value <= high
+        ]
+        if not self.prompt.strip():
+            problems.append(Problem("prompt", "it is empty; say what the picture shall show"))
+        if len(self.prompt) > MAX_PROMPT_CHARACTERS:
+            problems.append(Problem("prompt", f"it is longer than {MAX_PROMPT_CHARACTERS:,} characters"))
+        for field, text in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt or "")):
+            if "\0" in text:
+                problems.append(Problem(field, "it holds a NUL character, which no model takes"))
+            if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+                problems.append(Problem(field, "it is not valid Unicode (a lone surrogate)"))
+        if (self.width is None) != (self.height is None):
+            problems.append(
+                Problem(
+                    "width" if self.width is None else "height", "give width and height together, or neither"
+                )
+            )
+        if self.aspect_ratio is not None and self.width is not None:
+            problems.append(Problem("aspect_ratio", "give either aspect_ratio or width and height"))
+        if self.deadline_seconds is not None and not 0 < self.deadline_seconds <= 86_400:
+            problems.append(
+                Problem(
+                    "timeout",
+                    f"{self.deadline_seconds:g} is not allowed; it must be above 0 and at most 86400 seconds",
+                )
+            )
+        if problems:
+            raise InvalidInput(problems)

@@ -1,0 +1,196 @@
+"""The calls about predictions: create, get, list, cancel."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from imagen.emulator import problems
+from imagen.emulator.course import Prediction
+from imagen.emulator.delivery import picture_bytes
+from imagen.emulator.exchange import Exchange
+from imagen.emulator.models import Model
+from imagen.emulator.pictures import CONTENT_TYPES
+from imagen.emulator.problems import InvalidField
+from imagen.emulator.shapes import link_to, page_json, prediction_json
+from imagen.emulator.sizes import frame_of
+from imagen.emulator.state import Order
+from imagen.emulator.validation import check_input, parse_cancel_after, parse_create_body, parse_prefer
+
+
+async def create_by_version(exchange: Exchange) -> web.Response:
+    """`POST /predictions`: official models by name, all models by version.
+
+    A name nobody knows is not found (404); a version nobody knows, or a community model without its version,
+    is an invalid version (422).
+    """
+    version = asked_version(exchange)
+    model = exchange.world.models.meant_by(version)
+    is_name = "/" in version and ":" not in version
+    if model is None and is_name:
+        raise problems.not_found()
+    if model is not None and is_name and not model.official:
+        model = None
+    return await _create(exchange, model, versioned=True)
+
+
+async def create_by_model(exchange: Exchange) -> web.Response:
+    """`POST /models/{owner}/{name}/predictions`: official models only, 404 for the others."""
+    model = exchange.world.models.named(f"{exchange.part('owner')}/{exchange.part('name')}")
+    if model is None or not model.official:
+        raise problems.not_found()
+    return await _create(exchange, model)
+
+
+async def create_by_deployment(exchange: Exchange) -> web.Response:
+    """`POST /deployments/{owner}/{name}/predictions`."""
+    deployment = f"{exchange.part('owner')}/{exchange.part('name')}"
+    model = exchange.world.models.deployed(deployment)
+    if model is None:
+        raise problems.not_found()
+    return await _create(exchange, model, deployment=deployment)
+
+
+async def get_prediction(exchange: Exchange) -> web.Response:
+    """`GET /predictions/{id}`."""
+    return exchange.json(await _shown(exchange, _found(exchange)))
+
+
+async def cancel_prediction(exchange: Exchange) -> web.Response:
+    """`POST /predictions/{id}/cancel`: answers the prediction, also one that had ended before."""
+    prediction = _found(exchange)
+    exchange.world.state.cancel(prediction)
+    return exchange.json(await _shown(exchange, prediction))
+
+
+async def list_predictions(exchange: Exchange) -> web.Response:
+    """`GET /predictions`: newest first, 100 on a page."""
+    world, query = exchange.world, exchange.request.query
+    now = world.clock.time()
+    after, before = _instant(exchange, "created_after"), _instant(exchange, "created_before")
+    source = query.get("source")
+    if source not in {None, "web"}:
+        raise problems.invalid_request([InvalidField("enum", "source", 'source must be one of: "web"')])
+    items = [
+        prediction
+        for prediction in reversed(exchange.owner.predictions)
+        if source is None  # nothing here was made on the web
+        and (after is None or prediction.created_at >= after)
+        and (before is None or prediction.created_at < before)
+        and prediction.created_at + prediction.course.hidden_seconds <= now
+    ]
+    kept = {
+        name: value for name, value in query.items() if name in {"created_after", "created_before", "source"}
+    }
+    page = page_json(
+        items,
+        query.get("cursor"),
+        key=lambda prediction: int(prediction.sequence),
+        link=link_to(f"{world.api_url}/v1/predictions", kept),
+    )
+    page["results"] = [await _shown(exchange, prediction) for prediction in page["results"]]
+    return exchange.json(page)
+
+
+def own(exchange: Exchange) -> Prediction | None:
+    """The prediction the path names, if there is one and it is this account's."""
+    identity = exchange.request.match_info.get("prediction_id", "")
+    prediction = exchange.world.state.predictions.get(identity)
+    if prediction is None or exchange.account is None or prediction.account != exchange.account.key:
+        return None
+    return prediction
+
+
+def asked_version(exchange: Exchange) -> str:
+    """The `version` of the body, as far as it is a text."""
+    version = exchange.body.get("version") if isinstance(exchange.body, dict) else None
+    return version if isinstance(version, str) else ""
+
+
+def _found(exchange: Exchange) -> Prediction:
+    prediction = own(exchange)
+    if prediction is None:
+        raise problems.not_found()
+    return prediction
+
+
+async def _create(
+    exchange: Exchange, model: Model | None, *, versioned: bool = False, deployment: str | None = None
+) -> web.Response:
+    world = exchange.world
+    body = parse_create_body(exchange.body, versioned=versioned)
+    if model is None:
+        raise problems.invalid_version()
+    check_input(model, body.input)
+    wait = parse_prefer(exchange.request.headers.get("Prefer"))
+    cancel_after = parse_cancel_after(exchange.request.headers.get("Cancel-After"))
+    course, faults = world.faults.bend(world.course_of(model), exchange.subject())
+    exchange.struck_by += faults
+    frame = frame_of(model, body.input)
+    order = Order(
+        model=model,
+        input=body.input,
+        course=course,
+        count=frame.count,
+        format=frame.format,
+        deployment=deployment,
+        webhook=body.webhook,
+        webhook_events=body.webhook_events,
+        cancel_after_seconds=cancel_after,
+        faults=faults,
+    )
+    prediction = world.state.create(exchange.owner, order, concurrency=world.mode.concurrency)
+    exchange.prediction = prediction
+    return await _created(exchange, prediction, wait)
+
+
+async def _created(exchange: Exchange, prediction: Prediction, wait: int | None) -> web.Response:
+    headers = {"Location": f"{exchange.world.api_url}/v1/predictions/{prediction.id}"}
+    if wait is None:
+        shown = await _shown(exchange, prediction, prediction.created_at)
+        return exchange.json(shown, 201, headers)
+    headers["Preference-Applied"] = f"wait={wait}"
+    if prediction.course.hold_ends_in is not None:
+        return exchange.json(await _shown(exchange, prediction, _early(prediction)), 202, headers)
+    now = await _hold(exchange, prediction, prediction.created_at + wait)
+    status = 201 if now >= prediction.ready_at else 202
+    return exchange.json(await _shown(exchange, prediction, now), status, headers)
+
+
+async def _hold(exchange: Exchange, prediction: Prediction, until: float) -> float:
+    clock = exchange.world.clock
+    while (now := clock.time()) < min(until, prediction.ready_at):
+        await clock.pause(min(until, prediction.ready_at))
+    return now
+
+
+def _early(prediction: Prediction) -> float:
+    if prediction.course.hold_ends_in == "starting":
+        return prediction.created_at
+    return prediction.starts_at + prediction.course.run_seconds / 2
+
+
+async def _shown(exchange: Exchange, prediction: Prediction, at: float | None = None) -> dict[str, Any]:
+    world = exchange.world
+    now = world.clock.time() if at is None else at
+    uris: list[str] = []
+    if prediction.course.output == "data_uris" and prediction.has_output(now):
+        for index, url in enumerate(prediction.files):
+            content = base64.b64encode(await picture_bytes(world, prediction, index)).decode()
+            uris.append(f"data:{CONTENT_TYPES[url.rsplit('.', 1)[-1]]};base64,{content}")
+    return prediction_json(prediction, now, world.api_url, uris)
+
+
+def _instant(exchange: Exchange, name: str) -> float | None:
+    text = exchange.request.query.get(name)
+    if text is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(text.replace(" ", "+"))
+    except ValueError as problem:
+        complaint = InvalidField("format", name, "Does not match format 'date-time'")
+        raise problems.invalid_request([complaint]) from problem
+    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,1 @@
+"""Who watches: clocks and logs."""

@@ -1,0 +1,249 @@
+"""The seams of imagen: what the service asks of the world, and what it may rely on. Read this file first.
+
+Every protocol states its failure contract. Implementations live in `backends`, `store` and `instrumentation`; only
+`assembly` chooses among them. Whoever implements a port passes its contract suite in `tests/contract`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from imagen.domain.events import Event
+from imagen.domain.model_ref import ModelRef
+from imagen.domain.money import Usd
+from imagen.domain.prediction import Prediction, Sighting, Status
+from imagen.domain.request import GenerationRequest
+from imagen.domain.usage import UsageEntry
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """One prediction that a backend would make for a request: checked, complete but for a seed of our choice.
+
+    Attributes:
+        model: ref as text, with version where one is pinned.
+        input: the model's own input.
+        identity: the same for the same wish: the input with files told by their content.
+        seed_field: the parameter that takes a seed, None where the model has none; seed_maximum: its largest value.
+        deadline_seconds: when the run must have ended.
+        typical_seconds: how long it usually takes, where that is known.
+        expected_images: how many pictures one run gives.
+    """
+
+    model: str
+    input: dict[str, Any]
+    identity: dict[str, Any]
+    seed_field: str | None
+    deadline_seconds: float
+    seed_maximum: int = 2**31 - 1
+    typical_seconds: float | None = None
+    expected_images: int = 1
+
+
+class Fetched(msgspec.Struct, frozen=True, kw_only=True):
+    """What a download brought."""
+
+    size_bytes: int
+    media_type: str | None
+
+
+class Backend(Protocol):
+    """Makes predictions. One configured backend of `imagen.yaml`; safe to share between tasks.
+
+    Every method raises a `BackendError` with `.backend` set when the service refuses, breaks or cannot be reached.
+    """
+
+    name: str
+    type: str
+    account: str
+    model: str
+    practice: bool
+
+    async def check(self, request: GenerationRequest) -> Sequence[Plan]:
+        """Translate and validate; one plan for each prediction that is needed. Buys nothing.
+
+        Raises:
+            InvalidInput, InvalidModelRef: the request does not fit the model.
+            Unauthenticated: no token is configured; nothing was sent.
+        """
+
+    async def submit(self, prediction: Prediction, *, hold_seconds: float) -> Sighting:
+        """Send its create, exactly once. The answer may be held back up to `hold_seconds` until the run has ended.
+
+        Raises:
+            ExchangeFailed, InvalidResponse, BackendBroken: `.delivered` is not "no": it may have been bought. Look for it.
+            BackendRejected: it was not bought.
+        """
+
+    async def look(self, prediction: Prediction) -> Sighting:
+        """Where it stands now. Needs `upstream_id`; repeats itself on faults.
+
+        Raises:
+            ModelNotFound: no such prediction in this account.
+        """
+
+    async def find(self, prediction: Prediction, *, ignore: frozenset[str]) -> Sighting | None:
+        """What a create bought whose answer was lost: the same input, created since it was sent.
+
+        Args:
+            prediction: with its exact input and `sent_at`.
+            ignore: upstream ids that belong to other predictions of ours.
+        """
+
+    async def cancel(self, prediction: Prediction) -> Sighting:
+        """Stop it upstream and tell how it stands then. Canceling what has ended changes nothing."""
+
+    async def fetch(self, url: str, target: Path, *, limit_bytes: int) -> Fetched:
+        """Download one output into `target` (overwritten), never more than `limit_bytes`; no token leaves for file hosts.
+
+        Raises:
+            OutputDefective: larger than the limit, or gone.
+            TransportError, BackendError: it did not come, after one repeat.
+        """
+
+    async def probe(self) -> Mapping[str, Any]:
+        """Ask the service who we are: proof that address and token are right. Costs nothing."""
+
+    def readiness(self) -> str:
+        """`ok`, or what is missing, told in a few words; looks at the configuration only."""
+
+    def price(self, prediction: Prediction) -> Usd | None:
+        """What a charged prediction costs; None when the price is not known. Never raises."""
+
+    async def aclose(self) -> None:
+        """Give back connections and processes."""
+
+
+class ModelDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """What a service itself tells about a model.
+
+    Attributes:
+        model: the ref by which it runs, with a version where it runs by version only.
+        input_schema: JSON Schema of its input; None where the service tells none.
+    """
+
+    model: str
+    input_schema: dict[str, Any] | None
+
+
+@runtime_checkable
+class ModelSource(Protocol):
+    """What a backend may do besides making predictions: tell about models that the catalog does not have."""
+
+    async def describe(self, model: ModelRef) -> ModelDescription:
+        """What the service knows of it. Costs nothing.
+
+        Raises:
+            ModelNotFound: it does not know it.
+            BackendError: it could not be asked.
+        """
+
+
+class Backends(Protocol):
+    """The configured backends, each built when it is first asked for."""
+
+    def get(self, name: str | None) -> Backend:
+        """By name; None means the default one.
+
+        Raises:
+            NotFound: none is called so.
+            ConfigError: its settings make no sense.
+        """
+
+    def names(self) -> Sequence[str]:
+        """All of them, in the order of the configuration."""
+
+
+class PredictionStore(Protocol):
+    """Remembers predictions. Each method is one durable transaction: when it returns, kill -9 changes nothing.
+
+    Raises:
+        StoreBusy: somebody else held the database too long.
+        StoreError: disk full, no permission, damaged file.
+    """
+
+    async def add(self, prediction: Prediction) -> None:
+        """Write down a new intent."""
+
+    async def save(self, prediction: Prediction) -> Prediction:
+        """Write its present state. A stored terminal status is never left: the stored row wins and is returned.
+
+        Raises:
+            UpstreamTaken: its upstream id belongs to another of our predictions.
+        """
+
+    async def get(self, prediction_id: str) -> Prediction:
+        """By our id, its unique beginning, or the upstream id.
+
+        Raises:
+            NotFound: none, or several, begin like that.
+        """
+
+    async def unfinished(self, *, request_key: str | None = None) -> Sequence[Prediction]:
+        """Predictions with something left to do, oldest first, of one request or all."""
+
+    async def take(self, prediction_id: str, *, owner: str, was: str | None) -> bool:
+        """Become the owner, if the owner still is `was`. False when somebody was quicker."""
+
+    async def release(self, prediction_id: str, *, owner: str) -> None:
+        """Stop being the owner."""
+
+    async def list(self, *, limit: int, status: Status | None = None) -> Sequence[Prediction]:
+        """Newest first."""
+
+    async def unsettled(self) -> Sequence[Prediction]:
+        """Ended predictions that the ledger does not have yet."""
+
+    async def known_upstream_ids(self, account: str, *, since: datetime) -> frozenset[str]:
+        """Upstream ids of this account that are ours already."""
+
+
+class Ledger(Protocol):
+    """Holds what everything cost. Writing an entry twice is the same as writing it once.
+
+    Raises:
+        StoreError: it could not be written; the caller keeps the entry and tries again.
+    """
+
+    async def record(self, entries: Sequence[UsageEntry]) -> None:
+        """Write entries; mark their predictions as settled."""
+
+    async def entries(
+        self, *, since: datetime | None = None, limit: int | None = None
+    ) -> Sequence[UsageEntry]:
+        """Entries, newest first."""
+
+
+class Owners(Protocol):
+    """Tells living processes from dead ones, so that nobody takes up work that another still does."""
+
+    @property
+    def me(self) -> str:
+        """The name of this process."""
+
+    def alive(self, owner: str) -> bool:
+        """Whether that process still runs. Exact on one machine, also after kill -9 and reused process ids."""
+
+
+class Observer(Protocol):
+    """Is told what happens on the way. Must not raise, must not block; what it raises is swallowed and logged."""
+
+    def notify(self, event: Event) -> None:
+        """Take note."""
+
+
+class Clock(Protocol):
+    """Time as an argument."""
+
+    def now(self) -> datetime:
+        """Aware, UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""

@@ -1,0 +1,200 @@
+"""Fetching the pictures of a prediction: whole, really pictures, and kept where they belong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from imagen.domain.events import Event, Fetching, Saved
+from imagen.domain.prediction import Prediction
+from imagen.errors import BackendError, DeliveryError, InvalidResponse, OutputDefective
+from imagen.pictures import (
+    DefectivePicture,
+    NameFields,
+    OutputPattern,
+    PictureFacts,
+    PictureNote,
+    check_writable,
+    embed,
+    inspect_picture,
+    land,
+)
+from imagen.ports import Backend, Clock
+
+
+class Destination(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the pictures of a request go. Kept with the prediction, so that another process can finish it.
+
+    Attributes:
+        output: what the user gave: file, folder or template with an absolute folder; None for the default folder.
+        force: replace what is there.
+        metadata: write model, prompt and seed into the files.
+        first: the number of this prediction's first picture among all of the request, from 1; total: of them all.
+    """
+
+    output: str | None = None
+    force: bool = False
+    metadata: bool = True
+    first: int = 1
+    total: int = 1
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """One picture on disk."""
+
+    path: Path
+    facts: PictureFacts
+
+
+class Deliverer:
+    """Fetches and keeps.
+
+    Args:
+        default_folder: where pictures go when nothing else is said.
+        incoming: for files that are still on their way.
+        limit_bytes: the largest picture that is taken.
+        software: named in the pictures' metadata.
+    """
+
+    def __init__(
+        self, *, default_folder: Path, incoming: Path, limit_bytes: int, software: str, clock: Clock
+    ) -> None:
+        self._default_folder = default_folder
+        self._incoming = incoming
+        self._limit_bytes = limit_bytes
+        self._software = software
+        self._clock = clock
+
+    def check(self, destination: Destination, prediction: Prediction, *, images: int) -> None:
+        """Find out before anything is bought whether the pictures could be written.
+
+        Raises:
+            InvalidInput: for the field `output`, saying what to do instead.
+        """
+        pattern = self._pattern(destination)
+        own_name = pattern.parts != OutputPattern.parse(None, default_folder=self._default_folder).parts
+        for index in range(images):
+            path = self._path(pattern, destination, prediction, index, "png")
+            check_writable(path, force=destination.force or not own_name)
+
+    async def deliver(
+        self,
+        backend: Backend,
+        prediction: Prediction,
+        destination: Destination,
+        *,
+        notify: Callable[[Event], None],
+    ) -> tuple[Kept, ...]:
+        """All pictures, in order.
+
+        Raises:
+            OutputDefective: empty, broken, too large, or gone; it was charged all the same.
+            DeliveryError: it could not be written here, or not be fetched now; it is still safe upstream.
+        """
+        if not prediction.output:
+            raise OutputDefective(
+                "the prediction succeeded but its output is empty; it was charged",
+                prediction_id=prediction.id,
+                hint="Try again with another seed or prompt.",
+            )
+        kept = []
+        for index, url in enumerate(prediction.output):
+            notify(Fetching(prediction, index + 1, len(prediction.output)))
+            one = await self._deliver_one(backend, prediction, destination, index, url)
+            wanted = self._path(self._pattern(destination), destination, prediction, index, one.facts.format)
+            notify(Saved(prediction, one.path, renamed=one.path != wanted))
+            kept.append(one)
+        return tuple(kept)
+
+    async def _deliver_one(
+        self, backend: Backend, prediction: Prediction, destination: Destination, index: int, url: str
+    ) -> Kept:
+        part = self._incoming / f"{prediction.id}-{index + 1}-{secrets.token_hex(4)}.part"
+        try:
+            await asyncio.to_thread(self._incoming.mkdir, parents=True, exist_ok=True)
+            await backend.fetch(url, part, limit_bytes=self._limit_bytes)
+            return await asyncio.to_thread(self._keep, part, prediction, destination, index)
+        except DefectivePicture as error:
+            raise _defective(f"the picture {error.reason}", prediction) from error
+        except OutputDefective as error:
+            raise _defective(error.detail, prediction, expired=error.expired) from error
+        except InvalidResponse as error:
+            raise _defective(error.detail, prediction) from error
+        except BackendError as error:
+            raise DeliveryError(
+                f"the picture is ready but could not be fetched: {error}",
+                prediction_id=prediction.id,
+                hint=f"`imagen predictions adopt {prediction.id}` fetches it within the hour; nothing is bought again.",
+            ) from error
+        except DeliveryError as error:
+            error.prediction_id = prediction.id
+            error.hint = f"{error.hint or ''} Then `imagen predictions adopt {prediction.id}` fetches the picture; nothing is bought again.".strip()
+            raise
+        except OSError as error:
+            raise DeliveryError(
+                f"{self._incoming} cannot be written: {error.strerror}",
+                prediction_id=prediction.id,
+                hint=f"Make room, then `imagen predictions adopt {prediction.id}` fetches the picture; nothing is bought again.",
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _keep(self, part: Path, prediction: Prediction, destination: Destination, index: int) -> Kept:
+        facts = inspect_picture(part)
+        data = part.read_bytes()
+        if destination.metadata:
+            data = embed(data, self._note(prediction))
+        path = self._path(self._pattern(destination), destination, prediction, index, facts.format)
+        return Kept(land(data, path, force=destination.force), facts)
+
+    def _note(self, prediction: Prediction) -> PictureNote:
+        return PictureNote(
+            prompt=prediction.prompt,
+            model=prediction.model,
+            seed=prediction.seed,
+            prediction_id=prediction.upstream_id or prediction.id,
+            software=self._software,
+            created_at=(prediction.ended_at or self._clock.now()).isoformat(timespec="seconds"),
+        )
+
+    def _pattern(self, destination: Destination) -> OutputPattern:
+        return OutputPattern.parse(destination.output, default_folder=self._default_folder)
+
+    def _path(
+        self, pattern: OutputPattern, destination: Destination, prediction: Prediction, index: int, ext: str
+    ) -> Path:
+        fields = NameFields(
+            prompt=prediction.prompt,
+            model=prediction.model,
+            seed=prediction.seed,
+            id=prediction.id,
+            at=prediction.created_at.astimezone(),
+        )
+        number = destination.first + index
+        return pattern.path_for(number, max(destination.total, number), fields, ext)
+
+
+def to_stored(destination: Destination) -> dict[str, Any]:
+    """A destination as the prediction keeps it."""
+    return {name: getattr(destination, name) for name in destination.__struct_fields__}
+
+
+def from_stored(stored: dict[str, Any] | None) -> Destination | None:
+    """What `to_stored` kept."""
+    return None if stored is None else msgspec.convert(stored, Destination, strict=False)
+
+
+def _defective(reason: str, prediction: Prediction, *, expired: bool = False) -> OutputDefective:
+    return OutputDefective(
+        f"{reason}; it was charged",
+        prediction_id=prediction.id,
+        expired=expired,
+        hint=f"`imagen predictions show {prediction.id}` has its addresses, good for an hour.",
+    )

@@ -1,0 +1,89 @@
+"""Following a prediction to its end: when to look again, and what happens at the deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import msgspec
+
+from imagen.domain.events import Event, Progressed
+from imagen.domain.prediction import Prediction
+from imagen.domain.progress import progress_from_log
+from imagen.errors import BackendError, WaitTimeout
+from imagen.ports import Backend, Clock, PredictionStore
+from imagen.service.sight import take_note
+
+DEADLINE_MARGIN_SECONDS = 6.0
+"""Replicate ends a run at its deadline by itself; this long we wait for it to say so before we cancel it."""
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """When a prediction is looked at: after 0.5 s, then half as long again each time, at most every 5 s."""
+
+    first_seconds: float = 0.5
+    factor: float = 1.5
+    cap_seconds: float = 5.0
+
+    def after(self, seconds: float) -> float:
+        """The pause after a pause of `seconds`."""
+        return min(seconds * self.factor, self.cap_seconds)
+
+
+async def follow(
+    backend: Backend,
+    store: PredictionStore,
+    clock: Clock,
+    prediction: Prediction,
+    *,
+    notify: Callable[[Event], None],
+    pace: Pace = Pace(),  # noqa: B008 - frozen
+) -> Prediction:
+    """Look until it has ended; every change is written down.
+
+    Raises:
+        WaitTimeout: its deadline has passed, and it can be neither seen to end nor canceled.
+        BackendError: looking failed for good; it stays unfinished, to be adopted later.
+    """
+    ends_at = (prediction.sent_at or prediction.created_at) + timedelta(
+        seconds=prediction.deadline_seconds + DEADLINE_MARGIN_SECONDS
+    )
+    pause = pace.first_seconds
+    while not prediction.status.terminal:
+        left = (ends_at - clock.now()).total_seconds()
+        if left <= 0:
+            return await _overdue(backend, store, clock, prediction)
+        await clock.sleep(min(pause, left))
+        pause = pace.after(pause)
+        prediction = await look(backend, store, clock, prediction, notify)
+    return prediction
+
+
+async def look(
+    backend: Backend,
+    store: PredictionStore,
+    clock: Clock,
+    prediction: Prediction,
+    notify: Callable[[Event], None],
+) -> Prediction:
+    """One look, written down when the status moved."""
+    seen = await take_note(backend, store, clock, prediction, await backend.look(prediction))
+    notify(Progressed(seen, 1.0 if seen.status.terminal else progress_from_log(seen.logs)))
+    return seen
+
+
+async def _overdue(
+    backend: Backend, store: PredictionStore, clock: Clock, prediction: Prediction
+) -> Prediction:
+    waited = (clock.now() - (prediction.sent_at or prediction.created_at)).total_seconds()
+    try:
+        seen = await take_note(backend, store, clock, prediction, await backend.cancel(prediction))
+    except BackendError:
+        seen = prediction
+    if not seen.status.terminal:
+        raise WaitTimeout(
+            f"prediction {prediction.id} did not complete within {prediction.deadline_seconds:g} s (waited {waited:.1f} s)",
+            prediction_id=prediction.id,
+            hint=f"`imagen predictions adopt {prediction.id}` looks at it again.",
+        )
+    return seen

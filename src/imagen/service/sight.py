@@ -1,0 +1,28 @@
+"""Taking note of what upstream said: the one place where a prediction changes and is priced and written down."""
+
+from __future__ import annotations
+
+import msgspec
+
+from imagen.domain.money import Usd
+from imagen.domain.prediction import Prediction, Sighting
+from imagen.ports import Backend, Clock, PredictionStore
+
+
+async def take_note(
+    backend: Backend, store: PredictionStore, clock: Clock, prediction: Prediction, sighting: Sighting
+) -> Prediction:
+    """The prediction after a sighting, written down when its status or its upstream id is new.
+
+    An ended prediction has its cost before it is stored, so that whoever finds it later can settle it.
+
+    Raises:
+        UpstreamTaken: another of our predictions has that upstream id.
+    """
+    seen = prediction.observe(sighting, now=clock.now())
+    if seen.status.terminal and not prediction.status.terminal:
+        cost = backend.price(seen) if seen.charged else Usd(0)
+        seen = msgspec.structs.replace(seen, cost=cost)
+    if seen.status is prediction.status and seen.upstream_id == prediction.upstream_id:
+        return seen
+    return await store.save(seen)

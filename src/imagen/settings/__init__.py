@@ -1,0 +1,43 @@
+"""Rows of settings → frozen `Settings`: from a file and the environment, and where each value came from.
+
+settings = load_settings(config=None, environ=os.environ, cwd=Path.cwd())
+settings.replicate.read_timeout, settings.backends["emulator"].model, settings.sources["server.port"]
+"""
+
+from __future__ import annotations
+
+from imagen.settings.folders import user_config_folder, user_data_folder
+from imagen.settings.load import load_settings
+from imagen.settings.rows import BACKEND_ROWS, EMULATOR, ROWS, Row
+from imagen.settings.sample import SAMPLE
+from imagen.settings.shape import (
+    BackendSettings,
+    Explained,
+    LimitSettings,
+    LogSettings,
+    ReplicateSettings,
+    ServerSettings,
+    Settings,
+    SupabaseSettings,
+    choose_backend,
+)
+
+__all__ = [
+    "BACKEND_ROWS",
+    "EMULATOR",
+    "ROWS",
+    "SAMPLE",
+    "BackendSettings",
+    "Explained",
+    "LimitSettings",
+    "LogSettings",
+    "ReplicateSettings",
+    "Row",
+    "ServerSettings",
+    "Settings",
+    "SupabaseSettings",
+    "choose_backend",
+    "load_settings",
+    "user_config_folder",
+    "user_data_folder",
+]

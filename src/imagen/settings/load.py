@@ -1,0 +1,308 @@
+"""File and environment to `Settings`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from imagen.domain.secret import Secret
+from imagen.errors import ConfigError
+from imagen.settings import kinds
+from imagen.settings.environment import refuse_unknown, variables_of_backends, variables_of_settings
+from imagen.settings.folders import user_config_folder, user_data_folder
+from imagen.settings.rows import (
+    BACKEND_KEYS,
+    BACKEND_ROWS,
+    BUILT_IN_BACKENDS,
+    BY_NAME,
+    EMULATOR,
+    EMULATOR_BACKEND,
+    ROWS,
+    SECTIONS,
+    TOP_KEYS,
+    Row,
+)
+from imagen.settings.shape import (
+    BackendSettings,
+    LimitSettings,
+    LogSettings,
+    ReplicateSettings,
+    ServerSettings,
+    Settings,
+    SupabaseSettings,
+)
+from imagen.settings.suggest import suggestion
+from imagen.settings.yaml_file import ConfigFile, Node, find_config, shorten
+
+DEFAULT = "default"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_OWN_TYPES = frozenset({"replicate", EMULATOR})
+_ANY_MODEL = kinds.text("the name of a model")
+_INHERITED: Mapping[str, str] = {
+    "timeout": "timeout",
+    "api_base": "replicate.api_base",
+    "api_token_env": "replicate.api_token_env",
+}
+"""What a replicate backend takes from the top level when it says nothing itself."""
+
+
+class Given(NamedTuple):
+    """What somebody wrote for a setting: where, and in which folder its relative paths start."""
+
+    node: Node
+    source: str
+    folder: Path
+
+
+class _Written(NamedTuple):
+    """What was written for one backend, and where that begins."""
+
+    source: str
+    keys: dict[str, Given]
+
+
+_Backends = dict[str, _Written]
+
+
+def load_settings(*, config: Path | None = None, environ: Mapping[str, str], cwd: Path) -> Settings:
+    """The settings of the file that is found first, overruled by the environment.
+
+    Args:
+        config: the file that the user named; else `$IMAGEN_CONFIG`, `./imagen.yaml`, the user's own one.
+        environ: as `os.environ`.
+        cwd: the current folder.
+
+    Raises:
+        ConfigError: a file cannot be used, a name is unknown or a value is not allowed.
+    """
+    refuse_unknown(environ)
+    file = find_config(config, environ, cwd, user_config_folder(environ))
+    given, backends = _from_file(file) if file else ({}, {})
+    for name, variable in variables_of_settings(environ).items():
+        given[name] = _from_variable(variable.text, variable.source, cwd)
+    backends = _with_built_in(backends, cwd)
+    for name, keys in variables_of_backends(environ, backends).items():
+        begins = next(iter(keys.values())).source
+        own = backends.setdefault(name, _Written(begins, {})).keys
+        for key, variable in keys.items():
+            own[key] = _from_variable(variable.text, variable.source, cwd)
+
+    sources = {row.name: given[row.name].source if row.name in given else DEFAULT for row in ROWS}
+    values = {row.name: _value(row, row.name, given.get(row.name)) for row in ROWS}
+    resolved = {name: _backend(name, written, values, sources) for name, written in backends.items()}
+    _check_default_backend(values["default_backend"], list(resolved), sources["default_backend"])
+    variables = {str(values["replicate.api_token_env"]), *(b.api_token_env for b in resolved.values())}
+    tokens = {name: Secret(text) for name in variables if name and (text := environ.get(name, "").strip())}
+    return Settings(
+        default_backend=values["default_backend"],
+        backends=MappingProxyType(resolved),
+        data_dir=values["data_dir"] or user_data_folder(environ),
+        output=values["output"],
+        metadata=values["metadata"],
+        max_picture_mb=values["max_picture_mb"],
+        timeout=values["timeout"],
+        caller=values["caller"],
+        admin_api_key=values["admin_api_key"],
+        replicate=ReplicateSettings(**_section("replicate", values)),
+        server=ServerSettings(**_section("server", values)),
+        limits=LimitSettings(**_section("limits", values)),
+        supabase=SupabaseSettings(**_section("supabase", values)),
+        log=LogSettings(**_section("log", values)),
+        config_file=file.path if file else None,
+        sources=MappingProxyType(sources),
+        environ_tokens=MappingProxyType(tokens),
+    )
+
+
+# --- what was written where ------------------------------------------------------------------------------
+
+
+def _from_variable(text: str, source: str, cwd: Path) -> Given:
+    return Given(Node(text, line=0), source, cwd)
+
+
+def _from_file(file: ConfigFile) -> tuple[dict[str, Given], _Backends]:
+    given: dict[str, Given] = {}
+    backends: _Backends = {}
+
+    def located(node: Node) -> Given:
+        return Given(node, f"{file.shown}:{node.line}", file.path.parent)
+
+    for key, node in file.root.items():
+        if key == "backends":
+            for name, keys in _mapping("backends", located(node), "a mapping of names to backends").items():
+                if not _NAME.fullmatch(name):
+                    raise _ill_named(f"backends.{name}", located(keys).source)
+                what = f"a mapping of {', '.join(BACKEND_KEYS)}"
+                inner = _mapping(f"backends.{name}", located(keys), what)
+                own = {inner_key: located(value) for inner_key, value in inner.items()}
+                backends[name] = _Written(located(keys).source, own)
+        elif key in SECTIONS:
+            known = [row.name.partition(".")[2] for row in ROWS if row.name.startswith(f"{key}.")]
+            for inner_key, value in _mapping(key, located(node), f"a mapping of {', '.join(known)}").items():
+                if inner_key not in known:
+                    raise _unknown(f"{key}.{inner_key}", inner_key, known, located(value).source)
+                given[f"{key}.{inner_key}"] = located(value)
+        elif key in BY_NAME and "." not in key:
+            given[key] = located(node)
+        else:
+            raise _unknown(key, key, TOP_KEYS, located(node).source)
+    return given, backends
+
+
+def _mapping(name: str, given: Given, what: str) -> Mapping[str, Node]:
+    """The mapping that was written there; an empty one when all behind the key is commented out."""
+    if given.node.is_null:
+        return {}
+    if not isinstance(given.node.content, dict):
+        raise _wrong(name, given, what)
+    return given.node.content
+
+
+def _with_built_in(backends: _Backends, cwd: Path) -> _Backends:
+    """With the emulator, and all that is built in when the file configures nothing else."""
+
+    def built_in(keys: Mapping[str, str]) -> _Written:
+        return _Written(DEFAULT, {key: Given(Node(text, line=0), DEFAULT, cwd) for key, text in keys.items()})
+
+    merged = dict(backends)
+    if not backends.keys() - {EMULATOR}:
+        merged = {name: built_in(keys) for name, keys in BUILT_IN_BACKENDS.items()} | merged
+    emulator = built_in(EMULATOR_BACKEND)
+    if EMULATOR in backends:
+        emulator = _Written(backends[EMULATOR].source, emulator.keys | backends[EMULATOR].keys)
+    return merged | {EMULATOR: emulator}
+
+
+# --- what it means ---------------------------------------------------------------------------------------
+
+
+def _value(row: Row, name: str, given: Given | None) -> Any:
+    if given is None:
+        return None if row.default is None else row.kind.read(row.default, Path())
+    if given.node.is_null and row.may_be_absent:
+        return None
+    try:
+        if row.kind.many:
+            return tuple(row.kind.read(text, given.folder) for text in _texts(given.node))
+        return row.kind.read(_text(given.node), given.folder)
+    except ValueError:
+        raise _wrong(name, given, row.kind.allowed, hidden=row.kind.hidden) from None
+
+
+def _text(node: Node) -> str:
+    if not isinstance(node.content, str) or node.is_null or not (text := node.content.strip()):
+        raise ValueError("no text")
+    return text
+
+
+def _texts(node: Node) -> list[str]:
+    if isinstance(node.content, list):
+        return [_text(element) for element in node.content]
+    return [text for part in _text(node).split(",") if (text := part.strip())]
+
+
+def _backend(
+    name: str, written: _Written, top: Mapping[str, Any], sources: dict[str, str]
+) -> BackendSettings:
+    """The backend of that name, with what the top level says where it says nothing; notes the `sources`."""
+    prefix, keys = f"backends.{name}", written.keys
+    kind = _type_of(name, written)
+    read = {row.name: _value(row, f"{prefix}.{row.name}", keys.get(row.name)) for row in _rows_of(kind)}
+    extra = {key: given for key, given in keys.items() if key not in BACKEND_KEYS}
+    if kind in _OWN_TYPES:
+        for key, given in extra.items():
+            raise _unknown(f"{prefix}.{key}", key, list(BACKEND_KEYS), given.source)
+    for key, given in extra.items():
+        if not _NAME.fullmatch(key):
+            raise _ill_named(f"{prefix}.{key}", given.source)
+    sources.update({f"{prefix}.{key}": DEFAULT for key in read})
+    sources.update({f"{prefix}.{key}": given.source for key, given in keys.items()})
+    for key, name_at_top in (_INHERITED if kind == "replicate" else {"timeout": "timeout"}).items():
+        if read[key] is None:
+            read[key] = top[name_at_top]
+            sources[f"{prefix}.{key}"] = sources[name_at_top]
+    if read["model"] is None:
+        if kind == "replicate":
+            raise _missing(f"{prefix}.model", written.source, "black-forest-labs/flux-schnell")
+        read["model"] = EMULATOR_BACKEND["model"] if kind == EMULATOR else ""
+    plugin_values = {key: given.node.to_value() for key, given in extra.items()}
+    return BackendSettings(name=name, extra=MappingProxyType(plugin_values), **read)
+
+
+def _type_of(name: str, written: _Written) -> str:
+    setting = f"backends.{name}.type"
+    if (given := written.keys.get("type")) is None:
+        raise _missing(setting, written.source, "replicate")
+    kind = str(_value(BACKEND_KEYS["type"], setting, given))
+    if name == EMULATOR and kind != EMULATOR:
+        raise _wrong(setting, given, "emulator: that name is kept for practice without Replicate")
+    return kind
+
+
+def _rows_of(kind: str) -> tuple[Row, ...]:
+    """The rows of a backend. Only our own types are sure to name models as Replicate does."""
+    if kind in _OWN_TYPES:
+        return BACKEND_ROWS
+    return tuple(
+        Row("model", _ANY_MODEL, row.default, row.help) if row.name == "model" else row
+        for row in BACKEND_ROWS
+    )
+
+
+def _check_default_backend(name: str | None, known: list[str], source: str) -> None:
+    if name is not None and name not in known:
+        raise ConfigError(
+            f"{source}: default_backend {shorten(name)} is no configured backend.",
+            setting="default_backend",
+            source=source,
+            hint=suggestion(name, known),
+        )
+
+
+def _section(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = f"{section}."
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+# --- what is wrong with it -------------------------------------------------------------------------------
+
+
+def _wrong(name: str, given: Given, allowed: str, *, hidden: bool = False) -> ConfigError:
+    content = given.node.content
+    if given.node.is_null:
+        but = ", not empty"
+    elif isinstance(content, list | dict):
+        but = ", not a list" if isinstance(content, list) else ", not a mapping"
+    else:
+        but = "" if hidden else f", not {shorten(content)}"
+    return ConfigError(f"{given.source}: {name} must be {allowed}{but}.", setting=name, source=given.source)
+
+
+def _ill_named(name: str, source: str) -> ConfigError:
+    return ConfigError(
+        f"{source}: {shorten(name)} is no name: it may have 64 letters, digits, `.`, `_` and `-`.",
+        setting=name,
+        source=source,
+    )
+
+
+def _missing(name: str, source: str, example: str) -> ConfigError:
+    return ConfigError(
+        f"{source}: {name} is required.",
+        setting=name,
+        source=source,
+        hint=f"Write {name.rpartition('.')[2]}: {example}, for example.",
+    )
+
+
+def _unknown(name: str, key: str, known: list[str] | tuple[str, ...], source: str) -> ConfigError:
+    return ConfigError(
+        f"{source}: there is no setting {shorten(name)}.",
+        setting=name,
+        source=source,
+        hint=suggestion(key, known),
+    )

@@ -1,0 +1,261 @@
+"""Every setting: its name, what it may be, its default, what it does. The docs repeat this table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from imagen.domain.aspect_ratio import ASPECT_RATIOS
+from imagen.settings import kinds
+from imagen.settings.kinds import Kind
+
+DAY = 24 * 60 * 60
+REQUIRED = "required"
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One setting.
+
+    Attributes:
+        name: dotted, as in the file.
+        kind: what it may be.
+        default: its text, read like any other text; None when it may be absent.
+        help: what it does, one sentence without a full stop.
+        aliases: environment variables that set it besides `IMAGEN_…`; the latter wins.
+        absent: what an absent value means, for people.
+    """
+
+    name: str
+    kind: Kind
+    default: str | None
+    help: str
+    aliases: tuple[str, ...] = ()
+    absent: str = "not set"
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return "IMAGEN_" + self.name.upper().replace(".", "__")
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """All its environment variables, the one that wins first."""
+        return (self.variable, *self.aliases)
+
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether the value may be None."""
+        return self.default is None and self.absent != REQUIRED
+
+    @property
+    def shown_default(self) -> str:
+        """The default as people read it."""
+        return self.absent if self.default is None else self.default
+
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        "default_backend",
+        kinds.text(),
+        None,
+        "the backend that makes pictures when none is named",
+        absent="the first configured; with none flux-schnell-replicate, or emulator without a token",
+    ),
+    Row(
+        "data_dir",
+        kinds.folder(),
+        None,
+        "the folder of the database and the pictures; relative to the file that names it",
+        absent="the user's data folder",
+    ),
+    Row(
+        "output",
+        kinds.place(),
+        None,
+        "where the command line saves pictures: a folder or a template of file names",
+        absent="pictures in data_dir",
+    ),
+    Row("metadata", kinds.flag(), "true", "write model, prompt and seed into the pictures"),
+    Row("max_picture_mb", kinds.whole(1, 10_000), "100", "the largest picture that is fetched, in megabytes"),
+    Row(
+        "timeout",
+        kinds.seconds(DAY),
+        None,
+        "seconds after which a prediction is given up, whatever its model, unless its backend says otherwise",
+        absent="by model",
+    ),
+    Row(
+        "caller",
+        kinds.caller(),
+        None,
+        "whom the ledger attributes pictures to",
+        aliases=("MAI_FROM_ID",),
+        absent="the name of the tmux pane, else unknown",
+    ),
+    Row(
+        "admin_api_key",
+        kinds.secret(),
+        None,
+        "the key that clients send as X-Admin-API-Key",
+        aliases=("CONCURRENT_DOCKER_ADMIN_API_KEY",),
+        absent="not set: admits nobody",
+    ),
+    Row(
+        "replicate.api_base",
+        kinds.base_url(without="/v1"),
+        "https://api.replicate.com",
+        "the address of the API; a trailing /v1 is trimmed",
+    ),
+    Row(
+        "replicate.api_token_env",
+        kinds.variable(),
+        "REPLICATE_API_TOKEN",
+        "the environment variable that holds the token of the account",
+    ),
+    Row(
+        "replicate.lost_answer_grace",
+        kinds.seconds(600, zero=True),
+        "20",
+        "seconds for which a create whose answer was lost is looked for before it is sent again",
+    ),
+    Row("replicate.connect_timeout", kinds.seconds(600), "10", "seconds until a connection must be made"),
+    Row("replicate.read_timeout", kinds.seconds(600), "30", "seconds until an answer must come"),
+    Row(
+        "server.host",
+        kinds.host(),
+        "127.0.0.1",
+        "the address that the gateway listens on",
+        aliases=("FLASK_HOST",),
+    ),
+    Row(
+        "server.port",
+        kinds.whole(0, 65_535),
+        "5003",
+        "the port that the gateway listens on; 0 takes a free one",
+        aliases=("FLASK_PORT",),
+    ),
+    Row(
+        "limits.concurrent",
+        kinds.whole(1, 100_000),
+        "60",
+        "predictions of one account that run at the same time",
+        aliases=("REPLICATE_CONCURRENT_LIMIT",),
+    ),
+    Row(
+        "limits.creates_per_minute",
+        kinds.whole(1, 1_000_000),
+        "600",
+        "predictions of one account that are created in a minute",
+        aliases=("REPLICATE_REQUESTS_PER_MINUTE",),
+    ),
+    Row(
+        "limits.calls_per_minute",
+        kinds.whole(1, 1_000_000),
+        "3000",
+        "other calls of one account in a minute",
+    ),
+    Row(
+        "supabase.url",
+        kinds.base_url(),
+        None,
+        "the Supabase project that the ledger is written to",
+        aliases=("SUPABASE_URL",),
+    ),
+    Row(
+        "supabase.service_role_key",
+        kinds.secret(),
+        None,
+        "the key of that project",
+        aliases=("SUPABASE_SERVICE_ROLE_KEY",),
+    ),
+    Row(
+        "log.level",
+        kinds.one_of("debug", "info", "warning", "error", "critical"),
+        "warning",
+        "how much is logged",
+    ),
+    Row("log.format", kinds.one_of("text", "json"), "text", "how log lines are written"),
+)
+
+BACKEND_ROWS: tuple[Row, ...] = (
+    Row(
+        "type",
+        kinds.backend_type(),
+        None,
+        "what makes the pictures: replicate or emulator",
+        absent=REQUIRED,
+    ),
+    Row("model", kinds.model(), None, "the model it runs", absent="required for replicate"),
+    Row(
+        "api_base",
+        kinds.base_url(without="/v1"),
+        None,
+        "the address of the API; a trailing /v1 is trimmed",
+        absent="replicate.api_base",
+    ),
+    Row(
+        "api_token_env",
+        kinds.variable(),
+        None,
+        "the environment variable that holds its token",
+        absent="replicate.api_token_env",
+    ),
+    Row(
+        "default_steps", kinds.whole(1, 1000), None, "steps when none are asked for", absent="the model's own"
+    ),
+    Row(
+        "default_aspect_ratio", kinds.aspect_ratio(), ASPECT_RATIOS[0], "aspect ratio when none is asked for"
+    ),
+    Row(
+        "timeout",
+        kinds.seconds(DAY),
+        None,
+        "seconds after which its predictions are given up",
+        absent="timeout, else by model",
+    ),
+    Row("store", kinds.flag(), "false", "keep its finished pictures, so that the same request costs nothing"),
+)
+
+BY_NAME: Mapping[str, Row] = {row.name: row for row in ROWS}
+BACKEND_KEYS: Mapping[str, Row] = {row.name: row for row in BACKEND_ROWS}
+BY_VARIABLE: Mapping[str, Row] = {row.variable: row for row in ROWS}
+
+SECTIONS: tuple[str, ...] = tuple(
+    dict.fromkeys(row.name.partition(".")[0] for row in ROWS if "." in row.name)
+)
+"""The mappings of the file that hold settings: `replicate`, `server`, …."""
+
+TOP_KEYS: tuple[str, ...] = ("backends", *SECTIONS, *(row.name for row in ROWS if "." not in row.name))
+"""All that may stand at the top of the file."""
+
+EMULATOR = "emulator"
+FLUX_SCHNELL = "flux-schnell-replicate"
+
+BUILT_IN_BACKENDS: Mapping[str, Mapping[str, str]] = {
+    FLUX_SCHNELL: {"type": "replicate", "model": "black-forest-labs/flux-schnell", "default_steps": "4"},
+    "flux-dev-replicate": {
+        "type": "replicate",
+        "model": "black-forest-labs/flux-dev",
+        "default_aspect_ratio": "16:9",
+    },
+}
+"""What exists while no file configures backends."""
+
+EMULATOR_BACKEND: Mapping[str, str] = {"type": EMULATOR, "model": "black-forest-labs/flux-schnell"}
+"""What always exists, under the name `emulator`."""
+
+
+def shown(value: Any) -> str:
+    """A value as `imagen config show` prints it; a secret prints as asterisks by itself."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g} s"
+    if isinstance(value, tuple | list):
+        return ", ".join(map(shown, value))
+    return str(value)

@@ -1,0 +1,181 @@
+"""The settings as the program reads them: frozen, typed, complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from imagen.domain.secret import Secret
+from imagen.errors import ConfigError
+from imagen.settings.kinds import is_sendable
+from imagen.settings.rows import BACKEND_ROWS, EMULATOR, FLUX_SCHNELL, ROWS, shown
+
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+LogFormat = Literal["text", "json"]
+
+
+class Explained(NamedTuple):
+    """One line of `imagen config show`."""
+
+    name: str
+    value: str
+    source: str
+    help: str
+
+
+class BackendSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured backend, with the defaults of the top level filled in.
+
+    Attributes:
+        model: a model ref; for a type that needs none perhaps empty.
+        api_base: without a slash or `/v1` at its end; None only for types other than replicate.
+        api_token_env: the variable, and the name in the credential store, of its token; None as above.
+        timeout: None leaves it to the model.
+        extra: what a type of a plugin was given besides.
+    """
+
+    name: str
+    type: str
+    model: str = ""
+    api_base: str | None = None
+    api_token_env: str | None = None
+    default_steps: int | None = None
+    default_aspect_ratio: str
+    timeout: timedelta | None = None
+    store: bool
+    extra: Mapping[str, Any]
+
+
+class ReplicateSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The account of the gateway, and how Replicate is spoken to."""
+
+    api_base: str
+    api_token_env: str
+    lost_answer_grace: timedelta
+    connect_timeout: timedelta
+    read_timeout: timedelta
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the gateway listens."""
+
+    host: str
+    port: int
+
+
+class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What one account may do."""
+
+    concurrent: int
+    creates_per_minute: int
+    calls_per_minute: int
+
+
+class SupabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The project that the ledger is written to."""
+
+    url: str | None
+    service_role_key: Secret | None
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is logged."""
+
+    level: LogLevel
+    format: LogFormat
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings, and where each came from.
+
+    Attributes:
+        default_backend: as configured; `choose_backend` answers when it is not.
+        output: None means `pictures` in `data_dir`.
+        backends: what the user configured, in that order, else the built-in ones; always with `emulator`.
+        config_file: the file that was read, if any.
+        sources: for each dotted name `default`, a file and line, or `environment` and a variable.
+        environ_tokens: the tokens found in the environment by variable; read them with `environ_token`.
+    """
+
+    default_backend: str | None
+    backends: Mapping[str, BackendSettings]
+    data_dir: Path
+    output: str | None
+    metadata: bool
+    max_picture_mb: int
+    timeout: timedelta | None
+    caller: str | None
+    admin_api_key: Secret | None
+    replicate: ReplicateSettings
+    server: ServerSettings
+    limits: LimitSettings
+    supabase: SupabaseSettings
+    log: LogSettings
+    config_file: Path | None
+    sources: Mapping[str, str]
+    environ_tokens: Mapping[str, Secret]
+
+    def environ_token(self, name: str) -> Secret | None:
+        """The token in the environment variable `name`, if a setting names it and it is not empty.
+
+        Raises:
+            ConfigError: it holds something that no HTTP header can carry.
+        """
+        token = self.environ_tokens.get(name)
+        if token is not None and not is_sendable(token.reveal()):
+            source = f"environment {name}"
+            raise ConfigError(
+                f"{source}: the token has spaces, line breaks or other characters that no token has.",
+                setting=name,
+                source=source,
+                hint="Copy it again, whole and alone.",
+            )
+        return token
+
+    def explain(self) -> list[Explained]:
+        """Every setting with its value, its source and its meaning. Secrets are masked."""
+        lines = [
+            Explained(row.name, shown(self._value(row.name)), self.sources[row.name], row.help)
+            for row in ROWS
+        ]
+        for name, backend in self.backends.items():
+            prefix = f"backends.{name}"
+            lines += [
+                Explained(
+                    f"{prefix}.{row.name}", shown(value), self.sources[f"{prefix}.{row.name}"], row.help
+                )
+                for row in BACKEND_ROWS
+                if (value := getattr(backend, row.name)) not in {None, ""}
+            ]
+            lines += [
+                # What a plugin calls its key we cannot know: what it says may be secret, so it stays hidden.
+                Explained(
+                    f"{prefix}.{key}", "***", self.sources[f"{prefix}.{key}"], f"of the type {backend.type}"
+                )
+                for key in backend.extra
+            ]
+        return lines
+
+    def _value(self, name: str) -> Any:
+        value: Any = self
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value
+
+
+def choose_backend(settings: Settings, *, token_present: bool) -> str:
+    """The backend that makes pictures when none is named.
+
+    The configured one; else the first backend that the user configured; else, of the built-in ones, Replicate
+    when there is a token for it and the emulator when there is none.
+    """
+    if settings.default_backend is not None:
+        return settings.default_backend
+    for name in settings.backends:
+        if settings.sources[f"backends.{name}.type"] != "default":
+            return name
+    return FLUX_SCHNELL if token_present else EMULATOR

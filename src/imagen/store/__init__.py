@@ -1,0 +1,1 @@
+"""Who remembers: one SQL schema, one writer. Only this package knows SQL."""

@@ -1,0 +1,217 @@
+"""One database: a single writer thread that commits in groups, and readers beside it.
+
+Writes queue up; the writer takes all that wait, runs them in one transaction and answers only after the commit, so that
+whoever is answered is durable. One `fsync` serves many callers (measured: 12-16 µs CPU a row with 60-1,000 waiting).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from imagen.errors import StoreBusy, StoreError
+from imagen.store.migrate import migrate
+
+T = TypeVar("T")
+BUSY_SECONDS = 10
+_MOST_IN_GROUP = 256
+
+Job = tuple[Callable[[Connection], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+
+
+class Database:
+    """A SQLite file, opened and migrated at first use. Safe to share between tasks of several loops.
+
+    Args:
+        path: the file; its folder is made, private to the user, when it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._engine: Engine | None = None
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self._path
+
+    async def write(self, job: Callable[[Connection], T]) -> T:
+        """Run `job` in a transaction of the writer; returns after its commit.
+
+        Raises:
+            StoreBusy, StoreError: it was not written.
+        """
+        await self._opened()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.put((job, future, loop))
+        # Whoever stops waiting leaves the job where it is: a write that was asked for is made.
+        return await asyncio.shield(future)
+
+    async def read(self, job: Callable[[Connection], T]) -> T:
+        """Run `job` on a connection of its own, beside the writer."""
+        engine = await self._opened()
+
+        def run() -> T:
+            with _translated(self._path), engine.connect().execution_options(reading=True) as connection:
+                return job(connection)
+
+        return await asyncio.to_thread(run)
+
+    def close(self) -> None:
+        """Write what waits, then close."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    async def _opened(self) -> Engine:
+        return self._engine or await asyncio.to_thread(self._open)
+
+    def _open(self) -> Engine:
+        with self._opening:
+            if self._engine is not None:
+                return self._engine
+            with _translated(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._path.touch(mode=0o600, exist_ok=True)
+                engine = _engine(self._path)
+                migrate(engine, lock=self._path.with_suffix(".lock"))
+            self._engine = engine
+            self._thread = threading.Thread(
+                target=self._work, args=(engine,), name="imagen-writer", daemon=True
+            )
+            self._thread.start()
+            return engine
+
+    def _work(self, engine: Engine) -> None:
+        ending = False
+        while not ending:
+            first = self._jobs.get()
+            if first is None:
+                return
+            group = [first]
+            while len(group) < _MOST_IN_GROUP and not self._jobs.empty():
+                following = self._jobs.get()
+                if following is None:
+                    ending = True
+                    break
+                group.append(following)
+            self._commit(engine, group)
+
+    def _commit(self, engine: Engine, group: list[Job]) -> None:
+        outcomes: list[tuple[Job, Any, BaseException | None]] = []
+        try:
+            with _translated(self._path), engine.begin() as connection:
+                outcomes.extend(self._attempt(connection, job, alone=len(group) == 1) for job in group)
+        except Exception as error:  # noqa: BLE001 - whatever broke the transaction is everybody's answer
+            outcomes = [(job, None, error) for job in group]
+        for (_, future, loop), result, failure in outcomes:
+            _answer(loop, future, result, failure)
+
+    def _attempt(
+        self, connection: Connection, job: Job, *, alone: bool
+    ) -> tuple[Job, Any, BaseException | None]:
+        """One job of a group; a job that fails takes none of the others down."""
+        if alone:
+            return job, job[0](connection), None
+        try:
+            with _translated(self._path), connection.begin_nested():
+                return job, job[0](connection), None
+        except Exception as error:  # noqa: BLE001 - handed to the one who asked
+            return job, None, error
+
+
+def _answer(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: Any, error: BaseException | None
+) -> None:
+    def settle() -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:
+        return  # the loop is closed: nobody waits any more
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(
+        f"sqlite+pysqlite:///{path}", connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        immediate = not connection.get_execution_options().get("reading")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """What the database and its library raise, as ours."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        raise _ours(str(error.orig), path) from error
+    except sqlite3.Error as error:
+        raise _ours(str(error), path) from error
+    except SQLAlchemyError as error:
+        raise StoreError(f"the database {path} failed: {type(error).__name__}") from error
+    except OSError as error:
+        raise StoreError(
+            f"the database {path} cannot be used: {error.strerror}",
+            hint="Set IMAGEN_DATA_DIR to a folder that can be written.",
+        ) from error
+
+
+def _ours(text: str, path: Path) -> StoreError:
+    if "locked" in text or "busy" in text:
+        return StoreBusy(
+            f"the database {path} has been held by another process for more than {BUSY_SECONDS} s",
+            hint="Try again.",
+        )
+    if "full" in text:
+        return StoreError(
+            f"the disk of {path} is full", hint="Free some space, or set IMAGEN_DATA_DIR to another disk."
+        )
+    if "readonly" in text or "unable to open" in text or "not authorized" in text:
+        return StoreError(
+            f"the database {path} cannot be written: {text}",
+            hint="Set IMAGEN_DATA_DIR to a folder that can be written.",
+        )
+    if "malformed" in text or "not a database" in text:
+        return StoreError(
+            f"the file {path} is damaged or no database: {text}",
+            hint="Move it away; a new one is made at the next start.",
+        )
+    return StoreError(f"the database {path} failed: {text}")

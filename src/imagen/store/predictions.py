@@ -1,0 +1,142 @@
+"""Predictions in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from imagen.domain.prediction import TERMINAL, Prediction, Status
+from imagen.errors import NotFound, UpstreamTaken
+from imagen.store.database import Database
+from imagen.store.tables import predictions
+
+_COLUMNS = tuple(column.name for column in predictions.columns)
+_UNFINISHED = or_(
+    predictions.c.status.not_in(TERMINAL),
+    and_(predictions.c.status == Status.SUCCEEDED, predictions.c.delivered_at.is_(None)),
+)
+
+
+class SqlPredictionStore:
+    """`ports.PredictionStore` on one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, prediction: Prediction) -> None:
+        """See the port."""
+        row = _to_row(prediction)
+        await self._database.write(lambda connection: connection.execute(insert(predictions), row))
+
+    async def save(self, prediction: Prediction) -> Prediction:
+        """See the port. The owner is left as it is: `take` and `release` move it."""
+        row = _to_row(prediction)
+        row.pop("owner")
+
+        def job(connection: Connection) -> Prediction:
+            movable = or_(predictions.c.status.not_in(TERMINAL), predictions.c.status == prediction.status)
+            statement = update(predictions).where(predictions.c.id == prediction.id, movable).values(row)
+            if connection.execute(statement).rowcount:
+                return prediction
+            return _one(
+                connection, select(predictions).where(predictions.c.id == prediction.id), prediction.id
+            )
+
+        try:
+            return await self._database.write(job)
+        except IntegrityError as error:
+            raise UpstreamTaken(
+                f"upstream prediction {prediction.upstream_id} belongs to another prediction here"
+            ) from error
+
+    async def get(self, prediction_id: str) -> Prediction:
+        """See the port."""
+        wanted = prediction_id.strip()
+        matches = or_(
+            predictions.c.id == wanted,
+            predictions.c.upstream_id == wanted,
+            predictions.c.id.startswith(wanted, autoescape=True),
+        )
+        return await self._database.read(
+            lambda connection: _one(connection, select(predictions).where(matches).limit(2), wanted)
+        )
+
+    async def unfinished(self, *, request_key: str | None = None) -> Sequence[Prediction]:
+        """See the port."""
+        statement = (
+            select(predictions).where(_UNFINISHED).order_by(predictions.c.created_at, predictions.c.id)
+        )
+        if request_key is not None:
+            statement = statement.where(predictions.c.request_key == request_key)
+        return await self._many(statement)
+
+    async def take(self, prediction_id: str, *, owner: str, was: str | None) -> bool:
+        """See the port."""
+        same = predictions.c.owner.is_(None) if was is None else predictions.c.owner == was
+        statement = update(predictions).where(predictions.c.id == prediction_id, same).values(owner=owner)
+        return await self._database.write(lambda connection: connection.execute(statement).rowcount == 1)
+
+    async def release(self, prediction_id: str, *, owner: str) -> None:
+        """See the port."""
+        mine = and_(predictions.c.id == prediction_id, predictions.c.owner == owner)
+        statement = update(predictions).where(mine).values(owner=None)
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def list(self, *, limit: int, status: Status | None = None) -> Sequence[Prediction]:
+        """See the port."""
+        statement = (
+            select(predictions)
+            .order_by(predictions.c.created_at.desc(), predictions.c.id.desc())
+            .limit(limit)
+        )
+        if status is not None:
+            statement = statement.where(predictions.c.status == status)
+        return await self._many(statement)
+
+    async def unsettled(self) -> Sequence[Prediction]:
+        """See the port."""
+        return await self._many(
+            select(predictions).where(
+                predictions.c.settled_at.is_(None),
+                predictions.c.upstream_id.is_not(None),
+                predictions.c.status.in_(TERMINAL),
+            )
+        )
+
+    async def known_upstream_ids(self, account: str, *, since: datetime) -> frozenset[str]:
+        """See the port."""
+        statement = select(predictions.c.upstream_id).where(
+            predictions.c.account == account,
+            predictions.c.upstream_id.is_not(None),
+            predictions.c.created_at >= since,
+        )
+        return await self._database.read(
+            lambda connection: frozenset(connection.execute(statement).scalars())
+        )
+
+    async def _many(self, statement: Select[Any]) -> Sequence[Prediction]:
+        return await self._database.read(
+            lambda connection: [_from_row(row) for row in connection.execute(statement)]
+        )
+
+
+def _to_row(prediction: Prediction) -> dict[str, Any]:
+    return {name: getattr(prediction, name) for name in _COLUMNS}
+
+
+def _from_row(row: Row[Any]) -> Prediction:
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
+    return Prediction(**{**values, "files": tuple(values["files"])})
+
+
+def _one(connection: Connection, statement: Select[Any], wanted: str) -> Prediction:
+    rows = connection.execute(statement).all()
+    exact = [row for row in rows if wanted in {row.id, row.upstream_id}] or rows
+    if len(exact) != 1:
+        reason = "several predictions begin with" if rows else "no prediction here is called"
+        raise NotFound(f"{reason} {wanted[:80]!r}", hint="`imagen predictions list` shows them.")
+    return _from_row(exact[0])

@@ -1,0 +1,85 @@
+"""How our values look in the database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import BigInteger, DateTime, Dialect, Text
+from sqlalchemy.types import TypeDecorator
+
+from imagen.domain.money import Usd
+from imagen.domain.prediction import Status
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC datetime; SQLite keeps it as naive text in UTC, PostgreSQL as timestamptz."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Json(TypeDecorator[Any]):
+    """Anything that JSON can say, as text."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else msgspec.json.encode(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else msgspec.json.decode(value)
+
+
+class Addresses(TypeDecorator[tuple[str, ...]]):
+    """Addresses of outputs. Pictures that came inside an answer are not kept in the row: they can be looked at again."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: Dialect) -> str:
+        return msgspec.json.encode(
+            ["data:" if one.startswith("data:") else one for one in value or ()]
+        ).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...]:
+        return tuple(msgspec.json.decode(value)) if value else ()
+
+
+class Micros(TypeDecorator[Usd]):
+    """Money as whole micro-dollars."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Usd | None, dialect: Dialect) -> int | None:
+        return None if value is None else value.micros
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> Usd | None:
+        return None if value is None else Usd(value)
+
+
+class StatusText(TypeDecorator[Status]):
+    """A status as its own word."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Status | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.value
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Status | None:
+        return None if value is None else Status(value)

@@ -1,0 +1,226 @@
+"""The one file that knows the HTTP library (aiohttp)."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+
+from imagen.errors import ConnectFailed, DeliveryError, ExchangeFailed, InvalidResponse, TransportError
+from imagen.transport.message import Download, HttpRequest, HttpResponse, is_loopback, origin
+
+KEEP_ALIVE_SECONDS = 50.0
+MAX_REDIRECTS = 5
+_CHUNK = 128 * 1024
+_HEAD = 512
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+FOREIGN_ERRORS: tuple[tuple[type[BaseException], type[TransportError]], ...] = (
+    (aiohttp.ConnectionTimeoutError, ConnectFailed),
+    (aiohttp.ClientConnectorError, ConnectFailed),
+    (aiohttp.InvalidURL, ConnectFailed),
+    (aiohttp.ClientProxyConnectionError, ConnectFailed),
+    (aiohttp.ClientPayloadError, ExchangeFailed),
+    (aiohttp.ServerTimeoutError, ExchangeFailed),
+    (aiohttp.ClientError, ExchangeFailed),
+    (TimeoutError, ExchangeFailed),
+    (OSError, ExchangeFailed),
+    (ValueError, InvalidResponse),
+)
+"""First match wins: what aiohttp and the system raise, and what that says about the request having arrived."""
+
+
+class HttpClient:
+    """Carries requests to one API and downloads from anywhere. One per process; connections are kept and reused.
+
+    Args:
+        connect_seconds: limit for DNS, TCP and TLS together.
+        user_agent: sent with everything.
+    """
+
+    def __init__(self, *, connect_seconds: float = 10.0, user_agent: str = "imagen") -> None:
+        self._connect_seconds = connect_seconds
+        self._user_agent = user_agent
+        self._session: aiohttp.ClientSession | None = None
+        self._proxies = urllib.request.getproxies()
+
+    async def send(self, request: HttpRequest) -> HttpResponse:
+        """One exchange. No redirect is followed: an API that redirects is an API that moved.
+
+        Raises:
+            ConnectFailed: it did not arrive.
+            ExchangeFailed: it may have arrived.
+            InvalidResponse: the answer is larger than allowed.
+        """
+        async with _translated(request), self._open(request) as response:
+            body = bytearray()
+            async for chunk in response.content.iter_chunked(_CHUNK):
+                body += chunk
+                if len(body) > request.limit_bytes:
+                    response.close()
+                    raise InvalidResponse(
+                        f"the answer to {request.method} {request.path} is larger than {request.limit_bytes >> 20} MiB and was not read"
+                    )
+            return HttpResponse(response.status, _headers(response), bytes(body))
+
+    async def download(self, request: HttpRequest, target: Path) -> Download:
+        """Stream a GET's body into `target`, following redirects; the token stays with its own origin.
+
+        Raises:
+            ConnectFailed, ExchangeFailed: it did not come, or not whole.
+            InvalidResponse: larger than `limit_bytes`, or a redirect to a place that is not fetched.
+            DeliveryError: the file could not be written.
+        """
+        for _ in range(MAX_REDIRECTS + 1):
+            async with _translated(request), self._open(request) as response:
+                if response.status not in _REDIRECTS:
+                    return await _stream(response, request, target)
+                moved = urljoin(request.url, response.headers.get("location", ""))
+                bearer = request.bearer if origin(moved) == origin(request.url) else None
+                request = HttpRequest(
+                    method="GET",
+                    url=moved,
+                    headers=request.headers,
+                    bearer=bearer,
+                    response_seconds=request.response_seconds,
+                    repeatable=True,
+                    limit_bytes=request.limit_bytes,
+                )
+        raise InvalidResponse(f"the file moved more than {MAX_REDIRECTS} times")
+
+    @asynccontextmanager
+    async def _open(self, request: HttpRequest) -> AsyncIterator[aiohttp.ClientResponse]:
+        _require_safe(request.url)
+        headers = {"user-agent": self._user_agent, **request.headers}
+        if request.bearer:
+            headers["authorization"] = f"Bearer {request.bearer.reveal()}"
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._connect_seconds, sock_read=request.response_seconds
+        )
+        async with self._live_session().request(
+            request.method,
+            request.url,
+            headers=headers,
+            data=request.body,
+            timeout=timeout,
+            allow_redirects=False,
+            proxy=self._proxy_for(request.url),
+        ) as response:
+            yield response
+
+    def _live_session(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    def _proxy_for(self, url: str) -> str | None:
+        parts = urlsplit(url)
+        proxy = self._proxies.get(parts.scheme)
+        if proxy is None or is_loopback(parts.hostname) or urllib.request.proxy_bypass(parts.hostname or ""):
+            return None
+        return proxy
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+@asynccontextmanager
+async def _translated(request: HttpRequest) -> AsyncIterator[None]:
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        ours = next(ours for foreign, ours in FOREIGN_ERRORS if isinstance(error, foreign))
+        where = urlsplit(request.url)
+        raise ours(f"{request.method} {where.hostname}{where.path}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return "no connection could be made in time"
+        case aiohttp.ClientConnectorDNSError():
+            return "the host name could not be resolved"
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
+            return "the certificate of the host is not trusted"
+        case aiohttp.ClientConnectorError():
+            return "the connection was refused"
+        case aiohttp.ServerDisconnectedError():
+            return "the connection was closed before an answer came"
+        case aiohttp.ClientPayloadError():
+            return "the answer broke off before its end"
+        case asyncio.TimeoutError():
+            return "no answer came in time"
+        case _:
+            return f"the connection failed ({type(error).__name__})"
+
+
+def _require_safe(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme == "https" and parts.hostname:
+        return
+    if parts.scheme == "http" and is_loopback(parts.hostname):
+        return
+    raise InvalidResponse(
+        f"{parts.scheme or 'a relative'} address at host {parts.hostname or '?'} is not fetched: only https, or http to this machine, is"
+    )
+
+
+def _headers(response: aiohttp.ClientResponse) -> Mapping[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}
+
+
+async def _stream(response: aiohttp.ClientResponse, request: HttpRequest, target: Path) -> Download:
+    size, head = 0, b""
+    declared = response.content_length
+    if response.status < 300 and declared is not None and declared > request.limit_bytes:
+        response.close()
+        raise InvalidResponse(
+            f"the file has {declared >> 20} MiB, more than the {request.limit_bytes >> 20} MiB that are allowed"
+        )
+    try:
+        with target.open("wb") as file:
+            async for chunk in response.content.iter_chunked(_CHUNK):
+                size += len(chunk)
+                if size > request.limit_bytes:
+                    response.close()
+                    raise InvalidResponse(
+                        f"the file is larger than the {request.limit_bytes >> 20} MiB that are allowed"
+                    )
+                head = head or chunk[:_HEAD]
+                _write(file.write, chunk, target)
+    except aiohttp.ClientError:
+        raise
+    except OSError as error:
+        if isinstance(error, TimeoutError) or error.filename is None:
+            raise
+        raise DeliveryError(f"{target.parent} cannot be written: {error.strerror}") from error
+    return Download(response.status, _headers(response), size, head)
+
+
+def _write(write: object, chunk: bytes, target: Path) -> None:
+    """Tell a full disk from a broken line: both are OSError, only this one names a file."""
+    try:
+        write(chunk)  # type: ignore[operator]
+    except OSError as error:
+        error.filename = str(target)
+        raise

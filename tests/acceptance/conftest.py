@@ -1,0 +1,165 @@
+"""The real command in a process of its own, far from the home and the keyring of whoever runs the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = (sys.executable, "-m", "imagen")
+TOKEN = "r8_acceptance_test_token"
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a command ended."""
+
+    args: tuple[str, ...]
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as JSON: nothing else may be on it."""
+        return json.loads(self.stdout)
+
+    @property
+    def lines(self) -> list[str]:
+        """Standard output by lines."""
+        return self.stdout.splitlines()
+
+    def __str__(self) -> str:
+        return f"imagen {' '.join(self.args)} → {self.code}\n{self.stdout}\n--- stderr ---\n{self.stderr}"
+
+
+class Started:
+    """A command that runs until it is stopped."""
+
+    def __init__(self, args: tuple[str, ...], process: subprocess.Popen[str]) -> None:
+        self.args = args
+        self.process = process
+
+    def read_line(self) -> str:
+        """The next line of its standard output; empty when it ended."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def stop(self, number: int = signal.SIGTERM, *, seconds: float = 20) -> Completed:
+        """Signal it and wait for its end."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            stdout, stderr = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            stdout, stderr = self.process.communicate()
+        return Completed(self.args, self.process.returncode, stdout, stderr)
+
+
+class Cli:
+    """Runs `imagen` with folders of its own.
+
+    Attributes:
+        root: holds everything below; `home`, `config_home`, `data` (IMAGEN_DATA_DIR) and `work` (current folder).
+        env: the whole environment of the commands; a test may change it for all that follow.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = root / "home"
+        self.config_home = root / "config"
+        self.data = root / "data"
+        self.work = root / "work"
+        for folder in (self.home, self.config_home, self.work):
+            folder.mkdir()
+        self.env: dict[str, str] = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.config_home),
+            "XDG_DATA_HOME": str(root / "share"),
+            "XDG_CACHE_HOME": str(root / "cache"),
+            "IMAGEN_DATA_DIR": str(self.data),
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
+            "LANG": "C.UTF-8",
+            "TZ": "UTC",
+            "COLUMNS": "100",
+        }
+        self._started: list[Started] = []
+
+    def __call__(
+        self,
+        *args: str | Path,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        timeout: float = 50,
+        code: int | None = None,
+    ) -> Completed:
+        """Run to the end. `env` adds to the environment; `code` is the exit status that is expected, None any."""
+        given = tuple(map(str, args))
+        done = subprocess.run(
+            [*COMMAND, *given],
+            env=self.env | dict(env or {}),
+            cwd=self.work,
+            input="" if stdin is None else stdin,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=timeout,
+            check=False,
+        )
+        completed = Completed(given, done.returncode, done.stdout, done.stderr)
+        assert "Traceback" not in completed.stderr, completed
+        assert code is None or completed.code == code, completed
+        return completed
+
+    def start(self, *args: str | Path, env: Mapping[str, str] | None = None) -> Started:
+        """Start and go on; what still runs when the test ends is stopped."""
+        given = tuple(map(str, args))
+        process = subprocess.Popen(
+            [*COMMAND, *given],
+            env=self.env | dict(env or {}),
+            cwd=self.work,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        started = Started(given, process)
+        self._started.append(started)
+        return started
+
+    def stop_all(self) -> None:
+        """End what still runs."""
+        for started in self._started:
+            if started.process.poll() is None:
+                started.stop(signal.SIGKILL)
+            for stream in (started.process.stdout, started.process.stderr):
+                if stream is not None:
+                    stream.close()
+
+    def write_config(self, text: str) -> Path:
+        """Write `imagen.yaml` into the current folder of the commands."""
+        path = self.work / "imagen.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def use(self, api_base: str, token: str = TOKEN) -> None:
+        """Send all that follows to the Replicate (an emulator) at `api_base`."""
+        self.env["IMAGEN_REPLICATE__API_BASE"] = api_base
+        self.env["REPLICATE_API_TOKEN"] = token
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    """The command `imagen`, isolated: `cli("usage", "--json").json`."""
+    command = Cli(tmp_path)
+    yield command
+    command.stop_all()

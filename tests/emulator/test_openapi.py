@@ -1,0 +1,223 @@
+"""Every kind of answer is held against Replicate's own published OpenAPI document.
+
+The document is not ours to copy. It is looked for at `IMAGEN_REPLICATE_OPENAPI`, then as
+`shared/data/replicate-openapi.json` beside the checkout and beside each folder above it.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import jsonschema
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Caller
+
+    from imagen.emulator import Emulator
+
+
+PLACE = Path("shared/data/replicate-openapi.json")
+SCHNELL = "black-forest-labs/flux-schnell"
+SDXL = "7762fd07cf82c948538e41f63f77d685e02b063e37e496e96eefd46c929f9bdc"
+
+
+def find_document() -> Path | None:
+    if given := os.environ.get("IMAGEN_REPLICATE_OPENAPI"):
+        return Path(given)
+    for folder in Path(__file__).resolve().parents:
+        if (folder / PLACE).is_file():
+            return folder / PLACE
+    return None
+
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(
+        find_document() is None,
+        reason=f"Replicate's OpenAPI document is not here: set IMAGEN_REPLICATE_OPENAPI or put it at {PLACE}",
+    ),
+]
+
+
+@functools.cache
+def document() -> dict[str, Any]:
+    path = find_document()
+    assert path is not None
+    loaded: dict[str, Any] = _as_meant(json.loads(path.read_text(encoding="utf-8")))
+    return loaded
+
+
+def _as_meant(node: Any) -> Any:
+    """Read two things as they are meant.
+
+    The document says 3.1 and still writes `nullable: true`, which JSON schema does not know; and its
+    `version` is `oneOf` any string and the word `hidden`, which by the letter would forbid that word.
+    """
+    if isinstance(node, list):
+        return [_as_meant(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _as_meant(value) for key, value in node.items()}
+    if "oneOf" in node:
+        node["anyOf"] = node.pop("oneOf")
+    if node.get("nullable") is True and isinstance(node.get("type"), str):
+        node["type"] = [node["type"], "null"]
+    return node
+
+
+def judge(reply: Any, method: str, path: str) -> None:
+    """Hold an answer against what the document says of this call and this status."""
+    operation = document()["paths"][path][method]
+    assert str(reply.status) in operation["responses"], (method, path, reply.status, reply.raw[:300])
+    content = operation["responses"][str(reply.status)].get("content")
+    if content is None:
+        assert reply.raw == b""
+        return
+    assert reply.kind in content, (method, path, reply.kind)
+    if "json" not in reply.kind:
+        return
+    schema = {**content[reply.kind]["schema"], "components": document()["components"]}
+    validator = jsonschema.Draft202012Validator(
+        schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+    )
+    problems = [f"{problem.json_path}: {problem.message}" for problem in validator.iter_errors(reply.json)]
+    assert problems == []
+
+
+def test_the_judge_finds_fault():
+    bad = type("Reply", (), {"status": 200, "kind": "application/json", "json": {"id": 5}, "raw": b""})
+    with pytest.raises(AssertionError, match="is not of type 'string'"):
+        judge(bad, "get", "/predictions/{prediction_id}")
+
+
+@pytest.mark.parametrize(
+    ("version", "inputs"),
+    [
+        (SCHNELL, {}),
+        (SCHNELL, {"num_outputs": 4}),
+        (SDXL, {}),
+        ("black-forest-labs/flux-1.1-pro", {}),
+        ("recraft-ai/recraft-v3-svg", {}),
+    ],
+)
+async def test_a_prediction_in_every_stage_of_its_life(
+    call: Caller, emulator: Emulator, version: str, inputs: dict[str, Any]
+):
+    created = await call.create(model=version, **inputs)
+    judge(created, "post", "/predictions")
+    url = created.json["urls"]["get"]
+    for seconds in (1, 15, 60, 4000):
+        emulator.clock.advance(seconds)
+        judge(await call("GET", url), "get", "/predictions/{prediction_id}")
+    judge(await call("POST", f"{url}/cancel"), "post", "/predictions/{prediction_id}/cancel")
+
+
+async def test_held_creates_done_and_not_done(call: Caller, emulator: Emulator):
+    emulator.add_fault("slow", run_seconds=0, queue_seconds=0)
+    done = await call.create(headers={"Prefer": "wait"})
+    assert done.status == 201
+    judge(done, "post", "/predictions")
+    emulator.add_fault("hold_returns_starting")
+    early = await call.create(headers={"Prefer": "wait"})
+    assert early.status == 202
+    judge(early, "post", "/predictions")
+
+
+@pytest.mark.parametrize(
+    "fault", ["fail", "empty_output", "null_output", "data_uri_output", "early_output", "never_starts"]
+)
+async def test_predictions_that_go_wrong(call: Caller, emulator: Emulator, fault: str):
+    emulator.add_fault(fault)
+    created = await call.create(headers={"Cancel-After": "1h"})
+    judge(created, "post", "/predictions")
+    emulator.clock.advance(30.5)
+    judge(await call("GET", created.json["urls"]["get"]), "get", "/predictions/{prediction_id}")
+    emulator.clock.advance(3600)
+    judge(await call("GET", created.json["urls"]["get"]), "get", "/predictions/{prediction_id}")
+
+
+async def test_canceled_and_aborted(call: Caller, emulator: Emulator):
+    created = await call.create()
+    canceled = await call("POST", created.json["urls"]["cancel"])
+    assert canceled.json["status"] == "canceled"
+    judge(canceled, "post", "/predictions/{prediction_id}/cancel")
+    emulator.add_fault("never_starts")
+    created = await call.create(headers={"Cancel-After": "5"})
+    emulator.clock.advance(5)
+    aborted = await call("GET", created.json["urls"]["get"])
+    assert aborted.json["status"] == "aborted"
+    judge(aborted, "get", "/predictions/{prediction_id}")
+
+
+async def test_the_other_ways_to_create(call: Caller):
+    body = {"input": {"prompt": "x"}, "webhook": "https://example.com/x", "webhook_events_filter": ["start"]}
+    by_model = await call("POST", f"/v1/models/{SCHNELL}/predictions", body)
+    judge(by_model, "post", "/models/{model_owner}/{model_name}/predictions")
+    by_deployment = await call("POST", "/v1/deployments/emulated/flux-deployment/predictions", body)
+    judge(by_deployment, "post", "/deployments/{deployment_owner}/{deployment_name}/predictions")
+
+
+async def test_lists(call: Caller, emulator: Emulator):
+    judge(await call("GET", "/v1/predictions"), "get", "/predictions")
+    for _ in range(101):
+        await call.create()
+    emulator.clock.advance(60)
+    first = await call("GET", "/v1/predictions")
+    judge(first, "get", "/predictions")
+    judge(await call("GET", first.json["next"]), "get", "/predictions")
+
+
+async def test_models(call: Caller):
+    model, versions = "/models/{model_owner}/{model_name}", "/models/{model_owner}/{model_name}/versions"
+    judge(await call("GET", "/v1/models"), "get", "/models")
+    for name in (SCHNELL, "stability-ai/sdxl"):
+        found = await call("GET", f"/v1/models/{name}")
+        judge(found, "get", model)
+        judge(await call("GET", f"/v1/models/{name}/versions"), "get", versions)
+        version_id = found.json["latest_version"]["id"]
+        judge(
+            await call("GET", f"/v1/models/{name}/versions/{version_id}"), "get", f"{versions}/{{version_id}}"
+        )
+
+
+async def test_account_and_secret(call: Caller):
+    judge(await call("GET", "/v1/account"), "get", "/account")
+    judge(await call("GET", "/v1/webhooks/default/secret"), "get", "/webhooks/default/secret")
+
+
+async def test_files(call: Caller, emulator: Emulator):
+    form = aiohttp.FormData()
+    form.add_field("content", io.BytesIO(b"fox"), filename="fox.png", content_type="image/png")
+    created = await call("POST", "/v1/files", data=form)
+    judge(created, "post", "/files")
+    url = created.json["urls"]["get"]
+    judge(await call("GET", "/v1/files"), "get", "/files")
+    judge(await call("GET", url), "get", "/files/{file_id}")
+    download = emulator.download_url(created.json["id"])
+    judge(await call("GET", download, token=None), "get", "/files/{file_id}/download")
+    judge(await call("GET", f"{url}/download", token=None), "get", "/files/{file_id}/download")
+    judge(await call("DELETE", url), "delete", "/files/{file_id}")
+    judge(await call("DELETE", url), "delete", "/files/{file_id}")
+    judge(await call("GET", url), "get", "/files/{file_id}")
+    large = aiohttp.FormData()
+    large.add_field("content", io.BytesIO(b"\0" * 105_000_000), filename="fox.png")
+    judge(await call("POST", "/v1/files", data=large), "post", "/files")
+
+
+async def test_every_operation_we_answer_is_one_of_theirs(emulator: Emulator):
+    from imagen.emulator.api import ROUTES  # noqa: PLC0415 - only here
+
+    theirs = {
+        operation["operationId"]: method.upper()
+        for operations in document()["paths"].values()
+        for method, operation in operations.items()
+        if isinstance(operation, dict) and "operationId" in operation
+    }
+    assert [route for route in ROUTES if theirs.get(route[2]) != route[0]] == []

@@ -1,0 +1,58 @@
+"""A whole app in this process, against the emulator over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imagen.assembly import App, build
+from imagen.domain.events import Event
+from imagen.emulator import EmulatorThread
+from imagen.settings import load_settings
+
+
+class Record:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def notify(self, event: Event) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type) -> list:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def record() -> Record:
+    return Record()
+
+
+@pytest.fixture
+def environ(tmp_path: Path, replicate_emulator: EmulatorThread) -> dict[str, str]:
+    return {
+        "HOME": str(tmp_path / "home"),
+        "IMAGEN_DATA_DIR": str(tmp_path / "data"),
+        "IMAGEN_REPLICATE__API_BASE": replicate_emulator.url,
+        "IMAGEN_REPLICATE__LOST_ANSWER_GRACE": "1",
+        "REPLICATE_API_TOKEN": "r8_integration",
+    }
+
+
+@pytest.fixture
+def open_app(environ: dict[str, str], tmp_path: Path, record: Record) -> Callable[..., App]:
+    """Build an app on the test's data folder; several make several processes' worth."""
+
+    def open_one(**changes: str) -> App:
+        given = environ | changes
+        return build(load_settings(environ=given, cwd=tmp_path), environ=given, observer=record)
+
+    return open_one
