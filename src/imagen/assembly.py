@@ -17,6 +17,7 @@ from imagen.domain.secret import Secret
 from imagen.errors import NotFound
 from imagen.identity import resolve_caller
 from imagen.instrumentation.clock import SystemClock
+from imagen.limits.admission import Admission
 from imagen.ports import Backend, Clock, Observer
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules
@@ -29,6 +30,7 @@ from imagen.store.kept_entries import KeptEntries
 from imagen.store.ledger import SqlLedger
 from imagen.store.owners import FileOwners
 from imagen.store.predictions import SqlPredictionStore
+from imagen.store.semaphores import SqlSemaphores
 from imagen.transport.client import HttpClient
 
 SOFTWARE = f"imagen {__version__}"
@@ -160,6 +162,7 @@ class App:
         self.database = Database(data / "imagen.db")
         self.store = SqlPredictionStore(self.database)
         self.ledger = SqlLedger(self.database)
+        self.semaphores = SqlSemaphores(self.database)
         self.owners = FileOwners(data / "owners")
         self.bookkeeper = Bookkeeper(
             ledger=self.ledger,
@@ -183,6 +186,7 @@ class App:
             store=self.store,
             finisher=finisher,
             deliverer=deliverer,
+            admission=Admission(semaphores=self.semaphores, clock=clock),
             owners=self.owners,
             clock=clock,
             rules=rules,

@@ -178,6 +178,7 @@ class AsyncClient:
         download: bool = True,
         timeout: float | None = None,  # noqa: ASYNC109 - the prediction's deadline at the service, not ours
         max_cost: Usd | None = None,
+        semaphore: str | None = None,
         on_event: Callable[[Event], None] | None = None,
         **model_input: Any,
     ) -> Prediction:
@@ -200,6 +201,7 @@ class AsyncClient:
             download: False leaves the pictures upstream, where they live for an hour.
             timeout: seconds until the prediction must have ended.
             max_cost: refuse before buying when it would cost more, or when the price is not known.
+            semaphore: a named limit to wait for before anything is bought.
             on_event: called with each event on the way; must not block.
             **model_input: the model's own parameters by their own names.
 
@@ -220,6 +222,7 @@ class AsyncClient:
             input_image=input_image,
             options=model_input,
             max_cost=max_cost,
+            semaphore=semaphore,
             deadline_seconds=timeout,
         )
         place = Destination(

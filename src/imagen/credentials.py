@@ -127,6 +127,14 @@ class CredentialStore:
             return None
         return KEYRING if entry.kept_in == KEYRING else str(self._path)
 
+    def names(self) -> list[str]:
+        """The names of all tokens that are kept. Asks no keyring.
+
+        Raises:
+            ConfigError: the file is open to others or broken.
+        """
+        return list(self._read())
+
     def _save_to_keyring(self, name: str, text: str) -> bool:
         try:
             keyring = self._find_keyring()

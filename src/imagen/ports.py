@@ -7,7 +7,7 @@ Every protocol states its failure contract. Implementations live in `backends`, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +18,7 @@ from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Sighting, Status
 from imagen.domain.request import GenerationRequest
+from imagen.domain.semaphore import Semaphore
 from imagen.domain.usage import UsageEntry
 
 
@@ -200,6 +201,30 @@ class PredictionStore(Protocol):
 
     async def known_upstream_ids(self, account: str, *, since: datetime) -> frozenset[str]:
         """Upstream ids of this account that are ours already."""
+
+
+class Semaphores(Protocol):
+    """Named limits, shared by everything on one store. A place is leased; a lease ends by itself.
+
+    Raises:
+        NotFound: no semaphore is called so.
+        StoreError: the store could not be read or written.
+    """
+
+    async def register(self, name: str, limit: int) -> None:
+        """Make one, or change its limit; places that are held stay held."""
+
+    async def remove(self, name: str) -> None:
+        """Remove one, with its leases."""
+
+    async def list(self, *, now: datetime) -> Sequence[Semaphore]:
+        """All of them by name, with the places that are held now."""
+
+    async def acquire(self, name: str, lease: str, *, now: datetime, lasts: timedelta) -> bool:
+        """Take a place, or renew the one that this lease holds already; False when none is free."""
+
+    async def release(self, name: str, lease: str) -> None:
+        """Give a place back; one that has ended already is no mistake."""
 
 
 class Ledger(Protocol):

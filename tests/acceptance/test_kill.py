@@ -141,6 +141,8 @@ def test_ctrl_c_cancels_upstream_and_says_so(practised: Any, replicate_emulator:
     done = process.stop(signal.SIGINT)
     assert done.code == 130
     assert "canceled" in done.stderr
-    assert [entry.status for entry in replicate_emulator.journal.entries(operation="predictions.cancel")] == [200]
+    assert [entry.status for entry in replicate_emulator.journal.entries(operation="predictions.cancel")] == [
+        200
+    ]
     usage = practised("usage", "--json").json
     assert usage is not None

@@ -46,7 +46,9 @@ def backends(
         print_table(format_table(("name", "type", "model", "default", "status"), cells))
         if any(row.default and row.type == "emulator" for row in rows):
             token = app.settings.replicate.api_token_env
-            remark(f"Without a backend named, pictures are practice. For real ones set {token} or run `imagen auth login`.")
+            remark(
+                f"Without a backend named, pictures are practice. For real ones set {token} or run `imagen auth login`."
+            )
 
     run_app(command, config=config, json=json)
 

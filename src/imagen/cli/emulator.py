@@ -24,10 +24,16 @@ def emulator(
     run_seconds: Annotated[
         float | None,
         typer.Option(
-            min=0, max=86_400, metavar="SECONDS", help="How long each prediction runs.", show_default="as its model does"
+            min=0,
+            max=86_400,
+            metavar="SECONDS",
+            help="How long each prediction runs.",
+            show_default="as its model does",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One line of JSON on standard output once it listens.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="One line of JSON on standard output once it listens.")
+    ] = False,
 ) -> None:
     """Run a Replicate for practice on this machine until Ctrl-C. It buys nothing and costs nothing."""
     from imagen.cli.run import reported, run_loop
@@ -81,10 +87,14 @@ async def _started(host: str, port: int, run_seconds: float | None) -> Emulator:
         ) from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise InvalidRequest(f"port {port} of {host} is taken: something listens there already.", hint=free) from None
+            raise InvalidRequest(
+                f"port {port} of {host} is taken: something listens there already.", hint=free
+            ) from None
         if error.errno == errno.EACCES:
             raise InvalidRequest(f"port {port} may not be taken by this user.", hint=free) from None
-        raise InvalidRequest(f"{host}:{port} cannot be listened on: {error.strerror or error}.", hint=free) from None
+        raise InvalidRequest(
+            f"{host}:{port} cannot be listened on: {error.strerror or error}.", hint=free
+        ) from None
     return running
 
 
@@ -92,11 +102,18 @@ def _announce(running: Emulator, *, json: bool) -> None:
     if json:
         import msgspec
 
-        facts = {"url": running.url, "delivery_url": running.delivery_url, "token": PRACTICE_TOKEN, "practice": True}
+        facts = {
+            "url": running.url,
+            "delivery_url": running.delivery_url,
+            "token": PRACTICE_TOKEN,
+            "practice": True,
+        }
         typer.echo(msgspec.json.encode(facts).decode())
         return
     typer.echo(f"Replicate for practice listens on {running.url}, its pictures on {running.delivery_url}.")
     typer.echo("Nothing here is bought, and no picture comes from a model. To use it, in another terminal:")
     typer.echo(f"\n  export IMAGEN_REPLICATE__API_BASE={running.url} REPLICATE_API_TOKEN={PRACTICE_TOKEN}\n")
-    typer.echo("imagen then takes it for Replicate itself and writes real prices into its ledger; to keep that apart,")
+    typer.echo(
+        "imagen then takes it for Replicate itself and writes real prices into its ledger; to keep that apart,"
+    )
     typer.echo("set IMAGEN_DATA_DIR to another folder there too. Ctrl-C ends it.")

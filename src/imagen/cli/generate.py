@@ -61,6 +61,9 @@ def generate(
     max_cost: Annotated[
         str | None, typer.Option(help="US dollars; refuse before buying when it would cost more.")
     ] = None,
+    semaphore: Annotated[
+        str | None, typer.Option(help="Wait for a free place in this named limit first.")
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds until the prediction must have ended.")
     ] = None,
@@ -114,6 +117,7 @@ def generate(
             max_cost=None if max_cost is None else read_cost(max_cost),
             deadline_seconds=timeout,
             output_format=wanted_format(output),
+            semaphore=semaphore,
             repeat_lost=not never_repeat,
             resume=not new,
         )

@@ -15,6 +15,7 @@ from imagen.cli import (
     generate,
     models,
     predictions,
+    semaphore,
     usage,
 )
 
@@ -58,6 +59,7 @@ app.command("backends")(backends.backends)
 app.command("models")(models.models)
 app.command("usage")(usage.usage)
 app.add_typer(predictions.app, name="predictions")
+app.add_typer(semaphore.app, name="semaphore")
 app.add_typer(auth.app, name="auth")
 app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)

@@ -32,7 +32,8 @@ _OUTPUTS = {"uri": "one file", "uris": "a list of files", "unknown": ""}
 
 def models(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="owner/name[:version] or a short name such as flux-dev.")
+        str | None,
+        typer.Argument(metavar="[NAME]", help="owner/name[:version] or a short name such as flux-dev."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on standard output; money in dollars.")] = False,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file.")] = None,
@@ -182,8 +183,10 @@ def _show_described(ref: ModelRef, described: ModelDescription, *, json: bool) -
     from imagen.cli.tables import format_facts
 
     if json:
-        unknown = {"aliases": [], "description": "", "price": None, "prices": [], "typical_seconds": None}
-        print_json({"name": ref.base, "runs_as": described.model, **unknown, "input_schema": described.input_schema})
+        unknown: dict[str, Any] = {"aliases": [], "description": "", "price": None, "prices": [], "typical_seconds": None}
+        print_json(
+            {"name": ref.base, "runs_as": described.model, **unknown, "input_schema": described.input_schema}
+        )
         return
     facts = [
         ("model", str(ref)),

@@ -105,7 +105,13 @@ async def _show_groups(
     if json:
         groups = [_group_facts(group) for group in shown]
         print_json(
-            {"since": since, "by": by, "groups": groups, "total": _group_facts(report.total), "practice": report.practice}
+            {
+                "since": since,
+                "by": by,
+                "groups": groups,
+                "total": _group_facts(report.total),
+                "practice": report.practice,
+            }
         )
         return
     if csv:
@@ -121,7 +127,9 @@ async def _show_groups(
     if report.total.unpriced:
         notes.append(f"{report.total.unpriced} without a known price: the cost above leaves them out.")
     if report.practice:
-        notes.append(f"{report.practice} of {report.total.predictions} were practice on the emulator and cost nothing.")
+        notes.append(
+            f"{report.practice} of {report.total.predictions} were practice on the emulator and cost nothing."
+        )
     print_lines(notes)
     if left := len(report.groups) - len(shown):
         remark(f"{left} more are in the total; raise --limit to see them")
@@ -158,7 +166,13 @@ async def _show_raw(app: App, since: datetime | None, limit: int | None, *, json
     entries = list(found[:limit])
     total = sum_usage("total", entries)
     if json:
-        print_json({"since": since, "entries": [_entry_facts(entry) for entry in entries], "total": _group_facts(total)})
+        print_json(
+            {
+                "since": since,
+                "entries": [_entry_facts(entry) for entry in entries],
+                "total": _group_facts(total),
+            }
+        )
         return
     if csv:
         print_csv(RAW_FIELDS, (_entry_facts(entry, exact=True) for entry in entries))
@@ -170,7 +184,9 @@ async def _show_raw(app: App, since: datetime | None, limit: int | None, *, json
     count = f"{len(entries)} {'prediction' if len(entries) == 1 else 'predictions'}"
     last = ("total", count, "", "", "", f"mean {total.mean_latency_ms}", cost, "")
     rows = [_entry_cells(entry) for entry in entries]
-    print_table(format_table(RAW_COLUMNS, rows, right=("seed", "latency_ms", "cost_usd_estimate"), total=last))
+    print_table(
+        format_table(RAW_COLUMNS, rows, right=("seed", "latency_ms", "cost_usd_estimate"), total=last)
+    )
     if total.unpriced:
         print_lines([f"{total.unpriced} without a known price: the cost above leaves them out."])
     if len(found) > len(entries):

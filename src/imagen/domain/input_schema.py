@@ -28,13 +28,16 @@ _BOOLEANS = {
     "0": False,
 }
 
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "string": ("text", lambda value: isinstance(value, str)),
-    "integer": ("a whole number", lambda value: _is_number(value) and float(value).is_integer()),
+    "integer": ("a whole number", lambda value: _is_number(value) and value == int(value)),
     "number": ("a number", _is_number),
     "boolean": ("true or false", lambda value: isinstance(value, bool)),
     "array": ("a list", lambda value: isinstance(value, list)),
@@ -84,18 +87,25 @@ def read_text(schema: Schema | None, name: str, text: str) -> Any:
         return _BOOLEANS[text.lower()]
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return [part.strip() for part in text.split(",")] if kind == "array" else text
-    return [value] if kind == "array" and not isinstance(value, list) else value
+    except (ValueError, RecursionError):
+        return _split(text) if kind == "array" else text
+    if kind != "array" or isinstance(value, list):
+        return value
+    return _split(text) if found and found.get("items", {}).get("type") == "string" else [value]
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas; a data URI has a comma of its own and stays whole."""
+    return [text] if text.startswith("data:") else [part.strip() for part in text.split(",")]
 
 
 def _check_value(name: str, schema: Schema, value: Any, root: Schema) -> list[Problem]:
     if value is None and schema.get("nullable"):
         return []
     kinds = schema.get("type")
-    kinds = [kinds] if isinstance(kinds, str) else list(kinds or ())
-    if kinds and not any(_TYPES[kind][1](value) for kind in kinds if kind in _TYPES):
-        wanted = " or ".join(_TYPES[kind][0] for kind in kinds if kind in _TYPES)
+    kinds = [kind for kind in ([kinds] if isinstance(kinds, str) else kinds or ()) if kind in _TYPES]
+    if kinds and not any(_TYPES[kind][1](value) for kind in kinds):
+        wanted = " or ".join(_TYPES[kind][0] for kind in kinds)
         return [Problem(name, f"{_shown(value)} is not {wanted}")]
     if "enum" in schema and not any(_same(value, choice) for choice in schema["enum"]):
         choices = ", ".join(str(choice) for choice in schema["enum"])

@@ -8,6 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 import msgspec
 
 MICROS = 1_000_000
+_ONE_MICRO = Decimal("0.000001")
 
 
 class Usd(msgspec.Struct, frozen=True, order=True):
@@ -20,15 +21,16 @@ class Usd(msgspec.Struct, frozen=True, order=True):
         """Read dollars: `"0.003"`, `"$5"`, `Decimal("0.04")`. Parts of a micro-dollar round half up.
 
         Raises:
-            ValueError: not a finite number.
+            ValueError: not a finite number, or beyond anything that money can be.
         """
         try:
             amount = Decimal(text.strip().removeprefix("$") if isinstance(text, str) else text)
+            exact = amount.quantize(_ONE_MICRO, ROUND_HALF_UP)
         except InvalidOperation:
-            raise ValueError(f"{text!r} is not an amount in dollars such as 0.05") from None
-        if not amount.is_finite():
-            raise ValueError(f"{text!r} is not an amount in dollars such as 0.05")
-        return cls(int((amount * MICROS).to_integral_value(ROUND_HALF_UP)))
+            raise ValueError(f"{_shown(text)} is not an amount in dollars such as 0.05") from None
+        if not exact.is_finite():
+            raise ValueError(f"{_shown(text)} is not an amount in dollars such as 0.05")
+        return cls(int(exact.scaleb(6)))
 
     @classmethod
     def total(cls, amounts: Iterable[Usd]) -> Usd:
@@ -66,3 +68,8 @@ class Usd(msgspec.Struct, frozen=True, order=True):
         text = f"{Decimal(micros) / MICROS:f}"
         whole, _, part = text.partition(".")
         return f"{sign}${whole}.{part.rstrip('0'):0<2}"
+
+
+def _shown(text: object) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= 60 else shown[:57] + "…"

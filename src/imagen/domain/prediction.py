@@ -156,7 +156,15 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
             image_count=self.image_count if sighting.image_count is None else sighting.image_count,
             started_at=sighting.started_at or self.started_at,
             ended_at=now if status.terminal else None,
-            charged=is_charged(status, started=bool(sighting.started_at or self.started_at)),
+            charged=is_charged(status, started=self._has_started(sighting)),
+        )
+
+    def _has_started(self, sighting: Sighting) -> bool:
+        """Whether the run ever began; recorded answers do not always tell `started_at`."""
+        return (
+            self.status is Status.PROCESSING
+            or bool(sighting.started_at or self.started_at)
+            or bool(sighting.predict_seconds)
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         deadline_seconds: when the prediction must have ended, measured from its creation.
         output_format: `png`, `jpg` or `webp`, for models that let one choose.
         repeat_lost: after a create whose answer was lost and which cannot be found, send it again.
+        semaphore: a named limit to wait for before anything is bought.
         resume: take up an unfinished prediction of the very same request before buying a new one.
     """
 
@@ -54,6 +55,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_cost: Usd | None = None
     deadline_seconds: float | None = None
     output_format: str | None = None
+    semaphore: str | None = None
     repeat_lost: bool = True
     resume: bool = True
 
@@ -78,11 +80,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
             problems.append(Problem("prompt", "it is empty; say what the picture shall show"))
         if len(self.prompt) > MAX_PROMPT_CHARACTERS:
             problems.append(Problem("prompt", f"it is longer than {MAX_PROMPT_CHARACTERS:,} characters"))
-        for field, text in (("prompt", self.prompt), ("negative_prompt", self.negative_prompt or "")):
-            if "\0" in text:
-                problems.append(Problem(field, "it holds a NUL character, which no model takes"))
-            if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
-                problems.append(Problem(field, "it is not valid Unicode (a lone surrogate)"))
+        problems += self._unsendable()
         if (self.width is None) != (self.height is None):
             problems.append(
                 Problem(
@@ -100,3 +98,32 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
             )
         if problems:
             raise InvalidInput(problems)
+
+    def _unsendable(self) -> Iterator[Problem]:
+        """Every text that no JSON, or no model, takes."""
+        for field, value in (
+            ("prompt", self.prompt),
+            ("negative_prompt", self.negative_prompt),
+            ("aspect_ratio", self.aspect_ratio),
+            ("output_format", self.output_format),
+            ("input_image", self.input_image),
+            *self.text_options.items(),
+            *self.options.items(),
+        ):
+            texts = list(_texts(value))
+            if any("\0" in text for text in texts):
+                yield Problem(field, "it holds a NUL character, which no model takes")
+            if any(0xD800 <= ord(character) <= 0xDFFF for text in texts for character in text):
+                yield Problem(field, "it is not valid Unicode (a lone surrogate)")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value that is going to be JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in (*value.keys(), *value.values()):
+            yield from _texts(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -62,7 +62,7 @@ GROUPINGS: dict[str, Callable[[UsageEntry], str]] = {
     "model": lambda entry: entry.model,
     "caller": lambda entry: entry.caller,
     "backend": lambda entry: entry.backend,
-    "day": lambda entry: entry.created_at.date().isoformat(),
+    "day": lambda entry: entry.created_at.astimezone(UTC).date().isoformat(),
 }
 
 

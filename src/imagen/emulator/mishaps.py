@@ -34,9 +34,7 @@ _GARBAGE = {
 }
 
 
-async def answer_instead(
-    fault: Fault, request: web.Request
-) -> web.StreamResponse:
+async def answer_instead(fault: Fault, request: web.Request) -> web.StreamResponse:
     """Play a fault without doing what was asked."""
     match fault:
         case Status():

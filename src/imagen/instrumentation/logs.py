@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-_TOKEN = re.compile(r"\b(r8_)[A-Za-z0-9_-]{8,}|(?<=Bearer )[A-Za-z0-9._-]{12,}")
+_TOKEN = re.compile(r"(r8_)[A-Za-z0-9_-]{8,}|(?<=Bearer )[A-Za-z0-9._-]{12,}")
 
 
 def mask(text: str) -> str:
@@ -45,7 +45,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return mask(msgspec.json.encode(line).decode())
+        legible = {name: text.encode("utf-8", "backslashreplace").decode() for name, text in line.items()}
+        return mask(msgspec.json.encode(legible).decode())
 
 
 def configure_logging(*, level: str, form: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from imagen.domain.prediction import Prediction, Sighting
+from imagen.domain.events import Adopted, AnswerLost, Event
+from imagen.domain.prediction import Prediction
+from imagen.errors import UpstreamTaken
 from imagen.ports import Backend, Clock, PredictionStore
+from imagen.service.sight import take_note
 
 REMEMBERED_UPSTREAM = timedelta(hours=1)
 """Replicate removes a prediction's input after an hour; without it nothing can be recognised."""
@@ -18,19 +22,33 @@ def can_be_found(prediction: Prediction, now: datetime) -> bool:
     return now - (prediction.sent_at or prediction.created_at) < REMEMBERED_UPSTREAM
 
 
-async def search(
-    backend: Backend, store: PredictionStore, clock: Clock, prediction: Prediction, *, until: datetime
-) -> Sighting | None:
-    """Look through the account's predictions, at least once and until `until`; None when it is not among them.
+async def adopt(
+    backend: Backend,
+    store: PredictionStore,
+    clock: Clock,
+    prediction: Prediction,
+    *,
+    within_seconds: float,
+    notify: Callable[[Event], None],
+) -> Prediction | None:
+    """Look through the account's predictions, at least once and for `within_seconds`; None when it is not there.
 
-    A create that is still on its way shows up late, so not being there proves nothing before `until`.
+    A create that is still on its way shows up late, so not being there proves nothing before. Of equal requests to a
+    model without a seed any one may be taken, but each by one of us only: the store decides who was first.
     """
+    notify(AnswerLost(prediction, within_seconds))
+    until = clock.now() + timedelta(seconds=within_seconds)
     pause = _FIRST_SECONDS
     while True:
         known = await store.known_upstream_ids(prediction.account, since=prediction.created_at - _KNOWN_SINCE)
         sighting = await backend.find(prediction, ignore=known)
         if sighting is not None:
-            return sighting
+            try:
+                found = await take_note(backend, store, clock, prediction, sighting)
+            except UpstreamTaken:
+                continue
+            notify(Adopted(found))
+            return found
         left = (until - clock.now()).total_seconds()
         if left <= 0:
             return None

@@ -61,6 +61,16 @@ class Bookkeeper:
             self._kept.forget(kept)
         return len({entry.id for entry in [*kept, *late]})
 
+    async def waiting(self) -> int:
+        """How many entries the ledger does not have yet.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        return len(
+            {entry.id for entry in self._kept.read()} | {one.id for one in await self._store.unsettled()}
+        )
+
     def _keep(self, entry: UsageEntry, reason: StoreError) -> str:
         try:
             self._kept.add(entry)

@@ -7,15 +7,14 @@ the whole grace, once, and only if the caller accepts that last risk.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 
 import msgspec
 
-from imagen.domain.events import Adopted, AnswerLost, Event, Waiting
+from imagen.domain.events import Event, Waiting
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import BackendError, UpstreamTaken
 from imagen.ports import Backend, Clock, PredictionStore
-from imagen.service.adopt import search
+from imagen.service.adopt import adopt
 from imagen.service.sight import take_note
 from imagen.transport.retry import Attempts, RetryPolicy, decide, told
 
@@ -59,15 +58,15 @@ async def buy(
             sighting = await backend.submit(prediction, hold_seconds=hold_seconds)
             return await take_note(backend, store, clock, prediction, sighting)
         except UpstreamTaken:
-            found = await _look_for(
-                backend, store, clock, prediction, grace_seconds=rules.grace_seconds, notify=notify
+            found = await adopt(
+                backend, store, clock, prediction, within_seconds=rules.grace_seconds, notify=notify
             )
             if found is not None:
                 return found
         except BackendError as error:
             if error.delivered != "no":
-                found = await _look_for(
-                    backend, store, clock, prediction, grace_seconds=_grace(error, rules), notify=notify
+                found = await adopt(
+                    backend, store, clock, prediction, within_seconds=_grace(error, rules), notify=notify
                 )
                 if found is not None:
                     return found
@@ -83,25 +82,6 @@ async def buy(
                 notify(Waiting(error.detail, wait))
                 await clock.sleep(wait)
         prediction = await store.save(msgspec.structs.replace(prediction, sent_at=clock.now()))
-
-
-async def _look_for(
-    backend: Backend,
-    store: PredictionStore,
-    clock: Clock,
-    prediction: Prediction,
-    *,
-    grace_seconds: float,
-    notify: Callable[[Event], None],
-) -> Prediction | None:
-    notify(AnswerLost(prediction, grace_seconds))
-    until = clock.now() + timedelta(seconds=grace_seconds)
-    sighting = await search(backend, store, clock, prediction, until=until)
-    if sighting is None:
-        return None
-    found = await take_note(backend, store, clock, prediction, sighting)
-    notify(Adopted(found))
-    return found
 
 
 async def _refuse(store: PredictionStore, clock: Clock, prediction: Prediction, error: BackendError) -> None:

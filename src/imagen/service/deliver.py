@@ -13,9 +13,17 @@ import msgspec
 
 from imagen.domain.events import Event, Fetching, Saved
 from imagen.domain.prediction import Prediction
-from imagen.errors import BackendError, DeliveryError, InvalidResponse, OutputDefective
+from imagen.errors import (
+    BackendError,
+    DeliveryError,
+    InvalidInput,
+    InvalidResponse,
+    OutputDefective,
+    Problem,
+)
 from imagen.pictures import (
     DefectivePicture,
+    Landing,
     NameFields,
     OutputPattern,
     PictureFacts,
@@ -82,6 +90,8 @@ class Deliverer:
         for index in range(images):
             path = self._path(pattern, destination, prediction, index, "png")
             check_writable(path, force=destination.force or not own_name)
+            if index == 0:
+                _rehearse(path)
 
     async def deliver(
         self,
@@ -189,6 +199,15 @@ def to_stored(destination: Destination) -> dict[str, Any]:
 def from_stored(stored: dict[str, Any] | None) -> Destination | None:
     """What `to_stored` kept."""
     return None if stored is None else msgspec.convert(stored, Destination, strict=False)
+
+
+def _rehearse(path: Path) -> None:
+    """Begin a file there and take it back: some places only say no when it comes to it."""
+    try:
+        with Landing(path):
+            pass
+    except DeliveryError as error:
+        raise InvalidInput([Problem("output", error.detail)], hint=error.hint) from error
 
 
 def _defective(reason: str, prediction: Prediction, *, expired: bool = False) -> OutputDefective:

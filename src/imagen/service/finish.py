@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 
 import msgspec
 
-from imagen.domain.events import Adopted, AnswerLost, Canceled, CancelUnconfirmed, Ended, Event
+from imagen.domain.events import Canceled, CancelUnconfirmed, Ended, Event
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import BackendError, ImagenError, ModelNotFound, OutputDefective, StoreError
 from imagen.ports import Backend, Clock, PredictionStore
-from imagen.service.adopt import can_be_found, search
+from imagen.service.adopt import adopt, can_be_found
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules
 from imagen.service.deliver import Deliverer, Kept, from_stored
@@ -88,6 +87,7 @@ class Finisher:
                 current = await self._mark_delivered(current, pictures)
         except OutputDefective as defect:
             error = defect
+            current = await self._as_stored(current)
             current = await self._mark_delivered(msgspec.structs.replace(current, error=defect.detail), ())
         except ImagenError as trouble:
             error = trouble
@@ -105,7 +105,7 @@ class Finisher:
             BackendError: it could not be canceled.
         """
         if prediction.upstream_id is None:
-            prediction = await self._found(backend, prediction, _CANCEL_SEARCH_SECONDS, notify) or prediction
+            prediction = await self._adopt(backend, prediction, _CANCEL_SEARCH_SECONDS, notify) or prediction
         if prediction.upstream_id is None:
             return await self._store.save(
                 msgspec.structs.replace(
@@ -152,7 +152,7 @@ class Finisher:
             return await self._lose(prediction)
         sent_at = prediction.sent_at or prediction.created_at
         left = self._rules.grace_seconds - (self._clock.now() - sent_at).total_seconds()
-        found = await self._found(backend, prediction, max(left, 0.0), notify)
+        found = await self._adopt(backend, prediction, max(left, 0.0), notify)
         if found is not None:
             return found
         if buying is not None:
@@ -170,17 +170,12 @@ class Finisher:
             )
         )
 
-    async def _found(
+    async def _adopt(
         self, backend: Backend, prediction: Prediction, seconds: float, notify: Notify
     ) -> Prediction | None:
-        notify(AnswerLost(prediction, seconds))
-        until = self._clock.now() + timedelta(seconds=seconds)
-        sighting = await search(backend, self._store, self._clock, prediction, until=until)
-        if sighting is None:
-            return None
-        found = await take_note(backend, self._store, self._clock, prediction, sighting)
-        notify(Adopted(found))
-        return found
+        return await adopt(
+            backend, self._store, self._clock, prediction, within_seconds=seconds, notify=notify
+        )
 
     async def _lose(self, prediction: Prediction) -> Prediction:
         """Nobody can tell any more what became of it."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 
@@ -15,10 +16,11 @@ from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, request_key
 from imagen.domain.request import GenerationRequest
 from imagen.errors import BudgetExceeded, ImagenError, InvalidRequest, OutcomeUnknown, OutputDefective
+from imagen.limits.admission import Admission
 from imagen.ports import Backend, Backends, Clock, Observer, Owners, Plan, PredictionStore
 from imagen.service.buy import BuyingRules, buy
 from imagen.service.deliver import Deliverer, Destination, to_stored
-from imagen.service.finish import Buying, Finisher, Notify, Outcome
+from imagen.service.finish import Finisher, Notify, Outcome
 
 HOLD_SECONDS = 60.0
 """How long a create is held open: then one call makes a prediction, and its end is known at once."""
@@ -40,6 +42,7 @@ class Gateway:
         store: PredictionStore,
         finisher: Finisher,
         deliverer: Deliverer,
+        admission: Admission,
         owners: Owners,
         clock: Clock,
         rules: BuyingRules,
@@ -48,6 +51,7 @@ class Gateway:
         self._store = store
         self._finisher = finisher
         self._deliverer = deliverer
+        self._admission = admission
         self._owners = owners
         self._clock = clock
         self._rules = rules
@@ -86,7 +90,10 @@ class Gateway:
         async def one(intent: Prediction, plan: Plan) -> Outcome:
             async with gate:
                 hold = _hold_seconds(plan, watched=observer is not None)
-                return await self._run(chosen, intent, plan, request, hold_seconds=hold, notify=notify)
+                try:
+                    return await self._run(chosen, intent, plan, request, hold_seconds=hold, notify=notify)
+                except ImagenError as error:
+                    return Outcome(intent, error=error)  # not admitted, or not written down: not bought
 
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -111,12 +118,10 @@ class Gateway:
             )
         if destination is not None:
             prediction = msgspec.structs.replace(prediction, destination=to_stored(destination))
-        try:
+        async with self._followed(prediction):
             return await self._finisher.finish(
                 backend, prediction, buying=None, fresh=False, notify=_quietly(observer)
             )
-        finally:
-            await self._release(prediction)
 
     async def cancel(self, prediction_id: str, *, observer: Observer | None = None) -> Prediction:
         """Stop a prediction upstream, and settle what that cost. One that has ended stays as it is.
@@ -169,7 +174,6 @@ class Gateway:
                 created_at=now,
                 deadline_seconds=plan.deadline_seconds,
                 seed=seed if isinstance(seed, int) else None,
-                sent_at=now,
                 owner=self._owners.me,
                 destination=None if place is None else to_stored(place),
             )
@@ -203,23 +207,40 @@ class Gateway:
                 notify=notify,
             )
 
+        def admitted(prediction: Prediction) -> AbstractAsyncContextManager[None]:
+            return self._admission.admit(
+                semaphore=request.semaphore,
+                lease=prediction.id,
+                deadline_seconds=plan.deadline_seconds,
+                notify=notify,
+            )
+
         while request.resume and (left := await self._take_left(intent)) is not None:
             notify(Resumed(left))
-            outcome = await self._finished(backend, left, buying, notify, fresh=False)
+            async with self._followed(left), admitted(left):
+                outcome = await self._finisher.finish(
+                    backend, left, buying=buying, fresh=False, notify=notify
+                )
             if not _lost_for_good(outcome.error):
                 return outcome
             notify(GivenUp(outcome.prediction, str(outcome.error)))
-        await self._store.add(intent)
-        notify(Submitted(intent, plan.typical_seconds))
-        return await self._finished(backend, intent, buying, notify, fresh=True)
+        async with admitted(intent):
+            intent = msgspec.structs.replace(intent, sent_at=self._clock.now())
+            await self._store.add(intent)
+            notify(Submitted(intent, plan.typical_seconds))
+            async with self._followed(intent):
+                return await self._finisher.finish(backend, intent, buying=buying, fresh=True, notify=notify)
 
-    async def _finished(
-        self, backend: Backend, prediction: Prediction, buying: Buying, notify: Notify, *, fresh: bool
-    ) -> Outcome:
+    @asynccontextmanager
+    async def _followed(self, prediction: Prediction) -> AsyncIterator[None]:
+        """Ours while the block runs; whoever comes later may take up what is left of it."""
         try:
-            return await self._finisher.finish(backend, prediction, buying=buying, fresh=fresh, notify=notify)
+            yield
         finally:
-            await self._release(prediction)
+            try:
+                await asyncio.shield(self._store.release(prediction.id, owner=self._owners.me))
+            except ImagenError as error:
+                _log.debug("releasing %s failed: %s", prediction.id, error.code)
 
     async def _take_left(self, intent: Prediction) -> Prediction | None:
         """An unfinished prediction of the same request that no living process follows, now ours."""
@@ -232,12 +253,6 @@ class Gateway:
         if prediction.owner is not None and self._owners.alive(prediction.owner):
             return False
         return await self._store.take(prediction.id, owner=self._owners.me, was=prediction.owner)
-
-    async def _release(self, prediction: Prediction) -> None:
-        try:
-            await asyncio.shield(self._store.release(prediction.id, owner=self._owners.me))
-        except ImagenError as error:
-            _log.debug("releasing %s failed: %s", prediction.id, error.code)
 
     def _backend_of(self, prediction: Prediction) -> Backend:
         backend = self._backends.get(prediction.backend)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Sighting
+from imagen.errors import StoreError, UpstreamTaken
 from imagen.ports import Backend, Clock, PredictionStore
+
+_log = logging.getLogger(__name__)
 
 
 async def take_note(
@@ -25,4 +30,11 @@ async def take_note(
         seen = msgspec.structs.replace(seen, cost=cost)
     if seen.status is prediction.status and seen.upstream_id == prediction.upstream_id:
         return seen
-    return await store.save(seen)
+    try:
+        return await store.save(seen)
+    except UpstreamTaken:
+        raise
+    except StoreError as error:
+        # The intent is written down, so nothing is lost: whoever comes after a crash looks again. The picture matters more.
+        _log.warning("prediction %s is %s, which could not be written down: %s", seen.id, seen.status, error)
+        return seen

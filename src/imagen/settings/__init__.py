@@ -21,6 +21,7 @@ from imagen.settings.shape import (
     SupabaseSettings,
     choose_backend,
 )
+from imagen.settings.yaml_file import Place, choose_place, config_places
 
 __all__ = [
     "BACKEND_ROWS",
@@ -31,12 +32,15 @@ __all__ = [
     "Explained",
     "LimitSettings",
     "LogSettings",
+    "Place",
     "ReplicateSettings",
     "Row",
     "ServerSettings",
     "Settings",
     "SupabaseSettings",
     "choose_backend",
+    "choose_place",
+    "config_places",
     "load_settings",
     "user_config_folder",
     "user_data_folder",

@@ -8,7 +8,7 @@ the stack, no alias can blow up, no tag can make an object, and a scalar stays t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -78,6 +78,54 @@ def plain_value(text: str) -> Any:
     return text
 
 
+class Place(NamedTuple):
+    """Somewhere a configuration may be: `shown` is how messages name it, `asked_for_by` who insists on it.
+
+    Attributes:
+        name: what kind of place it is.
+        path: None when nobody named one.
+    """
+
+    name: str
+    path: Path | None
+    shown: str
+    asked_for_by: str | None = None
+
+
+def config_places(
+    config: Path | None, environ: Mapping[str, str], cwd: Path, user_folder: Path
+) -> tuple[Place, ...]:
+    """All places in the order in which they are looked at."""
+    named = environ.get("IMAGEN_CONFIG", "").strip()
+    own = user_folder / "imagen.yaml"
+    return (
+        Place("--config", cwd / _expanded(config) if config else None, str(config or ""), "--config"),
+        Place(
+            "IMAGEN_CONFIG",
+            cwd / _expanded(Path(named)) if named else None,
+            named,
+            "environment IMAGEN_CONFIG",
+        ),
+        Place("current folder", cwd / "imagen.yaml", "imagen.yaml"),
+        Place("user's folder", own, str(own)),
+    )
+
+
+def choose_place(places: Iterable[Place]) -> Place | None:
+    """The place whose file is read: the first that was asked for or has one."""
+    for place in places:
+        if place.path is None:
+            continue
+        if place.asked_for_by:
+            return place
+        try:
+            place.path.stat()
+        except OSError:  # not there, or in a folder that is closed to us: a service with somebody else's home
+            continue
+        return place
+    return None
+
+
 def find_config(
     config: Path | None, environ: Mapping[str, str], cwd: Path, user_folder: Path
 ) -> ConfigFile | None:
@@ -86,19 +134,10 @@ def find_config(
     Raises:
         ConfigError: a file that was asked for is missing, or the one that was found cannot be used.
     """
-    if config is not None:
-        return read_config(cwd / _expanded(config), shown=str(config), asked_for_by="--config")
-    if named := environ.get("IMAGEN_CONFIG", "").strip():
-        return read_config(
-            cwd / _expanded(Path(named)), shown=named, asked_for_by="environment IMAGEN_CONFIG"
-        )
-    for path, shown in ((cwd / "imagen.yaml", "imagen.yaml"), (user_folder / "imagen.yaml", None)):
-        try:
-            path.stat()
-        except OSError:  # not there, or in a folder that is closed to us: a service with somebody else's home
-            continue
-        return read_config(path, shown=shown or str(path))
-    return None
+    place = choose_place(config_places(config, environ, cwd, user_folder))
+    if place is None or place.path is None:
+        return None
+    return read_config(place.path, shown=place.shown, asked_for_by=place.asked_for_by)
 
 
 def _expanded(path: Path) -> Path:

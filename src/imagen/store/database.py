@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from imagen.errors import StoreBusy, StoreError
 from imagen.store.migrate import migrate
@@ -81,7 +81,8 @@ class Database:
             self._engine = None
 
     async def _opened(self) -> Engine:
-        return self._engine or await asyncio.to_thread(self._open)
+        engine = self._engine
+        return engine if engine is not None else await asyncio.to_thread(self._open)
 
     def _open(self) -> Engine:
         with self._opening:
@@ -91,7 +92,11 @@ class Database:
                 self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._path.touch(mode=0o600, exist_ok=True)
                 engine = _engine(self._path)
-                migrate(engine, lock=self._path.with_suffix(".lock"))
+                try:
+                    migrate(engine, lock=self._path.with_suffix(".lock"))
+                except BaseException:
+                    engine.dispose()
+                    raise
             self._engine = engine
             self._thread = threading.Thread(
                 target=self._work, args=(engine,), name="imagen-writer", daemon=True
@@ -179,8 +184,6 @@ def _translated(path: Path) -> Iterator[None]:
     """What the database and its library raise, as ours."""
     try:
         yield
-    except IntegrityError:
-        raise
     except DBAPIError as error:
         raise _ours(str(error.orig), path) from error
     except sqlite3.Error as error:
@@ -209,9 +212,19 @@ def _ours(text: str, path: Path) -> StoreError:
             f"the database {path} cannot be written: {text}",
             hint="Set IMAGEN_DATA_DIR to a folder that can be written.",
         )
+    if "disk I/O" in text:
+        return StoreError(
+            f"the disk of {path} is full or broken: {text}",
+            hint="Free some space, or set IMAGEN_DATA_DIR to another disk.",
+        )
     if "malformed" in text or "not a database" in text:
         return StoreError(
             f"the file {path} is damaged or no database: {text}",
             hint="Move it away; a new one is made at the next start.",
+        )
+    if "disk I/O" in text:
+        return StoreError(
+            f"the disk of {path} takes nothing more: {text}",
+            hint="It may be full or broken; free some space, or set IMAGEN_DATA_DIR to another disk.",
         )
     return StoreError(f"the database {path} failed: {text}")

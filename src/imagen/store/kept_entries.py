@@ -32,7 +32,8 @@ class KeptEntries:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._path.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(msgspec.json.encode(entry) + b"\n")
+            # The line before may have been cut short by a crash: it must not swallow this one.
+            file.write(b"\n" + msgspec.json.encode(entry) + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -54,6 +55,8 @@ class KeptEntries:
         with contextlib.suppress(FileNotFoundError), self._path.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             left = [entry for entry in self.read() if entry.id not in written]
-            file.seek(0)
+            file.seek(
+                0
+            )  # written before the rest is cut off, so that a crash in between only repeats entries
+            file.write(b"".join(msgspec.json.encode(entry) + b"\n" for entry in left))
             file.truncate()
-            file.writelines(msgspec.json.encode(entry) + b"\n" for entry in left)

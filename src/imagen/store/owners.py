@@ -10,6 +10,8 @@ import secrets
 from pathlib import Path
 from typing import IO
 
+from imagen.errors import StoreError
+
 _NAME = re.compile(r"[0-9]+-[0-9a-f]{16}")
 
 
@@ -29,8 +31,14 @@ class FileOwners:
     def me(self) -> str:
         """See the port. The lock is taken when the name is first asked for."""
         if self._file is None:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = (self._folder / self._name).open("w")
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._file = (self._folder / self._name).open("w")
+            except OSError as error:
+                raise StoreError(
+                    f"the folder {self._folder} cannot be used: {error.strerror}",
+                    hint="Set IMAGEN_DATA_DIR to a folder that can be written.",
+                ) from error
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._sweep()
         return self._name

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, and_, insert, or_, select, updat
 from sqlalchemy.exc import IntegrityError
 
 from imagen.domain.prediction import TERMINAL, Prediction, Status
-from imagen.errors import NotFound, UpstreamTaken
+from imagen.errors import NotFound, StoreError, UpstreamTaken
 from imagen.store.database import Database
 from imagen.store.tables import predictions
 
@@ -30,7 +30,10 @@ class SqlPredictionStore:
     async def add(self, prediction: Prediction) -> None:
         """See the port."""
         row = _to_row(prediction)
-        await self._database.write(lambda connection: connection.execute(insert(predictions), row))
+        try:
+            await self._database.write(lambda connection: connection.execute(insert(predictions), row))
+        except IntegrityError as error:
+            raise StoreError(f"prediction {prediction.id} is written down already") from error
 
     async def save(self, prediction: Prediction) -> Prediction:
         """See the port. The owner is left as it is: `take` and `release` move it."""
@@ -40,18 +43,19 @@ class SqlPredictionStore:
         def job(connection: Connection) -> Prediction:
             movable = or_(predictions.c.status.not_in(TERMINAL), predictions.c.status == prediction.status)
             statement = update(predictions).where(predictions.c.id == prediction.id, movable).values(row)
-            if connection.execute(statement).rowcount:
+            try:
+                moved = connection.execute(statement).rowcount
+            except IntegrityError as error:
+                raise UpstreamTaken(
+                    f"upstream prediction {prediction.upstream_id} belongs to another prediction here"
+                ) from error
+            if moved:
                 return prediction
             return _one(
                 connection, select(predictions).where(predictions.c.id == prediction.id), prediction.id
             )
 
-        try:
-            return await self._database.write(job)
-        except IntegrityError as error:
-            raise UpstreamTaken(
-                f"upstream prediction {prediction.upstream_id} belongs to another prediction here"
-            ) from error
+        return await self._database.write(job)
 
     async def get(self, prediction_id: str) -> Prediction:
         """See the port."""

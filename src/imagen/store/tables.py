@@ -60,6 +60,21 @@ Index("predictions_by_request", predictions.c.request_key)
 Index("predictions_by_status", predictions.c.status, predictions.c.delivered_at)
 Index("predictions_by_time", predictions.c.created_at)
 
+semaphores = Table(
+    "semaphores",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("limit", Integer, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("semaphore", Text, primary_key=True),
+    Column("lease", Text, primary_key=True),
+    Column("expires_at", Instant, nullable=False),
+)
+
 usage = Table(
     "imagen_usage",
     metadata,

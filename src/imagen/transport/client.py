@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+from msgspec.structs import replace
 
 from imagen.errors import ConnectFailed, DeliveryError, ExchangeFailed, InvalidResponse, TransportError
 from imagen.transport.message import Download, HttpRequest, HttpResponse, is_loopback, origin
@@ -82,17 +83,7 @@ class HttpClient:
             async with _translated(request), self._open(request) as response:
                 if response.status not in _REDIRECTS:
                     return await _stream(response, request, target)
-                moved = urljoin(request.url, response.headers.get("location", ""))
-                bearer = request.bearer if origin(moved) == origin(request.url) else None
-                request = HttpRequest(
-                    method="GET",
-                    url=moved,
-                    headers=request.headers,
-                    bearer=bearer,
-                    response_seconds=request.response_seconds,
-                    repeatable=True,
-                    limit_bytes=request.limit_bytes,
-                )
+                request = follow_redirect(request, response.headers.get("location", ""))
         raise InvalidResponse(f"the file moved more than {MAX_REDIRECTS} times")
 
     @asynccontextmanager
@@ -102,7 +93,10 @@ class HttpClient:
         if request.bearer:
             headers["authorization"] = f"Bearer {request.bearer.reveal()}"
         timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._connect_seconds, sock_read=request.response_seconds
+            total=None,
+            connect=self._connect_seconds,
+            sock_connect=self._connect_seconds,
+            sock_read=request.response_seconds,
         )
         async with self._live_session().request(
             request.method,
@@ -160,8 +154,10 @@ def _reason(error: BaseException) -> str:
             return "no connection could be made in time"
         case aiohttp.ClientConnectorDNSError():
             return "the host name could not be resolved"
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
+        case aiohttp.ClientConnectorCertificateError():
             return "the certificate of the host is not trusted"
+        case aiohttp.ClientSSLError():
+            return "no TLS connection could be made"
         case aiohttp.ClientConnectorError():
             return "the connection was refused"
         case aiohttp.ServerDisconnectedError():
@@ -174,7 +170,26 @@ def _reason(error: BaseException) -> str:
             return f"the connection failed ({type(error).__name__})"
 
 
+def follow_redirect(request: HttpRequest, location: str) -> HttpRequest:
+    """The request for where a file has moved to; the token stays with its origin.
+
+    Raises:
+        InvalidResponse: it is no address, or the world outside points at this machine.
+    """
+    try:
+        moved = urljoin(request.url, location)
+        inward = is_loopback(urlsplit(moved).hostname) and not is_loopback(urlsplit(request.url).hostname)
+    except ValueError:
+        raise InvalidResponse("the file was moved to something that is no address") from None
+    if inward:
+        raise InvalidResponse("the file was moved to an address of this machine, which is not fetched")
+    bearer = request.bearer if origin(moved) == origin(request.url) else None
+    return replace(request, method="GET", url=moved, body=None, bearer=bearer, repeatable=True)
+
+
 def _require_safe(url: str) -> None:
+    if not origin(url):
+        raise InvalidResponse("an output is named by something that is no address")
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.hostname:
         return
@@ -197,30 +212,31 @@ async def _stream(response: aiohttp.ClientResponse, request: HttpRequest, target
         raise InvalidResponse(
             f"the file has {declared >> 20} MiB, more than the {request.limit_bytes >> 20} MiB that are allowed"
         )
+    with _filing(target):
+        file = target.open("wb", buffering=0)
     try:
-        with target.open("wb") as file:
-            async for chunk in response.content.iter_chunked(_CHUNK):
-                size += len(chunk)
-                if size > request.limit_bytes:
-                    response.close()
-                    raise InvalidResponse(
-                        f"the file is larger than the {request.limit_bytes >> 20} MiB that are allowed"
-                    )
-                head = head or chunk[:_HEAD]
-                _write(file.write, chunk, target)
-    except aiohttp.ClientError:
-        raise
-    except OSError as error:
-        if isinstance(error, TimeoutError) or error.filename is None:
-            raise
-        raise DeliveryError(f"{target.parent} cannot be written: {error.strerror}") from error
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            size += len(chunk)
+            if size > request.limit_bytes:
+                response.close()
+                raise InvalidResponse(
+                    f"the file is larger than the {request.limit_bytes >> 20} MiB that are allowed"
+                )
+            head = head or chunk[:_HEAD]
+            with _filing(target):
+                left = memoryview(chunk)
+                while left:
+                    left = left[file.write(left) :]
+    finally:
+        with _filing(target):
+            file.close()
     return Download(response.status, _headers(response), size, head)
 
 
-def _write(write: object, chunk: bytes, target: Path) -> None:
-    """Tell a full disk from a broken line: both are OSError, only this one names a file."""
+@contextmanager
+def _filing(target: Path) -> Iterator[None]:
+    """Tell a full disk from a broken line: both are OSError, but only the disk's are raised in here."""
     try:
-        write(chunk)  # type: ignore[operator]
+        yield
     except OSError as error:
-        error.filename = str(target)
-        raise
+        raise DeliveryError(f"{target.parent} cannot be written: {error.strerror}") from error

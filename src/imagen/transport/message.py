@@ -53,9 +53,12 @@ class Download(msgspec.Struct, frozen=True):
 
 
 def origin(url: str) -> str:
-    """Scheme, host and port: what a token belongs to."""
-    parts = urlsplit(url)
-    port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+    """Scheme, host and port: what a token belongs to; empty for what is no address."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+    except ValueError:
+        return ""
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
@@ -66,4 +69,6 @@ def is_loopback(host: str | None) -> bool:
 
 def _is_127(host: str) -> bool:
     parts = host.split(".")
-    return len(parts) == 4 and parts[0] == "127" and all(part.isdigit() and int(part) < 256 for part in parts)
+    return (
+        len(parts) == 4 and parts[0] == "127" and all(part.isdecimal() and int(part) < 256 for part in parts)
+    )

@@ -11,10 +11,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from imagen.backends.registry import BackendContext
 from imagen.backends.replicate.data_uri import decode_data_uri
+from imagen.backends.replicate.refusals import retry_after
 from imagen.backends.replicate.schema import SchemaBook
 from imagen.backends.replicate.translate import Defaults, translate
 from imagen.backends.replicate.wire import (
@@ -37,6 +38,7 @@ from imagen.errors import (
     BackendBroken,
     BackendError,
     BackendRateLimited,
+    InputRejected,
     InvalidInput,
     InvalidResponse,
     OutputDefective,
@@ -48,11 +50,24 @@ from imagen.transport.message import HttpRequest, HttpResponse
 from imagen.transport.retry import RetryPolicy, call_with_retry
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 INLINE_BYTES = 256 * 1024
 """Input files up to this size travel inside the request as a data URI; the spec advises no more."""
 _CLOCK_MARGIN = timedelta(minutes=2)
 _MOST_PAGES = 100
-_GOOD, _FIRST_REFUSAL, _FIRST_FAULT = 200, 300, 500
+_ONCE = RetryPolicy(rate_limited=0, unconnected=0)
+"""A create is sent once; whoever buys decides about another, and writes down when that was sent."""
+_PROBE_POLICY = RetryPolicy(rate_limited=1, repeatable=1)
+"""Whoever asks whether the service answers wants to know soon."""
+_THROTTLED, _FIRST_REFUSAL, _FIRST_FAULT = 429, 300, 500
+_PASSING = frozenset({408, 425})
+"""Refusals that another try may not meet."""
+
+
+class _Reader(Protocol[T_co]):
+    """Makes a value of an answer, or raises what the answer means."""
+
+    def __call__(self, response: HttpResponse, *, subject: str) -> T_co: ...
 
 
 class ReplicateBackend:
@@ -135,8 +150,8 @@ class ReplicateBackend:
         if len(content) <= INLINE_BYTES:
             return f"data:{media_type};base64,{base64.b64encode(content).decode()}", identity
         subject = f"the upload of {image.name}"
-        answer = await self._call(self._wire.build_upload(image.name, content, media_type), subject)
-        urls = self._wire.parse_json(answer, subject=subject).get("urls")
+        request = self._wire.build_upload(image.name, content, media_type)
+        urls = (await self._call(request, self._wire.parse_json, subject)).get("urls")
         url = urls.get("get") if isinstance(urls, dict) else None
         if not isinstance(url, str):
             raise InvalidResponse(f"{subject}: Replicate told no address for it", backend=self.name)
@@ -166,7 +181,7 @@ class ReplicateBackend:
             model, prediction.input, hold_seconds=hold_seconds, deadline_seconds=prediction.deadline_seconds
         )
         try:
-            return self._wire.parse_prediction(await self._call(request, str(model)), subject=str(model))
+            return await self._call(request, self._wire.parse_prediction, str(model), policy=_ONCE)
         except BackendError as error:
             raise _without_prompt(error, prediction.prompt) from error.__cause__
 
@@ -174,13 +189,13 @@ class ReplicateBackend:
         """See `ports.Backend.look`."""
         request = self._wire.build_get(_known_id(prediction))
         subject = f"prediction {prediction.upstream_id}"
-        return self._wire.parse_prediction(await self._call(request, subject), subject=subject)
+        return await self._call(request, self._wire.parse_prediction, subject)
 
     async def cancel(self, prediction: Prediction) -> Sighting:
         """See `ports.Backend.cancel`."""
         request = self._wire.build_cancel(_known_id(prediction))
         subject = f"prediction {prediction.upstream_id}"
-        return self._wire.parse_prediction(await self._call(request, subject), subject=subject)
+        return await self._call(request, self._wire.parse_prediction, subject)
 
     async def find(self, prediction: Prediction, *, ignore: frozenset[str]) -> Sighting | None:
         """See `ports.Backend.find`.
@@ -189,12 +204,12 @@ class ReplicateBackend:
         wrong. For an older intent the pages in between are jumped over.
         """
         subject = "the list of predictions"
-        page = self._wire.parse_page(await self._call(self._wire.build_list(), subject), subject=subject)
+        page = await self._call(self._wire.build_list(), self._wire.parse_page, subject)
         sent_at = (prediction.sent_at or prediction.created_at) + self._ahead
         earliest, latest = sent_at - _CLOCK_MARGIN, sent_at + timedelta(minutes=10)
         if page.next and (oldest := _oldest(page)) and oldest > latest:
             request = self._wire.build_list(created_before=latest)
-            page = self._wire.parse_page(await self._call(request, subject), subject=subject)
+            page = await self._call(request, self._wire.parse_page, subject)
         found: Sighting | None = None
         for _ in range(_MOST_PAGES):
             for item in page.results:
@@ -206,7 +221,7 @@ class ReplicateBackend:
             following = self._wire.build_next(page)
             if following is None or (oldest is not None and oldest < earliest):
                 break
-            page = self._wire.parse_page(await self._call(following, subject), subject=subject)
+            page = await self._call(following, self._wire.parse_page, subject)
         return found
 
     async def fetch(self, url: str, target: Path, *, limit_bytes: int) -> Fetched:
@@ -224,7 +239,12 @@ class ReplicateBackend:
                     f"the picture is gone ({got.status}): Replicate removes outputs after one hour",
                     expired=True,
                 )
-            if got.status >= _FIRST_FAULT:
+            if got.status == _THROTTLED:
+                headers = HttpResponse(got.status, got.headers, b"")
+                raise BackendRateLimited(
+                    "429: the file host throttles us", retry_after=retry_after(headers, {})
+                )
+            if got.status >= _FIRST_FAULT or got.status in _PASSING:
                 raise BackendBroken(f"{got.status}: the file host failed", hint="Try again in a moment.")
             if got.status >= _FIRST_REFUSAL:
                 raise InvalidResponse(f"{got.status}: the file host refused the picture")
@@ -237,9 +257,8 @@ class ReplicateBackend:
     async def probe(self) -> Mapping[str, Any]:
         """See `ports.Backend.probe`. Also tells by how many seconds our clock differs, as `clock_ahead_seconds`."""
         subject = "the account"
-        account = self._wire.parse_json(
-            await self._call(self._wire.build_account(), subject), subject=subject
-        )
+        request = self._wire.build_account()
+        account = await self._call(request, self._wire.parse_json, subject, policy=_PROBE_POLICY)
         return {**account, "clock_ahead_seconds": -self._ahead.total_seconds()}
 
     async def describe(self, model: ModelRef) -> ModelDescription:
@@ -257,25 +276,24 @@ class ReplicateBackend:
     # --- calls -------------------------------------------------------------------------------------------
 
     async def _ask_facts(self, ref: ModelRef) -> ModelFacts:
-        subject = str(ref)
-        if not ref.deployment:
+        if ref.deployment:
+            request = self._wire.build_deployment(ref)
+        else:
             request = self._wire.build_version(ref) if ref.version else self._wire.build_model(ref)
-            return self._wire.parse_model(await self._call(request, subject), subject=subject)
-        return self._wire.parse_model(
-            await self._call(self._wire.build_deployment(ref), subject), subject=subject
-        )
+        return await self._call(request, self._wire.parse_model, str(ref))
 
-    async def _call(self, request: HttpRequest, subject: str) -> HttpResponse:
-        """One call with its repeats; refusals come back as errors."""
+    async def _call(
+        self, request: HttpRequest, read: _Reader[T], subject: str, *, policy: RetryPolicy | None = None
+    ) -> T:
+        """One call with its repeats, and its answer as `read` understands it."""
 
-        async def once() -> HttpResponse:
+        async def once() -> T:
             response = await self._client.send(request)
             self._note_time(response)
-            if response.status >= _FIRST_REFUSAL:
-                self._wire.parse_json(response, subject=subject)
-            return response
+            return read(response, subject=subject)
 
-        return await self._repeated(once, repeatable=request.repeatable, policy=self._context.policy)
+        policy = policy or self._context.policy
+        return await self._repeated(once, repeatable=request.repeatable, policy=policy)
 
     async def _repeated(
         self, once: Callable[[], Awaitable[T]], *, repeatable: bool, policy: RetryPolicy
@@ -295,7 +313,7 @@ class ReplicateBackend:
     def _note_time(self, response: HttpResponse) -> None:
         try:
             theirs = parsedate_to_datetime(response.headers["date"]).astimezone(UTC)
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, OverflowError):
             return
         self._ahead = theirs - self._clock.now()
 
@@ -347,8 +365,18 @@ def _holds_file(value: Any) -> bool:
 
 def _without_prompt(error: BackendError, prompt: str) -> BackendError:
     """A refusal may quote the input; what we say and log must not."""
-    if len(prompt.strip()) > 3 and prompt in error.detail:
-        error.detail = error.detail.replace(prompt, "[the prompt]")
+    line = " ".join(prompt.split())
+
+    def hidden(text: str) -> str:
+        for quoted in (prompt, line):
+            text = text.replace(quoted, "[the prompt]")
+        return text
+
+    if len(line) > 3:
+        error.detail = hidden(error.detail)
+        error.args = (error.detail,)
+        if isinstance(error, InputRejected):
+            error.problems = tuple(Problem(one.field, hidden(one.message)) for one in error.problems)
     return error
 
 

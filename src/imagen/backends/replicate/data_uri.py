@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from urllib.parse import unquote_to_bytes
 
 from imagen.errors import OutputDefective
@@ -25,5 +24,5 @@ def decode_data_uri(uri: str, *, limit_bytes: int) -> tuple[bytes, str | None]:
         return unquote_to_bytes(body), media_type
     try:
         return base64.b64decode(body, validate=True), media_type
-    except binascii.Error as error:
+    except ValueError as error:
         raise OutputDefective("the output is a data URI with broken base64") from error

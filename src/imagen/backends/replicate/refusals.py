@@ -26,6 +26,7 @@ from imagen.errors import (
 from imagen.transport.message import HttpResponse
 
 _SHOWN_CHARACTERS = 300
+_LONGEST_WAIT_SECONDS = 10**9
 _RESETS_IN = re.compile(r"(?:resets in ~?|available in )(\d+(?:\.\d+)?)\s*s", re.IGNORECASE)
 _SAFETY = re.compile(r"nsfw|sensitive|flagged|safety|moderation|content policy|\bE005\b", re.IGNORECASE)
 _INFRASTRUCTURE = re.compile(
@@ -92,7 +93,7 @@ def retry_after(
 ) -> float | None:
     """Seconds to wait by the body's `retry_after`, then the header, then the `~Ns` in the text; None when none tells."""
     told = body.get("retry_after")
-    if isinstance(told, (int, float)) and not isinstance(told, bool) and told >= 0:
+    if isinstance(told, (int, float)) and not isinstance(told, bool) and 0 <= told <= _LONGEST_WAIT_SECONDS:
         return float(told)
     header = response.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", header):
@@ -135,7 +136,7 @@ def _unprocessable(body: Mapping[str, Any], *, subject: str, said: str) -> Backe
 def _problem_body(raw: bytes) -> Mapping[str, Any]:
     try:
         body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

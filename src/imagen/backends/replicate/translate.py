@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from imagen.backends.replicate.wire import outputs_asked_for
 from imagen.catalog.model import COUNT_KEYS, EDIT_KEYS, GUIDE_KEYS, STEPS_KEYS
 from imagen.domain.aspect_ratio import aspect_ratio_of
 from imagen.domain.input_schema import Schema, check_input, property_schema, read_text
@@ -18,6 +19,7 @@ from imagen.domain.request import GenerationRequest
 from imagen.errors import InvalidInput, Problem
 
 _DEFAULT_FORMAT = "png"
+_LARGEST_SEED = 2**63 - 1
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +83,12 @@ def translate(
     problems = fields.problems + (check_input(schema, fields.values) if schema else [])
     if problems:
         raise InvalidInput(problems, subject=model, hint=f"`imagen models {model}` lists its parameters.")
-    images = _split(request.count, fields.values, count_key, most, chosen=count_key in options)
+    if count_key in options:
+        images: tuple[int, ...] = (outputs_asked_for(fields.values),)
+        count_key = None
+    else:
+        images = _split(request.count, fields.values, count_key, most)
+    _check_last_seed(fields, runs=len(images), model=model)
     return Translation(
         inputs=tuple(
             _run_input(fields.values, count_key, count, index) for index, count in enumerate(images)
@@ -160,25 +167,29 @@ def _add_image(fields: _Fields, image: str) -> None:
     fields.values[name] = [image] if fields.takes_list(name) else image
 
 
-def _split(
-    count: int, values: Mapping[str, Any], count_key: str | None, most: int, *, chosen: bool
-) -> tuple[int, ...]:
+def _split(count: int, values: Mapping[str, Any], count_key: str | None, most: int) -> tuple[int, ...]:
     """How many pictures each run makes: several at a time where the model can, else one."""
     if count_key is None or count_key not in values:
         return (1,) * count
-    if chosen:
-        return (int(values[count_key]),)
     full, rest = divmod(count, most)
     return (most,) * full + ((rest,) if rest else ())
 
 
 def _run_input(values: Mapping[str, Any], count_key: str | None, count: int, index: int) -> dict[str, Any]:
     run = dict(values)
-    if count_key in run:
+    if count_key is not None and count_key in run:
         run[count_key] = count
     if index and isinstance(run.get("seed"), int):
         run["seed"] += index
     return run
+
+
+def _check_last_seed(fields: _Fields, *, runs: int, model: str) -> None:
+    """Each further run takes the next seed; all of them must be ones that the model takes."""
+    seed, most = fields.values.get("seed"), fields.maximum("seed", _LARGEST_SEED)
+    if isinstance(seed, int) and seed + runs - 1 > most:
+        first = f"with {runs} runs the first seed" if runs > 1 else "it"
+        raise InvalidInput([Problem("seed", f"{first} must be at most {most - runs + 1}")], subject=model)
 
 
 def _wrong(schema: Schema, name: str, value: Any) -> bool:

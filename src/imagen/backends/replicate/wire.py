@@ -6,6 +6,7 @@ fields may be missing, null, or of an older form, and none of that is an error h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from math import ceil
@@ -27,7 +28,10 @@ MAX_HOLD_SECONDS = 60
 MIN_CANCEL_AFTER_SECONDS = 5
 """`Cancel-After` takes 5 seconds and more."""
 MAX_FILE_BYTES = 100 * 1024 * 1024
+_MAX_FILE_NAME = 255
 _HOLD_MARGIN_SECONDS = 15.0
+_MOST_MEASURED = 10**9
+"""Seconds or pictures of one run; a larger figure is none."""
 _JSON = {"content-type": "application/json"}
 
 
@@ -139,9 +143,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
         boundary = "imagen-7MA4YWxkTrZu0gW"
         while boundary.encode() in content:
             boundary += "-x"
-        safe = "".join(character if character.isalnum() or character in "._-" else "_" for character in name)[
-            :255
-        ]
+        safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-_MAX_FILE_NAME:]
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="content"; filename="{safe}"\r\n'
             f"Content-Type: {media_type}\r\n\r\n"
@@ -178,7 +180,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
             raise parse_refusal(response, subject=subject, token_env=self.token_env)
         try:
             value = msgspec.json.decode(response.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise InvalidResponse(
@@ -191,12 +193,18 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
         return read_sighting(self.parse_json(response, subject=subject), subject=subject)
 
     def parse_page(self, response: HttpResponse, *, subject: str) -> Page:
-        """One page of a list."""
+        """One page of a list.
+
+        Raises:
+            InvalidResponse: it is none. Taken for an empty list it would hide what a lost answer has bought.
+        """
         value = self.parse_json(response, subject=subject)
         results = value.get("results")
+        if not isinstance(results, list):
+            raise InvalidResponse(f"{subject}: Replicate answered with something that is no list")
         following = value.get("next")
         return Page(
-            tuple(item for item in results if isinstance(item, dict)) if isinstance(results, list) else (),
+            tuple(item for item in results if isinstance(item, dict) and isinstance(item.get("id"), str)),
             following if isinstance(following, str) and following else None,
         )
 
@@ -309,9 +317,9 @@ def read_time(value: Any) -> datetime | None:
         return None
     try:
         instant = datetime.fromisoformat(value)
-    except ValueError:
+        return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def _status(value: Any, *, ended: bool, failed: bool) -> Status:
@@ -358,11 +366,9 @@ def _text(value: Any) -> str:
 
 def _number(values: Mapping[str, Any], name: str) -> float | None:
     value = values.get(name)
-    return (
-        float(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
-        else None
-    )
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _MOST_MEASURED:
+        return None
+    return float(value)
 
 
 def _whole(values: Mapping[str, Any], name: str) -> int | None:

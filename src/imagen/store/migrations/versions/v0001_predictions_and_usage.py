@@ -1,4 +1,4 @@
-"""The first tables: predictions, which are intents first, and the ledger."""
+"""The first tables: predictions, which are intents first, semaphores with their leases, and the ledger."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make both tables."""
+    """Make the tables."""
     instant = sa.DateTime(timezone=True)
     op.create_table(
         "predictions",
@@ -48,6 +48,17 @@ def upgrade() -> None:
     op.create_index("predictions_by_request", "predictions", ["request_key"])
     op.create_index("predictions_by_status", "predictions", ["status", "delivered_at"])
     op.create_index("predictions_by_time", "predictions", ["created_at"])
+    op.create_table(
+        "semaphores",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("limit", sa.Integer, nullable=False),
+    )
+    op.create_table(
+        "leases",
+        sa.Column("semaphore", sa.Text, primary_key=True),
+        sa.Column("lease", sa.Text, primary_key=True),
+        sa.Column("expires_at", instant, nullable=False),
+    )
     op.create_table(
         "imagen_usage",
         sa.Column("id", sa.Text, primary_key=True),

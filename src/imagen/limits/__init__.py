@@ -1,0 +1,1 @@
+"""What is held before work starts, and given back after it, whatever happens in between."""

@@ -1,0 +1,97 @@
+"""Stories of `imagen backends` and `imagen models`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imagen.emulator import EmulatorThread
+
+CONFIG = """\
+default_backend: fast
+backends:
+  fast: {type: replicate, model: flux-schnell}
+  typo: {type: replicate, model: flux-schnel}
+  own-gpu: {type: diffusers, model: black-forest-labs/FLUX.1-schnell}
+  other: {type: replicate, model: black-forest-labs/flux-dev, api_token_env: OTHER_TOKEN}
+"""
+
+
+def test_backends_are_ok_or_say_what_to_set(cli: Any) -> None:
+    done = cli("backends", code=0)
+    rows = {line.split()[0]: line for line in done.lines}
+    assert rows["flux-schnell-replicate"].endswith("not configured (set REPLICATE_API_TOKEN)")
+    assert rows["emulator"].split() == ["emulator", "emulator", "black-forest-labs/flux-schnell", "yes", "ok"]
+    assert "practice" in done.stderr
+    done = cli("backends", env={"REPLICATE_API_TOKEN": "r8_any"}, code=0)
+    rows = {line.split()[0]: line for line in done.lines}
+    assert rows["flux-schnell-replicate"].split()[3:] == ["yes", "ok"]
+    assert done.stderr == ""
+
+
+def test_a_faulty_backend_shows_its_fault_and_spoils_no_other(cli: Any) -> None:
+    cli.write_config(CONFIG)
+    rows = cli("backends", "--json", env={"REPLICATE_API_TOKEN": "r8_any"}, code=0).json
+    status = {row["name"]: row["status"] for row in rows}
+    assert list(status) == ["fast", "typo", "own-gpu", "other", "emulator"]
+    assert status["fast"] == "ok"
+    assert status["typo"].startswith("fault: No model is called 'flux-schnel'. Did you mean flux-schnell")
+    assert status["own-gpu"].startswith("fault: ")
+    assert "diffusers" in status["own-gpu"]
+    assert status["other"] == "not configured (set OTHER_TOKEN)"
+    assert [row["name"] for row in rows if row["default"]] == ["fast"]
+    assert [row["name"] for row in rows if row["ready"]] == ["fast", "emulator"]
+
+
+def test_credentials_that_cannot_be_read_show_in_the_rows_that_need_them(cli: Any) -> None:
+    file = cli.config_home / "imagen" / "credentials.json"
+    file.parent.mkdir()
+    file.write_text("{}")
+    file.chmod(0o644)
+    rows = {row["name"]: row for row in cli("backends", "--json", code=0).json}
+    assert "chmod 600" in rows["flux-dev-replicate"]["status"]
+    assert rows["emulator"]["ready"]
+
+
+def test_models_are_listed_with_price_and_unit(cli: Any) -> None:
+    done = cli("models", code=0)
+    assert done.lines[0].split() == ["name", "price", "seconds", "abilities"]
+    schnell = next(line for line in done.lines if line.startswith("black-forest-labs/flux-schnell "))
+    assert "$0.003/image" in schnell
+    assert "several outputs" in schnell
+    assert "stale" in done.stderr
+    listed = cli("models", "--json", code=0).json
+    assert len(listed) == len(done.lines) - 1
+    price = next(one["price"] for one in listed if one["name"] == "black-forest-labs/flux-schnell")
+    assert (price["unit"], price["usd"]) == ("image", 0.003)
+    assert any(one["price"] is None for one in listed)
+
+
+def test_one_model_is_told_in_full_by_any_of_its_names(cli: Any) -> None:
+    done = cli("models", "fluxSchnell", code=0)
+    for told in ("black-forest-labs/flux-schnell", "also called", "$0.003/image", "checked on", "60 s"):
+        assert told in done.stdout
+    steps = next(line for line in done.lines if line.startswith("num_inference_steps"))
+    assert "1 to 4" in steps
+    assert "integer" in steps
+    facts = cli("models", "black-forest-labs/flux-schnell:5599ed30", "--json", code=0).json
+    assert facts["input_schema"]["properties"]["num_inference_steps"]["maximum"] == 4
+    assert facts["prices"][0]["source"]
+
+
+def test_a_model_that_the_catalog_lacks_is_asked_for_where_there_is_a_token(
+    cli: Any, replicate_emulator: EmulatorThread
+) -> None:
+    community = next(
+        one["name"] for one in replicate_emulator.state().get("models", []) or [{"name": "emulated/community"}]
+    )
+    done = cli("models", community, code=2)
+    assert "is not in the catalog" in done.stderr
+    assert "REPLICATE_API_TOKEN" in done.stderr
+    done = cli("models", "flux-schnel", code=2)
+    assert "Did you mean flux-schnell" in done.stderr
+    cli.use(replicate_emulator.url)
+    done = cli("models", community, "--json", code=0)
+    assert "prompt" in done.json["input_schema"]["properties"]
+    assert done.json["price"] is None
+    done = cli("models", "nobody/nothing", code=4)
+    assert "nobody/nothing" in done.stderr

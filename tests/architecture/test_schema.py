@@ -1,0 +1,69 @@
+"""The migrations make the schema that the code believes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from imagen.domain.prediction import Prediction
+from imagen.domain.usage import UsageEntry
+from imagen.errors import SchemaMismatch
+from imagen.store import migrate as migrating
+from imagen.store.database import _engine
+from imagen.store.migrate import HEAD, migrate
+from imagen.store.tables import metadata, predictions, usage
+
+
+def scripts() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrating.__file__).parent / "migrations"))
+    return ScriptDirectory.from_config(config)
+
+
+def test_head_is_the_newest_migration() -> None:
+    assert scripts().get_heads() == [HEAD]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Computed default on .* cannot be modified:UserWarning"
+)  # equal is not asked
+def test_a_migrated_database_is_what_tables_says(tmp_path: Path) -> None:
+    engine = _engine(tmp_path / "imagen.db")
+    migrate(engine, lock=tmp_path / "imagen.lock")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+        assert context.get_current_revision() == HEAD
+    engine.dispose()
+
+
+def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
+    engine = _engine(tmp_path / "imagen.db")
+    for _ in range(2):
+        migrate(engine, lock=tmp_path / "imagen.lock")
+    engine.dispose()
+
+
+def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
+    engine = _engine(tmp_path / "imagen.db")
+    migrate(engine, lock=tmp_path / "imagen.lock")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SchemaMismatch):
+        migrate(engine, lock=tmp_path / "imagen.lock")
+    engine.dispose()
+
+
+def test_columns_are_the_fields_of_what_they_hold() -> None:
+    assert {column.name for column in predictions.columns} == set(Prediction.__struct_fields__)
+    assert {column.name for column in usage.columns} - {"cost_usd_estimate"} == set(
+        UsageEntry.__struct_fields__
+    )

@@ -1,0 +1,244 @@
+"""What `ports.PredictionStore` promises, of every implementation."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from fakes.clock import BEGINNING
+from fakes.make import make_entry, make_prediction
+from imagen.domain.money import Usd
+from imagen.domain.prediction import TERMINAL, Prediction, Status
+from imagen.errors import NotFound, StoreError, UpstreamTaken
+from imagen.ports import Ledger, PredictionStore
+from msgspec.structs import replace
+
+pytestmark = pytest.mark.anyio
+
+OPEN = [status for status in Status if status not in TERMINAL]
+ENDINGS = sorted(TERMINAL)
+
+
+async def test_what_was_added_comes_back_whole(store: PredictionStore):
+    told = make_prediction(
+        status=Status.SUCCEEDED,
+        upstream_id="up-1",
+        version="hidden",
+        output=("https://replicate.delivery/a.png", "https://replicate.delivery/b.png"),
+        error="none",
+        category="model",
+        logs="50%|████",
+        predict_seconds=1.25,
+        image_count=2,
+        started_at=BEGINNING,
+        ended_at=BEGINNING + timedelta(seconds=3, microseconds=1),
+        owner="123-0123456789abcdef",
+        charged=True,
+        cost=Usd(6000),
+        destination={"output": "x.png", "first": 1},
+        files=("/a.png", "/b.png"),
+        delivered_at=BEGINNING,
+        settled_at=BEGINNING,
+        seed=2**63 - 1,
+        input={"prompt": "größer 水", "nested": [{"a": None, "b": 1.5}], "flag": True},
+    )
+    await store.add(told)
+    assert await store.get(told.id) == told
+
+
+async def test_an_intent_comes_back_with_nothing_added(store: PredictionStore):
+    intent = make_prediction(seed=None)
+    await store.add(intent)
+    assert await store.get(intent.id) == intent
+
+
+async def test_the_same_id_is_not_added_twice(store: PredictionStore):
+    await store.add(make_prediction(caller="first"))
+    with pytest.raises(StoreError):
+        await store.add(make_prediction(caller="second"))
+    assert (await store.get(make_prediction().id)).caller == "first"
+
+
+@pytest.mark.parametrize("after", list(Status))
+@pytest.mark.parametrize("before", list(Status))
+async def test_save_moves_on_from_every_open_status_and_never_from_a_terminal_one(
+    store: PredictionStore, before: Status, after: Status
+):
+    await store.add(make_prediction(status=before, error="before"))
+    returned = await store.save(make_prediction(status=after, error="after"))
+    stays = before in TERMINAL and after is not before
+    assert (returned.status, returned.error) == ((before, "before") if stays else (after, "after"))
+    assert await store.get(returned.id) == returned
+
+
+async def test_what_is_known_of_an_ended_prediction_may_still_grow(store: PredictionStore):
+    ended = make_prediction(status=Status.SUCCEEDED, upstream_id="up-1")
+    await store.add(ended)
+    delivered = replace(ended, delivered_at=BEGINNING, files=("/a.png",))
+    assert await store.save(delivered) == delivered
+    assert await store.get(ended.id) == delivered
+
+
+async def test_saving_leaves_the_owner_as_it_is(store: PredictionStore):
+    await store.add(make_prediction(owner="me"))
+    await store.save(make_prediction(owner=None, status=Status.STARTING))
+    assert (await store.get(make_prediction().id)).owner == "me"
+
+
+async def test_what_was_never_added_cannot_be_saved(store: PredictionStore):
+    with pytest.raises(NotFound):
+        await store.save(make_prediction())
+
+
+async def test_an_upstream_id_belongs_to_one_prediction_of_an_account(store: PredictionStore):
+    await store.add(make_prediction(1))
+    await store.add(make_prediction(2))
+    await store.add(make_prediction(3, account="account-b"))
+    await store.save(make_prediction(1, upstream_id="up-1", status=Status.STARTING))
+    with pytest.raises(UpstreamTaken, match="up-1"):
+        await store.save(make_prediction(2, upstream_id="up-1", status=Status.STARTING))
+    assert (await store.get(make_prediction(2).id)).status is Status.QUEUED
+    await store.save(make_prediction(3, account="account-b", upstream_id="up-1"))
+    await store.save(make_prediction(1, upstream_id="up-1", status=Status.PROCESSING))
+
+
+async def test_pictures_inside_an_answer_are_not_kept_in_the_row(store: PredictionStore):
+    await store.add(make_prediction())
+    picture = f"data:image/png;base64,{'A' * 100_000}"
+    saved = await store.save(
+        make_prediction(output=(picture, "https://a.b/c.png"), status=Status.SUCCEEDED, upstream_id="u")
+    )
+    assert saved.output[0] == picture
+    assert (await store.get(saved.id)).output == ("data:", "https://a.b/c.png")
+
+
+@pytest.mark.parametrize("given", ["pred_a1", " pred_a1\n", "up-a", "pred_a"])
+async def test_get_by_id_by_unique_beginning_and_by_upstream_id(store: PredictionStore, given: str):
+    await store.add(make_prediction(id="pred_a1", upstream_id="up-a"))
+    await store.add(make_prediction(id="pred_b2", upstream_id="up-b"))
+    assert (await store.get(given)).id == "pred_a1"
+
+
+async def test_a_whole_id_wins_over_beginnings(store: PredictionStore):
+    for identity in ("pred_a11", "pred_a12", "pred_a1"):
+        await store.add(make_prediction(id=identity))
+    assert (await store.get("pred_a1")).id == "pred_a1"
+
+
+@pytest.mark.parametrize("given", ["pred_", "pred_c", "", "  ", "%", "_", "pred%", "up", "' OR 1=1 --", "\0"])
+async def test_get_refuses_what_names_none_or_several(store: PredictionStore, given: str):
+    await store.add(make_prediction(id="pred_a1", upstream_id="up-a"))
+    await store.add(make_prediction(id="pred_b2", upstream_id="up-b"))
+    with pytest.raises(NotFound):
+        await store.get(given)
+
+
+async def test_an_empty_name_means_nothing_even_if_there_is_only_one(store: PredictionStore):
+    await store.add(make_prediction())
+    with pytest.raises(NotFound):
+        await store.get("")
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+@pytest.mark.parametrize("status", list(Status))
+async def test_unfinished_is_what_is_open_or_not_delivered(
+    store: PredictionStore, status: Status, delivered: bool
+):
+    one = make_prediction(status=status, delivered_at=BEGINNING if delivered else None)
+    await store.add(one)
+    wanted = status not in TERMINAL or (status is Status.SUCCEEDED and not delivered)
+    assert list(await store.unfinished()) == ([one] if wanted else [])
+    assert one.finished is not wanted
+
+
+async def test_unfinished_comes_oldest_first_and_of_one_request_if_wanted(store: PredictionStore):
+    for number, key in ((3, "a"), (1, "a"), (2, "b")):
+        await store.add(make_prediction(number, request_key=key))
+    assert [one.id[-1] for one in await store.unfinished()] == ["1", "2", "3"]
+    assert [one.id[-1] for one in await store.unfinished(request_key="a")] == ["1", "3"]
+    assert list(await store.unfinished(request_key="c")) == []
+
+
+async def test_of_fifty_takers_one_wins(store: PredictionStore):
+    await store.add(make_prediction(owner="dead"))
+    identity = make_prediction().id
+    won = await asyncio.gather(*(store.take(identity, owner=f"taker-{n}", was="dead") for n in range(50)))
+    assert won.count(True) == 1
+    assert (await store.get(identity)).owner == f"taker-{won.index(True)}"
+
+
+async def test_take_wants_the_owner_to_be_whom_one_thinks(store: PredictionStore):
+    await store.add(make_prediction())
+    identity = make_prediction().id
+    assert not await store.take(identity, owner="me", was="somebody")
+    assert await store.take(identity, owner="me", was=None)
+    assert not await store.take(identity, owner="other", was=None)
+    assert not await store.take("pred_none", owner="me", was=None)
+
+
+async def test_only_the_owner_releases(store: PredictionStore):
+    await store.add(make_prediction(owner="me"))
+    identity = make_prediction().id
+    await store.release(identity, owner="other")
+    assert (await store.get(identity)).owner == "me"
+    await store.release(identity, owner="me")
+    assert (await store.get(identity)).owner is None
+
+
+async def test_list_is_newest_first_of_one_status_if_wanted(store: PredictionStore):
+    for number in range(1, 6):
+        await store.add(make_prediction(number, status=Status.FAILED if number % 2 else Status.QUEUED))
+    assert [one.id[-1] for one in await store.list(limit=3)] == ["5", "4", "3"]
+    assert [one.id[-1] for one in await store.list(limit=9, status=Status.QUEUED)] == ["4", "2"]
+    assert list(await store.list(limit=9, status=Status.UNKNOWN)) == []
+
+
+def _is_unsettled(one: Prediction) -> bool:
+    return one.status in TERMINAL and one.upstream_id is not None and one.settled_at is None
+
+
+@pytest.mark.parametrize("settled_at", [None, BEGINNING])
+@pytest.mark.parametrize("upstream_id", [None, "up-1"])
+@pytest.mark.parametrize("status", list(Status))
+async def test_unsettled_is_what_was_bought_has_ended_and_is_not_in_the_ledger(
+    store: PredictionStore, status: Status, upstream_id: str | None, settled_at: object
+):
+    one = make_prediction(status=status, upstream_id=upstream_id, settled_at=settled_at)
+    await store.add(one)
+    assert list(await store.unsettled()) == ([one] if _is_unsettled(one) else [])
+
+
+async def test_the_ledger_settles_predictions(store: PredictionStore, ledger: Ledger):
+    await store.add(make_prediction(status=Status.SUCCEEDED, upstream_id="up-1"))
+    await ledger.record([make_entry()])
+    assert list(await store.unsettled()) == []
+    assert (await store.get(make_prediction().id)).settled_at is not None
+
+
+async def test_known_upstream_ids_are_those_of_one_account_since_then(store: PredictionStore):
+    await store.add(make_prediction(1, upstream_id="old"))
+    await store.add(make_prediction(2, upstream_id="new"))
+    await store.add(make_prediction(3))
+    await store.add(make_prediction(4, upstream_id="other", account="account-b"))
+    since = make_prediction(2).created_at
+    assert await store.known_upstream_ids("account-a", since=since) == {"new"}
+    assert await store.known_upstream_ids("account-a", since=since - timedelta(days=1)) == {"old", "new"}
+    assert await store.known_upstream_ids("nobody", since=since) == frozenset()
+
+
+async def test_a_canceled_write_is_made_all_the_same(store: PredictionStore):
+    writing = asyncio.ensure_future(store.add(make_prediction()))
+    await store.list(limit=1)  # the store is open
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    await store.add(make_prediction(2))
+    if not writing.cancelled():
+        assert [one.id[-1] for one in await store.list(limit=9)] == ["2", "1"]
+
+
+async def test_values_of_sql_are_only_values(store: PredictionStore, tmp_path: Path):
+    nasty = "'; DROP TABLE predictions; --"
+    await store.add(make_prediction(prompt=nasty, caller=nasty, request_key=nasty, model=nasty))
+    assert (await store.unfinished(request_key=nasty))[0].caller == nasty

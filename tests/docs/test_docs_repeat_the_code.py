@@ -1,0 +1,80 @@
+"""Pages that repeat the code say what the code says."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import pytest
+from pages import PAGES, ROOT, generator, name_of
+
+import imagen
+from imagen.pictures.naming import FIELDS
+
+GENERATE = generator()
+COMMANDS = list(GENERATE.commands())
+FILE_IN_SRC = re.compile(r"`((?:[a-z_]+/)+(?:[a-z_0-9]+\.py)?|[a-z_]+\.py)`")
+
+
+@pytest.mark.parametrize(
+    ("path", "text"), GENERATE.build_pages().items(), ids=lambda value: getattr(value, "name", "")
+)
+def test_generated_pages_are_up_to_date(path: Any, text: str) -> None:
+    assert path.read_text(encoding="utf-8") == text, "run `make docs`"
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
+def test_every_command_and_option_says_what_it_does(name: str, command: Any) -> None:
+    assert command.help, f"{name} has no help"
+    silent = [one.name for one in command.params if not (getattr(one, "help", None) or one.name == "help")]
+    assert silent == []
+
+
+def test_the_python_page_names_every_public_name_and_parameter() -> None:
+    page = (ROOT / "docs/reference/python.md").read_text(encoding="utf-8")
+    missing = [name for name in imagen.__all__ if f"`{name}" not in page]
+    for method in (imagen.AsyncClient.__init__, imagen.AsyncClient.generate):
+        missing += [
+            name
+            for name in inspect.signature(method).parameters
+            if name != "self" and f"`{name}`" not in page
+        ]
+    for kind in (imagen.Prediction, imagen.Image):
+        missing += [name for name in vars(kind) if not name.startswith("_") and f"`{name}" not in page]
+    assert missing == []
+
+
+def test_the_page_on_saving_names_every_field() -> None:
+    page = (ROOT / "docs/how-to/save-pictures.md").read_text(encoding="utf-8")
+    assert [field for field in FIELDS if f"`{{{field}}}`" not in page] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["docs/architecture.md", "docs/explanation/paying-once.md", "CONTRIBUTING.md"]
+)
+def test_files_that_are_named_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    places = [ROOT, ROOT / "src/imagen", ROOT / "tests", ROOT / "docs"]
+    named = set(FILE_IN_SRC.findall(text))
+    assert sorted(one for one in named if not any((place / one).exists() for place in places)) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_and_options_that_are_named_exist(page: Any) -> None:
+    known = {
+        name: {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+        for name, command in COMMANDS
+    }
+    wrong = []
+    for line in re.findall(
+        r"^(?:\$ )?(imagen [a-z].*)$|`(imagen [a-z][^`]*)`", page.read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        words = "".join(line).split("#")[0].split()
+        name = next((" ".join(words[:size]) for size in (3, 2) if " ".join(words[:size]) in known), None)
+        if name is None:
+            wrong.append(" ".join(words))
+            continue
+        options = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+        wrong += [f"{name}: {option}" for option in sorted(options - known[name] - {"--help"})]
+    assert wrong == []

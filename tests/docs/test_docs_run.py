@@ -1,0 +1,108 @@
+r"""What the pages show to the reader happens.
+
+A block behind `<!-- run -->` is run: lines of a `console` block that begin with `$ ` as commands of bash, a `python` block
+as a program. The blocks of one page share a folder, one after the other. Lines without `$ ` are what is shown: `…` stands
+for anything within a line, a line of `…` alone for any lines. Practice only: there is no token and no other network.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pages import PAGES, blocks, name_of
+
+RUN = [page for page in PAGES if any(marked for marked, _, _ in blocks(page))]
+
+
+def environment(home: Path) -> dict[str, str]:
+    beside = str(Path(sys.executable).parent)
+    return {
+        "PATH": os.pathsep.join([beside, "/usr/local/bin", "/usr/bin", "/bin"]),
+        "HOME": str(home),
+        "TERM": "dumb",
+        "COLUMNS": "120",
+        "LANG": "C.UTF-8",
+        "PYTHONWARNINGS": "error",
+    }
+
+
+def run(command: list[str], folder: Path) -> tuple[int, str]:
+    """The exit status, and what a person at a terminal sees: results first, then what is said about them."""
+    ours, theirs = pty.openpty()
+    seen = bytearray()
+
+    def watch() -> None:
+        try:
+            while data := os.read(ours, 65_536):
+                seen.extend(data)
+        except OSError:  # how a terminal says that nobody writes any more
+            return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment(home), stdin=subprocess.DEVNULL, stdout=theirs,
+            stderr=subprocess.PIPE, timeout=50, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(theirs)
+        watcher.join()
+        os.close(ours)
+    return done.returncode, (seen + done.stderr).decode().replace("\r\n", "\n")
+
+
+def steps(body: str) -> Iterator[tuple[str, str]]:
+    """Each command of a `console` block with what is shown below it."""
+    for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
+        command, _, shown = part.partition("\n")
+        while command.endswith("\\"):
+            more, _, shown = shown.partition("\n")
+            command = f"{command[:-1]} {more.removeprefix('>').strip()}"
+        yield command, shown
+
+
+def pattern(shown: str) -> str:
+    lines = [
+        r"(?:.*\n)*?" if line == "…" else re.escape(line).replace("…", ".*?") + r"\s*\n"
+        for line in shown.splitlines()
+    ]
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_what_a_page_shows_happens(page: Path, tmp_path: Path) -> None:
+    for marked, language, body in blocks(page):
+        if not marked:
+            continue
+        if language == "python":
+            status, output = run([sys.executable, "-c", body], tmp_path)
+            assert status == 0, output
+            continue
+        assert language == "console"
+        for command, shown in steps(body):
+            status, output = run(["bash", "-euo", "pipefail", "-c", command], tmp_path)
+            assert status == 0, f"{command}\n{output}"
+            if shown.strip():
+                assert re.fullmatch(pattern(shown), output if output.endswith("\n") else output + "\n"), (
+                    f"{command}\nshown:\n{shown}\nseen:\n{output}"
+                )
+
+
+def test_some_pages_show_something() -> None:
+    assert {"README.md", "docs/tutorial.md"} <= {name_of(page) for page in RUN}
+
+
+def test_dots_stand_for_anything() -> None:
+    assert re.fullmatch(pattern("saved …/a.png\n…\nend\n"), "saved /tmp/x/a.png\none\ntwo\nend\n")
+    assert not re.fullmatch(pattern("saved …/a.png\n"), "saved /tmp/x/b.png\n")

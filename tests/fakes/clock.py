@@ -1,0 +1,32 @@
+"""Time that passes only when somebody sleeps or says so."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+BEGINNING = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
+
+
+class ManualClock:
+    """`ports.Clock`: a sleep is over at once, and the time has passed."""
+
+    def __init__(self, now: datetime = BEGINNING) -> None:
+        self._now = now
+        self._monotonic = 0.0
+        self.slept: list[float] = []
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.advance(seconds)
+        await asyncio.sleep(0)
+
+    def advance(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+        self._monotonic += seconds

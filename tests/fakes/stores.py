@@ -1,0 +1,107 @@
+"""Stores that remember in memory. They pass the same contract suites as those on a database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+
+from imagen.domain.prediction import Prediction, Status
+from imagen.domain.usage import UsageEntry
+from imagen.errors import NotFound, StoreError, UpstreamTaken
+
+
+class Memory:
+    """What a store and a ledger have in common."""
+
+    def __init__(self) -> None:
+        self.predictions: dict[str, Prediction] = {}
+        self.usage: dict[str, UsageEntry] = {}
+
+
+class MemoryPredictionStore:
+    """`ports.PredictionStore`."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._rows = memory.predictions
+
+    async def add(self, prediction: Prediction) -> None:
+        if prediction.id in self._rows:
+            raise StoreError(f"prediction {prediction.id} is written down already")
+        self._rows[prediction.id] = prediction
+
+    async def save(self, prediction: Prediction) -> Prediction:
+        stored = self._rows.get(prediction.id)
+        if stored is None:
+            raise NotFound(f"no prediction here is called {prediction.id!r}")
+        if stored.status.terminal and stored.status is not prediction.status:
+            return stored
+        if prediction.upstream_id is not None and any(
+            (other.account, other.upstream_id) == (prediction.account, prediction.upstream_id)
+            for other in self._rows.values()
+            if other.id != prediction.id
+        ):
+            raise UpstreamTaken(f"upstream prediction {prediction.upstream_id} belongs to another prediction here")
+        kept = tuple("data:" if url.startswith("data:") else url for url in prediction.output)
+        self._rows[prediction.id] = replace(prediction, owner=stored.owner, output=kept)
+        return prediction
+
+    async def get(self, prediction_id: str) -> Prediction:
+        wanted = prediction_id.strip()
+        found = [one for one in self._rows.values() if wanted in {one.id, one.upstream_id}]
+        found = found or [one for one in self._rows.values() if wanted and one.id.startswith(wanted.lower())]
+        if len(found) != 1:
+            raise NotFound(f"{'several predictions begin with' if found else 'no prediction here is called'} {wanted!r}")
+        return found[0]
+
+    async def unfinished(self, *, request_key: str | None = None) -> Sequence[Prediction]:
+        rows = sorted(self._rows.values(), key=lambda one: (one.created_at, one.id))
+        return [one for one in rows if not one.finished and request_key in {None, one.request_key}]
+
+    async def take(self, prediction_id: str, *, owner: str, was: str | None) -> bool:
+        stored = self._rows.get(prediction_id)
+        if stored is None or stored.owner != was:
+            return False
+        self._rows[prediction_id] = replace(stored, owner=owner)
+        return True
+
+    async def release(self, prediction_id: str, *, owner: str) -> None:
+        stored = self._rows.get(prediction_id)
+        if stored is not None and stored.owner == owner:
+            self._rows[prediction_id] = replace(stored, owner=None)
+
+    async def list(self, *, limit: int, status: Status | None = None) -> Sequence[Prediction]:
+        rows = sorted(self._rows.values(), key=lambda one: (one.created_at, one.id), reverse=True)
+        return [one for one in rows if status in {None, one.status}][:limit]
+
+    async def unsettled(self) -> Sequence[Prediction]:
+        return [
+            one
+            for one in self._rows.values()
+            if one.settled_at is None and one.upstream_id is not None and one.status.terminal
+        ]
+
+    async def known_upstream_ids(self, account: str, *, since: datetime) -> frozenset[str]:
+        return frozenset(
+            one.upstream_id
+            for one in self._rows.values()
+            if one.account == account and one.upstream_id is not None and one.created_at >= since
+        )
+
+
+class MemoryLedger:
+    """`ports.Ledger`."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    async def record(self, entries: Sequence[UsageEntry]) -> None:
+        for entry in entries:
+            self._memory.usage.setdefault(entry.id, entry)
+            if (prediction := self._memory.predictions.get(entry.id)) is not None:
+                self._memory.predictions[entry.id] = replace(prediction, settled_at=datetime.now(UTC))
+
+    async def entries(self, *, since: datetime | None = None, limit: int | None = None) -> Sequence[UsageEntry]:
+        rows = sorted(self._memory.usage.values(), key=lambda one: (one.created_at, one.id), reverse=True)
+        return [one for one in rows if since is None or one.created_at >= since][:limit]
