@@ -72,7 +72,7 @@ def _section(name: str, command: Any) -> str:
         ]
         parts.append(_table(("Command", "Meaning"), rows))
     if command.epilog:
-        parts.append(_one_line(command.epilog))
+        parts += _help(command.epilog)
     return "\n\n".join(parts) + "\n"
 
 

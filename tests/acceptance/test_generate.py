@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from PIL import Image
 
 from imagen.emulator import EmulatorThread
 
+COMMAND = [sys.executable, "-m", "imagen"]
 CREATE = "predictions.create"
 PROMPT = "a red fox in the snow, secret-canary-4711"
 
@@ -203,13 +207,53 @@ def test_no_download_shows_the_addresses(real: Any) -> None:
     assert not (real.data / "pictures").exists()
 
 
-def test_a_full_disk_keeps_the_picture_upstream_and_says_how_to_get_it(
+def with_room(real: Any, kilobytes: int, *args: str) -> subprocess.CompletedProcess[str]:
+    """The command on a disk where no file can grow beyond so much: what is written meets the end of it."""
+    limit = f"ulimit -f {kilobytes}; exec \"$@\""
+    return subprocess.run(
+        ["bash", "-c", limit, "-", *COMMAND, *args],
+        env=real.env,
+        cwd=real.work,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def test_without_room_for_the_intent_nothing_is_bought(real: Any, replicate_emulator: EmulatorThread) -> None:
+    done = with_room(real, 8, "generate", "a fox")
+    assert done.returncode == 70
+    assert "full" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert replicate_emulator.purchases == 0
+
+
+def test_without_room_for_the_picture_it_stays_upstream_and_the_next_step_is_told(
     real: Any, replicate_emulator: EmulatorThread
 ) -> None:
-    folder = real.work / "full"
-    folder.symlink_to("/dev/full")
-    done = real("generate", "a fox", "-o", "full/fox.png")
-    assert done.code == 2  # known before anything is bought
+    real("usage", code=0)  # the database is there, and small
+    replicate_emulator.add_fault("huge", operation="delivery", size=2 << 20)
+    done = with_room(real, 1024, "generate", "a fox", "-o", "fox.png")
+    assert done.returncode == 70
+    assert "nothing is bought again" in done.stderr
+    assert not list(real.work.iterdir())
+    adopt = re.search(r"predictions adopt (pred_\w+)", done.stderr)
+    assert adopt is not None
+    real("predictions", "adopt", adopt[1], code=0)
+    assert (real.work / "fox.png").is_file()
+    assert replicate_emulator.purchases == 1
+
+
+def test_an_answer_of_200_mb_is_not_read_to_its_end(real: Any, replicate_emulator: EmulatorThread) -> None:
+    replicate_emulator.add_fault("huge", operation=CREATE, size=200 << 20, times=None)
+    program = f"ulimit -v {1200 << 10}; exec \"$@\""  # address space: 200 MB more would not fit
+    done = subprocess.run(
+        ["bash", "-c", program, "-", *COMMAND, "generate", "a fox"],
+        env=real.env, cwd=real.work, capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert "larger than" in done.stderr.splitlines()[-1]
     assert replicate_emulator.purchases == 0
 
 

@@ -27,7 +27,11 @@ def test_links_lead_somewhere(page: Path) -> None:
         if re.match(r"[a-z]+:", target):
             continue
         place = (page.parent / target).resolve() if target else page
-        if not place.exists() or not place.is_relative_to(ROOT) or (anchor and place.suffix == ".md" and anchor not in anchors(place)):
+        if (
+            not place.exists()
+            or not place.is_relative_to(ROOT)
+            or (anchor and place.suffix == ".md" and anchor not in anchors(place))
+        ):
             broken.append(found["target"])
     assert broken == []
 

@@ -80,6 +80,7 @@ def pattern(shown: str) -> str:
     return "".join(lines)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_what_a_page_shows_happens(page: Path, tmp_path: Path) -> None:
     for marked, language, body in blocks(page):

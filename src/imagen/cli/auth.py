@@ -105,7 +105,10 @@ def _read_token(*, from_stdin: bool) -> Secret:
     if from_stdin:
         text = sys.stdin.read(_LONGEST_TOKEN + 1)
     elif sys.stdin.isatty():
-        text = typer.prompt(f"Token (from {_TOKENS_PAGE})", hide_input=True, err=True)
+        try:
+            text = typer.prompt(f"Token (from {_TOKENS_PAGE})", hide_input=True, err=True)
+        except typer.Abort:
+            raise KeyboardInterrupt from None
     else:
         raise InvalidRequest(
             "There is no terminal to ask for the token.",

@@ -44,8 +44,8 @@ def backends(
             return
         cells = [(row.name, row.type, row.model, "yes" if row.default else "-", row.status) for row in rows]
         print_table(format_table(("name", "type", "model", "default", "status"), cells))
-        if any(row.default and row.type == "emulator" for row in rows):
-            token = app.settings.replicate.api_token_env
+        token = app.settings.replicate.api_token_env
+        if any(row.default and row.type == "emulator" for row in rows) and not app.tokens.is_set(token):
             remark(
                 f"Without a backend named, pictures are practice. For real ones set {token} or run `imagen auth login`."
             )

@@ -44,6 +44,7 @@ _PROMPT_COLUMNS = 40
 _LONGEST_VALUE = 200
 _SHORTEST_ID = 4
 _PREFIX = "pred_"
+_SECRET_ENDINGS = ("api_key", "apikey", "token", "secret", "password")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Ours or Replicate's; ours may be cut short.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output; money in dollars.")]
@@ -391,12 +392,14 @@ def _facts(parts: App, one: Prediction) -> dict[str, Any]:
 
 
 def _open_input(parts: App, one: Prediction) -> dict[str, Any]:
-    """Its input, with the parameters hidden that the catalog knows as secret."""
+    """Its input, with the parameters hidden that the catalog knows as secret, or that are called like one."""
     model = parts.catalog.find(one.model)
-    return {
-        name: "***" if model and (known := model.parameter(name)) and known.secret else value
-        for name, value in one.input.items()
-    }
+
+    def is_secret(name: str) -> bool:
+        known = model.parameter(name) if model else None
+        return name.lower().endswith(_SECRET_ENDINGS) or (known is not None and known.secret)
+
+    return {name: "***" if is_secret(name) else value for name, value in one.input.items()}
 
 
 def _value(value: Any) -> str:

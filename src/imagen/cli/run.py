@@ -97,10 +97,7 @@ class reported:  # noqa: N801 - read as `with reported():`
                 sys.stdout = None
                 leave(INTERRUPTED)
             case Exception() if not os.environ.get("IMAGEN_TEST_TRACE"):
-                from imagen.instrumentation.logs import mask
-
-                text = mask(f"{type(error).__name__}: {error}".splitlines()[0])
-                typer.echo(f"imagen: unexpected fault, please report it: {text}", err=True)
+                typer.echo(f"imagen: unexpected fault, please report it: {_whereabouts(error)}", err=True)
                 leave(INTERNAL)
 
 
@@ -110,7 +107,7 @@ def show_error(error: ImagenError, *, json: bool) -> None:
     if json:
         import msgspec
 
-        shown = {"error": error.code, "detail": error.detail, "hint": error.hint}
+        shown: dict[str, Any] = {"error": error.code, "detail": error.detail, "hint": error.hint}
         shown |= {
             name: value
             for name in ("prediction_id", "charged", "retry_after", "category", "reason")
@@ -124,6 +121,15 @@ def show_error(error: ImagenError, *, json: bool) -> None:
 def leave(status: int) -> NoReturn:
     """End with this status."""
     raise SystemExit(status)
+
+
+def _whereabouts(error: BaseException) -> str:
+    """Kind and place of a fault. Its text stays hidden: it may quote a prompt or a secret."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "imagen" in frame.filename]
+    return f"{type(error).__name__} at {' < '.join(reversed(places[-3:]))}"
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -18,6 +18,13 @@ def aspect_ratio_of(width: int | None, height: int | None, *, fallback: str) -> 
     """
     if not width or not height or width < 0 or height < 0:
         return fallback
+    return _IN_LOWEST_TERMS.get(_reduced(width, height), fallback)
+
+
+def _reduced(width: int, height: int) -> tuple[int, int]:
     divisor = gcd(width, height)
-    ratio = f"{width // divisor}:{height // divisor}"
-    return ratio if ratio in ASPECT_RATIOS else fallback
+    return width // divisor, height // divisor
+
+
+_IN_LOWEST_TERMS = {_reduced(*map(int, ratio.split(":"))): ratio for ratio in ASPECT_RATIOS}
+"""21:9 is called so, and is 7:3."""

@@ -122,7 +122,7 @@ def _limits(schema: Schema, value: Any) -> list[str]:
     if _is_number(value):
         low, high = schema.get("minimum"), schema.get("maximum")
         if (low is not None and value < low) or (high is not None and value > high):
-            return [f"{value} is not allowed; it must be {_range(low, high)}"]
+            return [f"{_shown(value)} is not allowed; it must be {_range(low, high)}"]
     if isinstance(value, str):
         return _length(len(value), schema.get("minLength"), schema.get("maxLength"), "characters")
     if isinstance(value, list):

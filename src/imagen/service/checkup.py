@@ -160,7 +160,10 @@ class Checkup:
     async def _check_default(self, backend: Backend, *, offline: bool) -> list[Finding]:
         about = f"{backend.name} ({backend.model})"
         if backend.practice:
-            named = self._settings.default_backend is not None
+            named = (
+                self._settings.default_backend is not None
+                or self._settings.sources[f"backends.{backend.name}.type"] != "default"
+            )
             findings = [
                 _ok("backend", f"{about}, as configured: practice, no pictures of a model")
                 if named

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
@@ -20,7 +20,7 @@ from imagen.limits.admission import Admission
 from imagen.ports import Backend, Backends, Clock, Observer, Owners, Plan, PredictionStore
 from imagen.service.buy import BuyingRules, buy
 from imagen.service.deliver import Deliverer, Destination, to_stored
-from imagen.service.finish import Finisher, Notify, Outcome
+from imagen.service.finish import Buying, Finisher, Notify, Outcome
 
 HOLD_SECONDS = 60.0
 """How long a create is held open: then one call makes a prediction, and its end is known at once."""
@@ -112,16 +112,13 @@ class Gateway:
         """
         prediction = await self._store.get(prediction_id)
         backend = self._backend_of(prediction)
-        if not await self._take(prediction):
+        if not prediction.finished and not await self._take(prediction):
             raise InvalidRequest(
                 f"{prediction.id} is being followed by another process right now", hint="Wait for it."
             )
         if destination is not None:
             prediction = msgspec.structs.replace(prediction, destination=to_stored(destination))
-        async with self._followed(prediction):
-            return await self._finisher.finish(
-                backend, prediction, buying=None, fresh=False, notify=_quietly(observer)
-            )
+        return await self._finish(backend, prediction, _quietly(observer), buying=None, fresh=False)
 
     async def cancel(self, prediction_id: str, *, observer: Observer | None = None) -> Prediction:
         """Stop a prediction upstream, and settle what that cost. One that has ended stays as it is.
@@ -217,10 +214,8 @@ class Gateway:
 
         while request.resume and (left := await self._take_left(intent)) is not None:
             notify(Resumed(left))
-            async with self._followed(left), admitted(left):
-                outcome = await self._finisher.finish(
-                    backend, left, buying=buying, fresh=False, notify=notify
-                )
+            async with admitted(left):
+                outcome = await self._finish(backend, left, notify, buying=buying, fresh=False)
             if not _lost_for_good(outcome.error):
                 return outcome
             notify(GivenUp(outcome.prediction, str(outcome.error)))
@@ -228,19 +223,28 @@ class Gateway:
             intent = msgspec.structs.replace(intent, sent_at=self._clock.now())
             await self._store.add(intent)
             notify(Submitted(intent, plan.typical_seconds))
-            async with self._followed(intent):
-                return await self._finisher.finish(backend, intent, buying=buying, fresh=True, notify=notify)
+            return await self._finish(backend, intent, notify, buying=buying, fresh=True)
 
-    @asynccontextmanager
-    async def _followed(self, prediction: Prediction) -> AsyncIterator[None]:
-        """Ours while the block runs; whoever comes later may take up what is left of it."""
+    async def _finish(
+        self, backend: Backend, prediction: Prediction, notify: Notify, *, buying: Buying | None, fresh: bool
+    ) -> Outcome:
+        """To its end, and whatever comes of it: what is left unfinished is nobody's, so that others may take it up."""
+        finished = False
         try:
-            yield
+            outcome = await self._finisher.finish(
+                backend, prediction, buying=buying, fresh=fresh, notify=notify
+            )
+            finished = outcome.prediction.finished
         finally:
-            try:
-                await asyncio.shield(self._store.release(prediction.id, owner=self._owners.me))
-            except ImagenError as error:
-                _log.debug("releasing %s failed: %s", prediction.id, error.code)
+            if not finished:
+                await asyncio.shield(self._release(prediction))
+        return outcome
+
+    async def _release(self, prediction: Prediction) -> None:
+        try:
+            await self._store.release(prediction.id, owner=self._owners.me)
+        except ImagenError as error:
+            _log.debug("releasing %s failed: %s", prediction.id, error.code)
 
     async def _take_left(self, intent: Prediction) -> Prediction | None:
         """An unfinished prediction of the same request that no living process follows, now ours."""

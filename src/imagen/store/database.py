@@ -50,6 +50,8 @@ class Database:
     async def write(self, job: Callable[[Connection], T]) -> T:
         """Run `job` in a transaction of the writer; returns after its commit.
 
+        It may run twice, when another job of its group fails, so it must do nothing but talk to the database.
+
         Raises:
             StoreBusy, StoreError: it was not written.
         """
@@ -120,31 +122,24 @@ class Database:
             self._commit(engine, group)
 
     def _commit(self, engine: Engine, group: list[Job]) -> None:
-        outcomes: list[tuple[Job, Any, BaseException | None]] = []
+        """One transaction for all of a group. When one of them fails, each gets a transaction of its own."""
         try:
             with _translated(self._path), engine.begin() as connection:
-                outcomes.extend(self._attempt(connection, job, alone=len(group) == 1) for job in group)
-        except Exception as error:  # noqa: BLE001 - whatever broke the transaction is everybody's answer
-            outcomes = [(job, None, error) for job in group]
-        for (_, future, loop), result, failure in outcomes:
-            _answer(loop, future, result, failure)
-
-    def _attempt(
-        self, connection: Connection, job: Job, *, alone: bool
-    ) -> tuple[Job, Any, BaseException | None]:
-        """One job of a group; a job that fails takes none of the others down."""
-        if alone:
-            return job, job[0](connection), None
-        try:
-            with _translated(self._path), connection.begin_nested():
-                return job, job[0](connection), None
+                results = [job(connection) for job, _, _ in group]
         except Exception as error:  # noqa: BLE001 - handed to the one who asked
-            return job, None, error
+            if len(group) == 1:
+                _answer(group[0], None, error)
+                return
+            for job in group:
+                self._commit(engine, [job])
+            return
+        for job, result in zip(group, results, strict=True):
+            _answer(job, result, None)
 
 
-def _answer(
-    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: Any, error: BaseException | None
-) -> None:
+def _answer(job: Job, result: Any, error: BaseException | None) -> None:
+    _, future, loop = job
+
     def settle() -> None:
         if future.done():
             return

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, case, false, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from imagen.domain.prediction import TERMINAL, Prediction, Status
@@ -15,9 +15,29 @@ from imagen.store.database import Database
 from imagen.store.tables import predictions
 
 _COLUMNS = tuple(column.name for column in predictions.columns)
+_CHANGING = tuple(name for name in _COLUMNS if name not in {"id", "owner"})
 _UNFINISHED = or_(
     predictions.c.status.not_in(TERMINAL),
     and_(predictions.c.status == Status.SUCCEEDED, predictions.c.delivered_at.is_(None)),
+)
+
+# The statements of every request are built once: building one costs more than running it.
+_ADD = insert(predictions)
+_SAVE = (
+    update(predictions)
+    .where(
+        predictions.c.id == bindparam("this_id"),
+        or_(predictions.c.status.not_in(TERMINAL), predictions.c.status == bindparam("this_status")),
+    )
+    .values({name: bindparam(name) for name in _CHANGING})
+)
+_BY_ID = select(predictions).where(predictions.c.id == bindparam("this_id"))
+_IN_ORDER = select(predictions).where(_UNFINISHED).order_by(predictions.c.created_at, predictions.c.id)
+_OF_REQUEST = _IN_ORDER.where(predictions.c.request_key == bindparam("this_key"))
+_RELEASE = (
+    update(predictions)
+    .where(predictions.c.id == bindparam("this_id"), predictions.c.owner == bindparam("this_owner"))
+    .values(owner=None)
 )
 
 
@@ -31,52 +51,41 @@ class SqlPredictionStore:
         """See the port."""
         row = _to_row(prediction)
         try:
-            await self._database.write(lambda connection: connection.execute(insert(predictions), row))
+            await self._database.write(lambda connection: connection.execute(_ADD, row))
         except IntegrityError as error:
             raise StoreError(f"prediction {prediction.id} is written down already") from error
 
     async def save(self, prediction: Prediction) -> Prediction:
         """See the port. The owner is left as it is: `take` and `release` move it."""
-        row = _to_row(prediction)
-        row.pop("owner")
+        row = {name: getattr(prediction, name) for name in _CHANGING}
+        row |= {"this_id": prediction.id, "this_status": prediction.status}
 
         def job(connection: Connection) -> Prediction:
-            movable = or_(predictions.c.status.not_in(TERMINAL), predictions.c.status == prediction.status)
-            statement = update(predictions).where(predictions.c.id == prediction.id, movable).values(row)
             try:
-                moved = connection.execute(statement).rowcount
+                moved = connection.execute(_SAVE, row).rowcount
             except IntegrityError as error:
                 raise UpstreamTaken(
                     f"upstream prediction {prediction.upstream_id} belongs to another prediction here"
                 ) from error
             if moved:
                 return prediction
-            return _one(
-                connection, select(predictions).where(predictions.c.id == prediction.id), prediction.id
-            )
+            return _one(connection, _BY_ID, prediction.id, {"this_id": prediction.id})
 
         return await self._database.write(job)
 
     async def get(self, prediction_id: str) -> Prediction:
         """See the port."""
         wanted = prediction_id.strip()
-        matches = or_(
-            predictions.c.id == wanted,
-            predictions.c.upstream_id == wanted,
-            predictions.c.id.startswith(wanted, autoescape=True),
-        )
-        return await self._database.read(
-            lambda connection: _one(connection, select(predictions).where(matches).limit(2), wanted)
-        )
+        whole = or_(predictions.c.id == wanted, predictions.c.upstream_id == wanted)
+        begins = predictions.c.id.startswith(wanted, autoescape=True) if wanted else false()
+        statement = select(predictions).where(or_(whole, begins)).order_by(case((whole, 0), else_=1)).limit(2)
+        return await self._database.read(lambda connection: _one(connection, statement, wanted))
 
     async def unfinished(self, *, request_key: str | None = None) -> Sequence[Prediction]:
         """See the port."""
-        statement = (
-            select(predictions).where(_UNFINISHED).order_by(predictions.c.created_at, predictions.c.id)
-        )
-        if request_key is not None:
-            statement = statement.where(predictions.c.request_key == request_key)
-        return await self._many(statement)
+        if request_key is None:
+            return await self._many(_IN_ORDER)
+        return await self._many(_OF_REQUEST, {"this_key": request_key})
 
     async def take(self, prediction_id: str, *, owner: str, was: str | None) -> bool:
         """See the port."""
@@ -86,9 +95,8 @@ class SqlPredictionStore:
 
     async def release(self, prediction_id: str, *, owner: str) -> None:
         """See the port."""
-        mine = and_(predictions.c.id == prediction_id, predictions.c.owner == owner)
-        statement = update(predictions).where(mine).values(owner=None)
-        await self._database.write(lambda connection: connection.execute(statement))
+        row = {"this_id": prediction_id, "this_owner": owner}
+        await self._database.write(lambda connection: connection.execute(_RELEASE, row))
 
     async def list(self, *, limit: int, status: Status | None = None) -> Sequence[Prediction]:
         """See the port."""
@@ -122,9 +130,11 @@ class SqlPredictionStore:
             lambda connection: frozenset(connection.execute(statement).scalars())
         )
 
-    async def _many(self, statement: Select[Any]) -> Sequence[Prediction]:
+    async def _many(
+        self, statement: Select[Any], values: Mapping[str, Any] | None = None
+    ) -> Sequence[Prediction]:
         return await self._database.read(
-            lambda connection: [_from_row(row) for row in connection.execute(statement)]
+            lambda connection: [_from_row(row) for row in connection.execute(statement, values or {})]
         )
 
 
@@ -137,8 +147,10 @@ def _from_row(row: Row[Any]) -> Prediction:
     return Prediction(**{**values, "files": tuple(values["files"])})
 
 
-def _one(connection: Connection, statement: Select[Any], wanted: str) -> Prediction:
-    rows = connection.execute(statement).all()
+def _one(
+    connection: Connection, statement: Select[Any], wanted: str, values: Mapping[str, Any] | None = None
+) -> Prediction:
+    rows = connection.execute(statement, values or {}).all()
     exact = [row for row in rows if wanted in {row.id, row.upstream_id}] or rows
     if len(exact) != 1:
         reason = "several predictions begin with" if rows else "no prediction here is called"

@@ -78,7 +78,7 @@ class SqlSemaphores:
 
 
 def _limit(connection: Connection, name: str) -> int:
-    limit = connection.scalar(select(semaphores.c.limit).where(semaphores.c.name == name))
+    limit: int | None = connection.scalar(select(semaphores.c.limit).where(semaphores.c.name == name))
     if limit is None:
         raise NotFound(
             f"External semaphore {name[:100]!r} not found",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from imagen.emulator import EmulatorThread
+from imagen.emulator import EmulatorThread, Model
 
 CONFIG = """\
 default_backend: fast
@@ -81,17 +81,20 @@ def test_one_model_is_told_in_full_by_any_of_its_names(cli: Any) -> None:
 def test_a_model_that_the_catalog_lacks_is_asked_for_where_there_is_a_token(
     cli: Any, replicate_emulator: EmulatorThread
 ) -> None:
-    community = next(
-        one["name"] for one in replicate_emulator.state().get("models", []) or [{"name": "emulated/community"}]
-    )
+    community = "someone/watercolours"
+    replicate_emulator.add_model(Model(name=community, official=False))
     done = cli("models", community, code=2)
     assert "is not in the catalog" in done.stderr
     assert "REPLICATE_API_TOKEN" in done.stderr
     done = cli("models", "flux-schnel", code=2)
     assert "Did you mean flux-schnell" in done.stderr
     cli.use(replicate_emulator.url)
-    done = cli("models", community, "--json", code=0)
-    assert "prompt" in done.json["input_schema"]["properties"]
-    assert done.json["price"] is None
+    facts = cli("models", community, "--json", code=0).json
+    assert facts["input_schema"]["required"] == ["prompt"]
+    assert facts["price"] is None
+    assert facts["runs_as"].startswith(f"{community}:")
+    done = cli("models", community, code=0)
+    assert "Not in the catalog" in done.stdout
+    assert "required" in done.lines[-1]
     done = cli("models", "nobody/nothing", code=4)
     assert "nobody/nothing" in done.stderr

@@ -7,8 +7,6 @@ import signal
 import socket
 from typing import Any
 
-import pytest
-
 
 def test_it_serves_the_other_commands_until_it_is_told_to_stop(cli: Any) -> None:
     started = cli.start("emulator", "--port", "0", "--run-seconds", "0.1", "--json")
@@ -42,8 +40,7 @@ def test_a_taken_port_is_told_with_what_to_do(cli: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "example.com"])  # noqa: S104 - it is refused
-def test_it_listens_to_nobody_else(cli: Any, host: str) -> None:
-    done = cli("emulator", "--host", host, "--port", "0", code=2)
+def test_it_listens_to_nobody_else(cli: Any) -> None:
+    done = cli("emulator", "--host", "0.0.0.0", "--port", "0", code=2)  # noqa: S104 - it is refused
     assert "127.0.0.1" in done.stderr
     assert len(done.stderr.splitlines()) == 1

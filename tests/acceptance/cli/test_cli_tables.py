@@ -44,4 +44,8 @@ def test_long_text_is_shortened_by_columns() -> None:
 
 
 def test_facts_without_a_value_are_left_out_and_lines_go_on_under_themselves() -> None:
-    assert format_facts([("id", "1"), ("none", ""), ("files", "a\nb")]) == ["id     1", "files  a", "       b"]
+    assert format_facts([("id", "1"), ("none", ""), ("files", "a\nb")]) == [
+        "id     1",
+        "files  a",
+        "       b",
+    ]

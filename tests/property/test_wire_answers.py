@@ -1,0 +1,73 @@
+"""Whatever comes back: a value, or one of our errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imagen.backends.replicate.wire import Page, Wire
+from imagen.domain.prediction import Sighting
+from imagen.domain.secret import Secret
+from imagen.errors import BackendError, ImagenError
+from imagen.transport.message import HttpResponse, is_loopback, origin
+
+WIRE = Wire(api_base="https://api.replicate.com", token=Secret("r8_x"), token_env="TOKEN")
+texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12) | st.sampled_from(
+    ["starting", "succeeded", "2024-10-04T18:07:40Z", "9999-12-31T23:59:59-01:00", "https://[", "data:,", "~5s", "NSFW"]
+)
+leaves = st.none() | st.booleans() | st.integers() | st.just(10**300) | st.floats(allow_nan=False, allow_infinity=False) | texts  # fmt: skip
+KEYS = [
+    *("id status input output error logs metrics version created_at started_at completed_at data_removed".split()),
+    *("predict_time image_count num_outputs results next detail title retry_after invalid_fields field".split()),
+    *("description latest_version openapi_schema components schemas Input Output properties is_official".split()),
+    *("type current_release urls".split()),
+]
+json_values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS) | texts, inner, max_size=8),
+    max_leaves=25,
+)
+objects = st.dictionaries(st.sampled_from(KEYS), json_values, max_size=12)
+bodies = (objects | json_values).map(msgspec.json.encode) | st.binary(max_size=60)
+headers = st.dictionaries(
+    st.sampled_from(["retry-after", "date", "x-request-id", "content-type"]),
+    texts | st.sampled_from(["5", "0", "9" * 400, "Wed, 21 Oct 2099 07:28:00 GMT", "Fri, 01 Jan 0001 00:00:00 +2359"]),
+)
+
+
+@given(objects, st.sampled_from(["x", "y"]))
+@settings(max_examples=400)
+def test_any_object_with_an_id_is_a_sighting(value: dict[str, Any], identity: str):
+    value["id"] = identity
+    response = HttpResponse(200, {}, msgspec.json.encode(value))
+    sighting = WIRE.parse_prediction(response, subject="it")
+    assert isinstance(sighting, Sighting)
+    assert sighting.upstream_id == identity
+    assert all(isinstance(url, str) and url for url in sighting.output)
+
+
+@given(st.integers(200, 599), headers, bodies)
+@settings(max_examples=600)
+def test_any_answer_is_read_or_refused_as_ours(status: int, told: dict[str, str], body: bytes):
+    response = HttpResponse(status, told, body)
+    for parse in (WIRE.parse_prediction, WIRE.parse_page, WIRE.parse_model, WIRE.parse_json):
+        try:
+            value = parse(response, subject="it")
+        except ImagenError as error:
+            assert isinstance(error, BackendError)  # noqa: PT017 - both are fine
+            assert len(str(error)) < 2000
+            assert error.retry_after is None or error.retry_after >= 0
+            assert str(error).isprintable()
+        else:
+            assert status < 300
+            if isinstance(value, Page):
+                WIRE.build_next(value)
+
+
+@given(st.text(max_size=40) | texts.map(lambda text: f"https://{text}/x") | texts.map(lambda text: f"http://{text}"))
+def test_any_address_has_an_origin_or_none(url: str):
+    assert isinstance(origin(url), str)
+    is_loopback(url)
+    WIRE.build_file(url, limit_bytes=1)

@@ -1,0 +1,95 @@
+"""A secret is seen by nobody who does not ask for it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import pickle
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from imagen.domain.secret import Secret
+from imagen.transport.message import HttpRequest
+
+TEXT = "r8_this_must_not_be_seen"
+SECRET = Secret(TEXT)
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        repr,
+        str,
+        "{}".format,
+        "{!r:>40}".format,
+        "{:>40}".format,
+        lambda secret: f"{secret}",
+        lambda secret: f"{[secret]} {({'a': secret},)}",
+        lambda secret: "%s %r" % (secret, secret),  # noqa: UP031 - logging writes like this
+        lambda secret: json.dumps({"token": secret}, default=str),
+        lambda secret: repr(HttpRequest(method="GET", url="https://a.b", bearer=secret)),
+        lambda secret: repr(ValueError(secret)),
+        lambda secret: str(KeyError(secret)),
+        lambda secret: logging.LogRecord("a", 10, "f", 1, "%s", (secret,), None).getMessage(),
+        lambda secret: secret.fingerprint(),
+        lambda secret: str(hash(secret)),
+    ],
+)
+def test_showing_it_hides_it(show: Callable[[Secret], str]):
+    assert TEXT not in show(SECRET)
+    assert "must_not" not in show(SECRET)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        json.dumps,
+        msgspec.json.encode,
+        msgspec.to_builtins,
+        msgspec.msgpack.encode,
+        pickle.dumps,
+        copy.copy,
+        copy.deepcopy,
+        vars,
+        dict,
+        list,
+    ],
+)
+def test_encoding_and_copying_it_fails_and_tells_nothing(take: Callable[[Any], object]):
+    with pytest.raises(TypeError) as told:
+        take(SECRET)
+    assert TEXT not in str(told.value)
+
+
+def test_a_traceback_does_not_show_it():
+    try:
+        raise RuntimeError("broken with", SECRET)
+    except RuntimeError as error:
+        shown = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    assert TEXT not in shown
+
+
+def test_reveal_is_the_only_way_to_its_text():
+    assert SECRET.reveal() == TEXT
+
+
+def test_equal_texts_are_equal_secrets():
+    assert Secret("a") == Secret("a")
+    assert Secret("a") != Secret("b")
+    assert Secret("ä") == Secret("ä")
+    assert SECRET != TEXT
+    assert len({Secret("a"), Secret("a"), Secret("b")}) == 2
+
+
+def test_an_empty_secret_is_false():
+    assert not Secret("")
+    assert Secret("x")
+
+
+def test_a_fingerprint_tells_secrets_apart_and_stays_the_same():
+    assert Secret("a").fingerprint() == Secret("a").fingerprint() != Secret("b").fingerprint()
+    assert len(Secret("a").fingerprint()) == 16

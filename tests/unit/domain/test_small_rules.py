@@ -1,0 +1,165 @@
+"""Aspect ratios, progress, names for things, and usage added up."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from fakes.clock import BEGINNING
+from fakes.make import make_entry, make_prediction
+from hypothesis import given
+from hypothesis import strategies as st
+from imagen.domain.aspect_ratio import ASPECT_RATIOS, aspect_ratio_of
+from imagen.domain.identifiers import new_id
+from imagen.domain.money import Usd
+from imagen.domain.prediction import Status, hash_prompt
+from imagen.domain.progress import progress_from_log
+from imagen.domain.usage import GROUPINGS, UsageEntry, group_usage, sum_usage
+
+# --- aspect ratios ---
+
+
+@pytest.mark.parametrize("scale", [1, 64, 1000])
+@pytest.mark.parametrize("ratio", ASPECT_RATIOS)
+def test_each_of_the_eleven_ratios_is_recognised_at_any_size(ratio: str, scale: int):
+    width, height = (int(side) * scale for side in ratio.split(":"))
+    assert aspect_ratio_of(width, height, fallback="x") == ratio
+
+
+def test_there_are_eleven_ratios():
+    assert set(ASPECT_RATIOS) == set("1:1 16:9 21:9 3:2 2:3 4:5 5:4 3:4 4:3 9:16 9:21".split())
+    assert len(ASPECT_RATIOS) == 11
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "ratio"),
+    [
+        (1024, 1024, "1:1"),
+        (1920, 1080, "16:9"),
+        (1080, 1920, "9:16"),
+        (1344, 768, "other"),
+        (1000, 999, "other"),
+        (2520, 1080, "21:9"),
+        (7, 3, "21:9"),
+        (2560, 1097, "other"),
+        (0, 0, "other"),
+        (0, 1024, "other"),
+        (-1024, -1024, "other"),
+        (None, None, "other"),
+        (1024, None, "other"),
+        (None, 1024, "other"),
+    ],
+)
+def test_sizes_become_their_ratio_and_others_fall_back(width: int | None, height: int | None, ratio: str):
+    assert aspect_ratio_of(width, height, fallback="other") == ratio
+
+
+# --- progress ---
+
+
+@pytest.mark.parametrize(
+    ("log", "fraction"),
+    [
+        ("", None),
+        ("Using seed: 7\n", None),
+        ("  0%|          | 0/28 [00:00<?, ?it/s]", 0.0),
+        ("  0%| | 0/4\n 25%|██▌ | 1/4\n 75%|███▌| 3/4", 0.75),
+        ("100%|██████████| 28/28", 1.0),
+        ("Progress: 42% done", 0.42),
+        ("50%|█████ | 2/4\nusing 90% of memory", 0.5),
+        ("999%", 1.0),
+        ("12 %", None),
+        ("% 5", None),
+    ],
+)
+def test_progress_is_the_last_percentage_that_a_log_tells(log: str, fraction: float | None):
+    assert progress_from_log(log) == fraction
+
+
+@given(st.text(st.sampled_from("0123456789%| \nx")))
+def test_progress_of_any_log_is_none_or_a_fraction(log: str):
+    fraction = progress_from_log(log)
+    assert fraction is None or 0.0 <= fraction <= 1.0
+
+
+# --- ids ---
+
+
+def test_ids_are_safe_unique_and_of_one_length():
+    ids = [new_id("pred", BEGINNING) for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert all(re.fullmatch(r"pred_[0-9a-hjkmnp-tv-z]{26}", identity) for identity in ids)
+
+
+@given(st.lists(st.datetimes(datetime(1971, 1, 1), datetime(2900, 1, 1)), min_size=2, max_size=2))  # noqa: DTZ001
+def test_ids_sort_by_the_time_they_were_made(instants: list[datetime]):
+    first, second = sorted(instant.replace(tzinfo=UTC) for instant in instants)
+    if second - first > timedelta(milliseconds=1):
+        assert new_id("x", first) < new_id("x", second)
+
+
+# --- usage ---
+
+
+@pytest.mark.parametrize(
+    ("facts", "cost", "images", "outcome"),
+    [
+        ({"status": Status.SUCCEEDED, "charged": True, "cost": Usd(3000), "output": ("a", "b")}, Usd(3000), 2, "succeeded"),
+        ({"status": Status.SUCCEEDED, "charged": True, "cost": None, "output": ("a",)}, None, 1, "succeeded"),
+        ({"status": Status.FAILED, "charged": False, "cost": None, "output": ("a",)}, Usd(0), 0, "failed"),
+        ({"status": Status.CANCELED, "charged": True, "cost": Usd(5)}, Usd(5), 0, "canceled"),
+        ({"status": Status.ABORTED, "charged": False, "cost": Usd(5)}, Usd(0), 0, "aborted"),
+        ({"status": Status.UNKNOWN, "charged": None, "cost": None}, None, 0, "unknown"),
+    ],
+)
+def test_an_entry_says_what_a_prediction_cost(
+    facts: dict[str, Any], cost: Usd | None, images: int, outcome: str
+):
+    prediction = make_prediction(upstream_id="up-1", **facts)
+    entry = UsageEntry.from_prediction(prediction, at=BEGINNING)
+    assert (entry.cost, entry.images, entry.outcome) == (cost, images, outcome)
+    assert (entry.id, entry.caller, entry.seed, entry.upstream_id) == (prediction.id, "kai", 7, "up-1")
+
+
+def test_an_entry_knows_only_the_hash_of_the_prompt():
+    entry = UsageEntry.from_prediction(make_prediction(prompt="a secret wish"), at=BEGINNING)
+    assert "secret wish" not in repr(entry)
+    assert entry.prompt_hash == hash_prompt("a secret wish")
+
+
+ENTRIES = [
+    make_entry(1, model="a/x", caller="kai", cost=Usd(10), latency_ms=100, images=2),
+    make_entry(2, model="a/y", caller="kai", cost=Usd(30), latency_ms=200),
+    make_entry(3, model="a/x", caller="lee", cost=None, latency_ms=301, outcome="failed", images=0),
+]
+
+
+@pytest.mark.parametrize(
+    ("by", "names", "costs"),
+    [
+        ("model", ["a/y", "a/x"], [30, 10]),
+        ("caller", ["kai", "lee"], [40, 0]),
+        ("backend", ["fast"], [40]),
+        ("day", ["2026-11-01"], [40]),
+    ],
+)
+def test_usage_is_added_up_dearest_first(by: str, names: list[str], costs: list[int]):
+    groups = group_usage(ENTRIES, by)
+    assert [group.name for group in groups] == names
+    assert [group.cost.micros for group in groups] == costs
+
+
+def test_a_group_counts_everything_and_takes_unknown_costs_for_unknown():
+    total = sum_usage("all", ENTRIES)
+    assert (total.predictions, total.succeeded, total.images, total.unpriced) == (3, 2, 3, 1)
+    assert total.mean_latency_ms == 200
+    assert sum_usage("none", []).mean_latency_ms == 0
+    assert set(GROUPINGS) == {"model", "caller", "backend", "day"}
+
+
+def test_days_are_utc_and_in_order():
+    late = datetime(2026, 11, 2, 1, 0, tzinfo=timezone(timedelta(hours=2)))
+    groups = group_usage([make_entry(1, created_at=late), make_entry(2, created_at=BEGINNING - timedelta(days=9))], "day")
+    assert [group.name for group in groups] == ["2026-10-23", "2026-11-01"]
