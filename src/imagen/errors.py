@@ -84,7 +84,9 @@ class ImagenError(Exception):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        return f"{self.detail} {self.hint}" if self.hint else self.detail
+        if not self.hint:
+            return self.detail
+        return f"{self.detail}{'' if self.detail.endswith(('.', '!', '?', '…')) else '.'} {self.hint}"
 
 
 # --- the caller's mistakes -------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def schemas(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(schemas(), st.dictionaries(st.sampled_from([*NAMES, "unknown"]), values, max_size=4))
-@settings(max_examples=500)
+@settings(max_examples=250)
 def test_the_same_inputs_pass(schema: dict[str, Any], given_values: dict[str, Any]):
     validator = jsonschema.Draft202012Validator(schema)
     wanted = {str(error.message) for error in validator.iter_errors(given_values)}

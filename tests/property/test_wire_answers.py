@@ -38,7 +38,7 @@ headers = st.dictionaries(
 
 
 @given(objects, st.sampled_from(["x", "y"]))
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_any_object_with_an_id_is_a_sighting(value: dict[str, Any], identity: str):
     value["id"] = identity
     response = HttpResponse(200, {}, msgspec.json.encode(value))
@@ -49,7 +49,7 @@ def test_any_object_with_an_id_is_a_sighting(value: dict[str, Any], identity: st
 
 
 @given(st.integers(200, 599), headers, bodies)
-@settings(max_examples=600)
+@settings(max_examples=200)
 def test_any_answer_is_read_or_refused_as_ours(status: int, told: dict[str, str], body: bytes):
     response = HttpResponse(status, told, body)
     for parse in (WIRE.parse_prediction, WIRE.parse_page, WIRE.parse_model, WIRE.parse_json):

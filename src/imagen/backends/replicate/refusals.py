@@ -98,13 +98,21 @@ def retry_after(
     header = response.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", header):
         return float(header)
-    if header:
-        try:
-            return max(0.0, (parsedate_to_datetime(header) - (now or datetime.now(UTC))).total_seconds())
-        except (ValueError, TypeError):
-            pass
+    until = _instant(header)
+    if until is not None:
+        # The answer's own time counts: our clock may be wrong.
+        told_at = _instant(response.headers.get("date", "")) or now or datetime.now(UTC)
+        return max(0.0, (until - told_at).total_seconds())
     found = _RESETS_IN.search(_detail(body))
     return float(found[1]) if found else None
+
+
+def _instant(header: str) -> datetime | None:
+    try:
+        instant = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return instant if instant.tzinfo else None
 
 
 def categorize_failure(reason: str) -> FailureCategory:
