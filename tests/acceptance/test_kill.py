@@ -146,3 +146,18 @@ def test_ctrl_c_cancels_upstream_and_says_so(practised: Any, replicate_emulator:
     ]
     usage = practised("usage", "--json").json
     assert usage is not None
+
+
+def test_ctrl_c_while_fetching_says_how_to_get_the_picture(
+    practised: Any, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("delay", operation="delivery", seconds=5)
+    process = practised.start(*COMMAND)
+    wait_for(lambda: rows(practised.data, "imagen_usage"))
+    done = process.stop(signal.SIGINT)
+    assert done.code == 130
+    assert f"imagen predictions adopt {only_id(practised.data)}" in done.stderr
+    replicate_emulator.clear_faults()
+    practised("predictions", "adopt", only_id(practised.data), code=0)
+    assert (practised.work / "fox.png").is_file()
+    assert replicate_emulator.purchases == 1

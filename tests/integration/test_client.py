@@ -25,7 +25,9 @@ def client(environ: dict[str, str]) -> Any:
         yield one
 
 
-def test_a_picture_its_cost_and_its_seed(client: Client, tmp_path: Path, replicate_emulator: EmulatorThread) -> None:
+def test_a_picture_its_cost_and_its_seed(
+    client: Client, tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
     prediction = client.generate("a red fox in the snow", aspect_ratio="16:9", go_fast=False)
     saved = prediction.images[0].save(tmp_path / "fox.png")
     with PillowImage.open(saved) as image:
@@ -46,7 +48,9 @@ def test_several_runs_come_back_as_one(client: Client) -> None:
     assert len({image.path for image in prediction.images}) == 5
 
 
-def test_one_run_that_fails_does_not_lose_the_others(client: Client, replicate_emulator: EmulatorThread) -> None:
+def test_one_run_that_fails_does_not_lose_the_others(
+    client: Client, replicate_emulator: EmulatorThread
+) -> None:
     replicate_emulator.add_fault("fail", preset="nsfw")
     prediction = client.generate("a fox", count=5)
     assert 0 < len(prediction.images) < 5
@@ -121,14 +125,21 @@ async def test_the_async_client_is_the_same(environ: dict[str, str]) -> None:
 def test_a_program_that_never_closes_its_client_ends_cleanly(environ: dict[str, str]) -> None:
     program = "from imagen import Client\nprint(Client().generate('a fox').images[0].path)\n"
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], env=environ, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-W", "error", "-c", program],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert Path(done.stdout.strip()).is_file()
 
 
-def test_interrupting_a_sync_call_cancels_upstream(environ: dict[str, str], replicate_emulator: EmulatorThread) -> None:
+def test_interrupting_a_sync_call_cancels_upstream(
+    environ: dict[str, str], replicate_emulator: EmulatorThread
+) -> None:
     replicate_emulator.add_fault("slow", run_seconds=30)
     program = (
         "import os, signal, threading\nfrom imagen import Client\n"
@@ -140,4 +151,6 @@ def test_interrupting_a_sync_call_cancels_upstream(environ: dict[str, str], repl
         [sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=40, check=False
     )
     assert done.stdout == "interrupted\n", done.stderr
-    assert [entry.status for entry in replicate_emulator.journal.entries(operation="predictions.cancel")] == [200]
+    assert [entry.status for entry in replicate_emulator.journal.entries(operation="predictions.cancel")] == [
+        200
+    ]

@@ -65,7 +65,9 @@ async def again(app: App, request: GenerationRequest = FOX, record: Any = None) 
 
 
 @pytest.fixture
-def left(open_app: Callable[..., App], replicate_emulator: EmulatorThread) -> Callable[..., Awaitable[Prediction]]:
+def left(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> Callable[..., Awaitable[Prediction]]:
     """A prediction whose process died; `bought` tells whether its create had arrived."""
 
     async def leave(*, bought: bool = True, known: bool = False) -> Prediction:
@@ -114,14 +116,18 @@ async def test_the_same_request_takes_up_what_was_bought(
     assert outcome.prediction.cost == Usd.parse("0.003")
 
 
-async def test_a_different_request_is_a_new_one(left: Any, open_app: Any, replicate_emulator: EmulatorThread) -> None:
+async def test_a_different_request_is_a_new_one(
+    left: Any, open_app: Any, replicate_emulator: EmulatorThread
+) -> None:
     await left(known=True)
     outcome = await again(open_app(), GenerationRequest(prompt="a hound"))
     assert outcome.error is None
     assert replicate_emulator.purchases == 2
 
 
-async def test_new_buys_although_one_was_left(left: Any, open_app: Any, replicate_emulator: EmulatorThread) -> None:
+async def test_new_buys_although_one_was_left(
+    left: Any, open_app: Any, replicate_emulator: EmulatorThread
+) -> None:
     await left(known=True)
     await again(open_app(), GenerationRequest(prompt="a fox", resume=False))
     assert replicate_emulator.purchases == 2
@@ -214,20 +220,24 @@ async def test_equal_requests_without_a_seed_never_share_a_purchase(
     """A model without seed: what three lost answers bought looks the same. Each gets one of its own."""
     replicate_emulator.add_fault("drop_after", operation=CREATE, times=2)
     request = GenerationRequest(prompt="a fox", model=None, count=3)
-    async with open_app(IMAGEN_BACKENDS__NANO__TYPE="replicate", IMAGEN_BACKENDS__NANO__MODEL="google/nano-banana") as app:
+    async with open_app(
+        IMAGEN_BACKENDS__NANO__TYPE="replicate", IMAGEN_BACKENDS__NANO__MODEL="google/nano-banana"
+    ) as app:
         outcomes = await app.gateway.generate(request, backend="nano", destination=Destination())
     assert [outcome.error for outcome in outcomes] == [None, None, None]
     assert len({outcome.prediction.upstream_id for outcome in outcomes}) == 3
     assert replicate_emulator.purchases == 3
 
 
-async def test_nobody_takes_what_a_living_process_follows(open_app: Any, replicate_emulator: EmulatorThread) -> None:
+async def test_nobody_takes_what_a_living_process_follows(
+    open_app: Any, replicate_emulator: EmulatorThread
+) -> None:
     replicate_emulator.add_fault("hold_returns_starting")
     replicate_emulator.add_fault("slow", run_seconds=1.5)
     async with open_app() as first, open_app() as second:
         running = asyncio.ensure_future(first.gateway.generate(FOX, destination=Destination()))
         while not replicate_emulator.journal.entries(operation="predictions.get"):
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 - the emulator is on another thread
         (row,) = await second.store.unfinished()
         with pytest.raises(InvalidRequest, match="another process"):
             await second.gateway.resume(row.id)
@@ -242,7 +252,30 @@ async def test_another_account_may_not_adopt(left: Any, open_app: Any) -> None:
             await app.gateway.resume(old.id)
 
 
-async def test_never_repeat_leaves_a_lost_answer_alone(open_app: Any, replicate_emulator: EmulatorThread) -> None:
+async def test_practice_that_was_left_is_written_off(open_app: Any) -> None:
+    async with open_app() as app:
+        intent = await _intent_of_practice(app)
+        outcome = await app.gateway.resume(intent.id)
+        assert isinstance(outcome.error, PredictionFailed)
+        assert "practice" in str(outcome.error)
+        assert outcome.prediction.charged is False
+        assert not await app.store.unfinished()
+
+
+async def _intent_of_practice(app: App) -> Prediction:
+    """What a killed practice run leaves: a row of an emulator that is gone."""
+    (made,) = await app.gateway.generate(FOX, backend="emulator")
+    left = msgspec.structs.replace(
+        made.prediction, id="pred_left", upstream_id="gone", account="practice-of-another-process",
+        status=Status.PROCESSING, delivered_at=None, owner=None,
+    )  # fmt: skip
+    await app.store.add(left)
+    return left
+
+
+async def test_never_repeat_leaves_a_lost_answer_alone(
+    open_app: Any, replicate_emulator: EmulatorThread
+) -> None:
     replicate_emulator.add_fault("drop", operation=CREATE)
     request = msgspec.structs.replace(FOX, repeat_lost=False)
     outcome = await again(open_app(), request)
@@ -252,7 +285,9 @@ async def test_never_repeat_leaves_a_lost_answer_alone(open_app: Any, replicate_
     assert outcome.prediction.status is Status.QUEUED
 
 
-async def test_canceling_by_id_settles_what_ran(left: Any, open_app: Any, replicate_emulator: EmulatorThread) -> None:
+async def test_canceling_by_id_settles_what_ran(
+    left: Any, open_app: Any, replicate_emulator: EmulatorThread
+) -> None:
     old = await left(known=True)
     async with open_app() as app:
         canceled = await app.gateway.cancel(old.id)

@@ -183,7 +183,13 @@ def _show_described(ref: ModelRef, described: ModelDescription, *, json: bool) -
     from imagen.cli.tables import format_facts
 
     if json:
-        unknown: dict[str, Any] = {"aliases": [], "description": "", "price": None, "prices": [], "typical_seconds": None}
+        unknown: dict[str, Any] = {
+            "aliases": [],
+            "description": "",
+            "price": None,
+            "prices": [],
+            "typical_seconds": None,
+        }
         print_json(
             {"name": ref.base, "runs_as": described.model, **unknown, "input_schema": described.input_schema}
         )

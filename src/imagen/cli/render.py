@@ -92,7 +92,7 @@ class Renderer:
             self._progress = None
 
 
-def _line(event: events.Event) -> str | None:
+def _line(event: events.Event) -> str | None:  # noqa: C901 - a table of sentences
     match event:
         case events.Resumed(prediction):
             return f"taking up the unfinished prediction {prediction.id} of the same request instead of buying again"
@@ -116,6 +116,11 @@ def _line(event: events.Event) -> str | None:
             return (
                 f"warning: {prediction.id} could not be canceled for sure ({reason}); it ends by itself after "
                 f"{prediction.deadline_seconds:g} s. `imagen predictions adopt {prediction.id}` shows what became of it"
+            )
+        case events.LeftUnfetched(prediction):
+            return (
+                f"{prediction.id} was made already ({_billing(prediction.charged)}); "
+                f"`imagen predictions adopt {prediction.id}` fetches its picture within the hour"
             )
         case events.Saved(_, path, renamed) if renamed:
             return f"the name was taken meanwhile; saved as {path.name}"

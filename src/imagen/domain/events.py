@@ -92,6 +92,12 @@ class CancelUnconfirmed(msgspec.Struct, frozen=True):
     reason: str
 
 
+class LeftUnfetched(msgspec.Struct, frozen=True):
+    """Whoever asked for it went away when it was already made: its pictures wait upstream, for an hour."""
+
+    prediction: Prediction
+
+
 class Ended(msgspec.Struct, frozen=True):
     """It ended, one way or the other."""
 
@@ -111,5 +117,6 @@ Event = (
     | GivenUp
     | Canceled
     | CancelUnconfirmed
+    | LeftUnfetched
     | Ended
 )

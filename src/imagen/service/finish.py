@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from imagen.domain.events import Canceled, CancelUnconfirmed, Ended, Event
+from imagen.domain.events import Canceled, CancelUnconfirmed, Ended, Event, LeftUnfetched
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import BackendError, ImagenError, ModelNotFound, OutputDefective, StoreError
 from imagen.ports import Backend, Clock, PredictionStore
@@ -107,19 +107,24 @@ class Finisher:
         if prediction.upstream_id is None:
             prediction = await self._adopt(backend, prediction, _CANCEL_SEARCH_SECONDS, notify) or prediction
         if prediction.upstream_id is None:
-            return await self._store.save(
-                msgspec.structs.replace(
-                    prediction,
-                    status=Status.FAILED,
-                    error="canceled before anything was bought",
-                    charged=False,
-                    ended_at=self._clock.now(),
-                )
-            )
+            return await self.write_off(prediction, "it was canceled before anything was bought")
         seen = await take_note(
             backend, self._store, self._clock, prediction, await backend.cancel(prediction)
         )
         return await self._bookkeeper.settle(seen, notify=notify) if seen.status.terminal else seen
+
+    async def write_off(self, prediction: Prediction, reason: str) -> Prediction:
+        """End one that never became a run, and that nobody is charged for."""
+        return await self._store.save(
+            msgspec.structs.replace(
+                prediction,
+                status=Status.FAILED,
+                category="infrastructure",
+                error=reason,
+                charged=False,
+                ended_at=self._clock.now(),
+            )
+        )
 
     # --- the steps ---------------------------------------------------------------------------------------
 
@@ -159,16 +164,7 @@ class Finisher:
             return await buying(
                 await self._store.save(msgspec.structs.replace(prediction, sent_at=self._clock.now()))
             )
-        return await self._store.save(
-            msgspec.structs.replace(
-                prediction,
-                status=Status.FAILED,
-                category="infrastructure",
-                error="its create never arrived, and nothing was bought",
-                charged=False,
-                ended_at=self._clock.now(),
-            )
-        )
+        return await self.write_off(prediction, "its create never arrived, and nothing was bought")
 
     async def _adopt(
         self, backend: Backend, prediction: Prediction, seconds: float, notify: Notify
@@ -200,6 +196,8 @@ class Finisher:
     async def _cancel_quietly(self, backend: Backend, prediction: Prediction, notify: Notify) -> None:
         current = await self._as_stored(prediction)
         if current.status.terminal:
+            if not current.finished:
+                notify(LeftUnfetched(current))
             return
         try:
             async with asyncio.timeout(CANCEL_SECONDS):

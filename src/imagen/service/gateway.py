@@ -112,6 +112,10 @@ class Gateway:
         """
         prediction = await self._store.get(prediction_id)
         backend = self._backend_of(prediction)
+        if backend.practice and backend.account != prediction.account and not prediction.finished:
+            prediction = await self._finisher.write_off(
+                prediction, "it was practice, and its emulator ended with the process"
+            )
         if not prediction.finished and not await self._take(prediction):
             raise InvalidRequest(
                 f"{prediction.id} is being followed by another process right now", hint="Wait for it."

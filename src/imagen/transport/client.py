@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -102,7 +103,7 @@ class HttpClient:
             request.method,
             request.url,
             headers=headers,
-            data=request.body,
+            data=_payload(request.body),
             timeout=timeout,
             allow_redirects=False,
             proxy=self._proxy_for(request.url),
@@ -198,6 +199,11 @@ def _require_safe(url: str) -> None:
     raise InvalidResponse(
         f"{parts.scheme or 'a relative'} address at host {parts.hostname or '?'} is not fetched: only https, or http to this machine, is"
     )
+
+
+def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    """Large bodies go out in parts, so that the loop has time for others."""
+    return io.BytesIO(body) if body is not None and len(body) > _CHUNK else body
 
 
 def _headers(response: aiohttp.ClientResponse) -> Mapping[str, str]:
