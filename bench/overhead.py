@@ -112,7 +112,9 @@ def main() -> None:
         calls = len(entries) / (count + 1)
         floor_ms, ours_ms = statistics.median(bare), statistics.median(full)
         print(f"{count} predictions, {width} at once, each held 0.1 s; median of {ROUNDS} rounds")
-        print(f"CPU a prediction: bare HTTP library {floor_ms:.2f} ms, imagen {ours_ms:.2f} ms ({ours_ms / floor_ms:.1f} times)")
+        print(
+            f"CPU a prediction: bare HTTP library {floor_ms:.2f} ms, imagen {ours_ms:.2f} ms ({ours_ms / floor_ms:.1f} times)"
+        )
         print(f"upstream calls a prediction: {calls:.3f}; last round {took:.1f} s")
     finally:
         emulator.terminate()

@@ -34,7 +34,7 @@ def real(cli: Any, replicate_emulator: EmulatorThread) -> Any:
 def columns(path: Path, table: str) -> dict[str, Any]:
     connection = sqlite3.connect(path)
     connection.row_factory = sqlite3.Row
-    row = dict(connection.execute(f"SELECT * FROM {table}").fetchone())
+    row = dict(connection.execute(f"SELECT * FROM {table}").fetchone())  # noqa: S608 - a table's name
     connection.close()
     return row
 
@@ -121,7 +121,7 @@ def test_neither_token_nor_prompt_is_written_anywhere_else(
     connection = sqlite3.connect(real.data / "imagen.db")
     for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
         names = [column[1] for column in connection.execute(f"PRAGMA table_xinfo({table})")]
-        for row in connection.execute(f"SELECT * FROM {table}"):
+        for row in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608 - a table's name
             for name, value in zip(names, row, strict=True):
                 own_record = table == "predictions" and name in {"prompt", "input", "files"}
                 assert own_record or "canary" not in str(value), (table, name)
@@ -209,7 +209,7 @@ def test_no_download_shows_the_addresses(real: Any) -> None:
 
 def with_room(real: Any, kilobytes: int, *args: str) -> subprocess.CompletedProcess[str]:
     """The command on a disk where no file can grow beyond so much: what is written meets the end of it."""
-    limit = f"ulimit -f {kilobytes}; exec \"$@\""
+    limit = f'ulimit -f {kilobytes}; exec "$@"'
     return subprocess.run(
         ["bash", "-c", limit, "-", *COMMAND, *args],
         env=real.env,
@@ -247,7 +247,7 @@ def test_without_room_for_the_picture_it_stays_upstream_and_the_next_step_is_tol
 
 def test_an_answer_of_200_mb_is_not_read_to_its_end(real: Any, replicate_emulator: EmulatorThread) -> None:
     replicate_emulator.add_fault("huge", operation=CREATE, size=200 << 20, times=None)
-    program = f"ulimit -v {1200 << 10}; exec \"$@\""  # address space: 200 MB more would not fit
+    program = f'ulimit -v {1200 << 10}; exec "$@"'  # address space: 200 MB more would not fit
     done = subprocess.run(
         ["bash", "-c", program, "-", *COMMAND, "generate", "a fox"],
         env=real.env, cwd=real.work, capture_output=True, text=True, timeout=50, check=False,

@@ -52,7 +52,7 @@ def rows(data: Path, table: str) -> int:
         return 0
     connection = sqlite3.connect(data / "imagen.db")
     try:
-        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - a table's name
     except sqlite3.OperationalError:
         return 0
     finally:

@@ -57,12 +57,13 @@ def test_files_that_are_named_exist(name: str) -> None:
 
 
 def is_there(name: str) -> bool:
-    """Whether a path is one of ours from where readers look; a name alone may be in any package."""
-    if "/" in name:
-        return any(
-            (place / name).exists() for place in (ROOT, ROOT / "src/imagen", ROOT / "tests", ROOT / "docs")
-        )
-    return next((ROOT / "src/imagen").rglob(name), None) is not None
+    """Whether a path is one of ours from where readers look: the root, a folder of tests, any package."""
+    if any((place / name).exists() for place in (ROOT, ROOT / "tests", ROOT / "docs")):
+        return True
+    return (
+        next((ROOT / "src/imagen").rglob(name.rstrip("/")), None) is not None
+        or (ROOT / "src/imagen" / name).exists()
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

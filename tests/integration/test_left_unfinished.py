@@ -236,8 +236,8 @@ async def test_nobody_takes_what_a_living_process_follows(
     replicate_emulator.add_fault("slow", run_seconds=1.5)
     async with open_app() as first, open_app() as second:
         running = asyncio.ensure_future(first.gateway.generate(FOX, destination=Destination()))
-        while not replicate_emulator.journal.entries(operation="predictions.get"):
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - the emulator is on another thread
+        while not replicate_emulator.journal.entries(operation="predictions.get"):  # noqa: ASYNC110 - on another thread
+            await asyncio.sleep(0.01)
         (row,) = await second.store.unfinished()
         with pytest.raises(InvalidRequest, match="another process"):
             await second.gateway.resume(row.id)
@@ -250,6 +250,17 @@ async def test_another_account_may_not_adopt(left: Any, open_app: Any) -> None:
     async with open_app(REPLICATE_API_TOKEN="r8_somebody_else") as app:
         with pytest.raises(InvalidRequest, match="another Replicate account"):
             await app.gateway.resume(old.id)
+
+
+async def test_a_service_that_goes_away_while_it_runs_is_waited_for(
+    open_app: Any, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("hold_returns_starting")
+    replicate_emulator.add_fault("slow", run_seconds=1.0)
+    replicate_emulator.add_fault("rate_limit", operation="predictions.get", retry_after=0, times=9)
+    outcome = await again(open_app())
+    assert outcome.error is None
+    assert replicate_emulator.purchases == 1
 
 
 async def test_practice_that_was_left_is_written_off(open_app: Any) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import msgspec
 
-from imagen.domain.events import Event, Progressed
+from imagen.domain.events import Event, Progressed, Waiting
 from imagen.domain.prediction import Prediction
 from imagen.domain.progress import progress_from_log
 from imagen.errors import BackendError, WaitTimeout
@@ -43,7 +43,7 @@ async def follow(
 
     Raises:
         WaitTimeout: its deadline has passed, and it can be neither seen to end nor canceled.
-        BackendError: looking failed for good; it stays unfinished, to be adopted later.
+        BackendError: the service says that it is not ours to look at; it stays unfinished, to be adopted later.
     """
     ends_at = (prediction.sent_at or prediction.created_at) + timedelta(
         seconds=prediction.deadline_seconds + DEADLINE_MARGIN_SECONDS
@@ -55,7 +55,15 @@ async def follow(
             return await _overdue(backend, store, clock, prediction)
         await clock.sleep(min(pause, left))
         pause = pace.after(pause)
-        prediction = await look(backend, store, clock, prediction, notify)
+        try:
+            prediction = await look(backend, store, clock, prediction, notify)
+        except BackendError as error:
+            if not error.retryable:
+                raise
+            pause = max(
+                pause, error.retry_after or 0.0
+            )  # it is paid for: a service that is away is waited for
+            notify(Waiting(error.detail, min(pause, left)))
     return prediction
 
 
