@@ -30,6 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         input: the model's own input.
         identity: the same for the same wish: the input with files told by their content.
         seed_field: the parameter that takes a seed, None where the model has none; seed_maximum: its largest value.
+        secret_fields: parameters whose values are sent but never written down.
         deadline_seconds: when the run must have ended.
         typical_seconds: how long it usually takes, where that is known.
         expected_images: how many pictures one run gives.
@@ -42,6 +43,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     deadline_seconds: float
     seed_maximum: int = 2**31 - 1
     typical_seconds: float | None = None
+    secret_fields: tuple[str, ...] = ()
     expected_images: int = 1
 
 

@@ -13,10 +13,11 @@ import pytest
 
 from imagen.assembly import App, build
 from imagen.domain.events import Adopted, AnswerLost, GivenUp, Resumed
+from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Status
 from imagen.domain.request import GenerationRequest
-from imagen.emulator import EmulatorThread
+from imagen.emulator import EmulatorThread, Model
 from imagen.errors import InvalidRequest, OutcomeUnknown, OutputDefective, PredictionFailed, WaitTimeout
 from imagen.instrumentation.clock import SystemClock
 from imagen.service.deliver import Destination
@@ -282,6 +283,31 @@ async def _intent_of_practice(app: App) -> Prediction:
     )  # fmt: skip
     await app.store.add(left)
     return left
+
+
+async def test_a_key_inside_the_input_is_sent_but_never_written_down(
+    open_app: Any, replicate_emulator: EmulatorThread
+) -> None:
+    names = ("prompt", "openai_api_key", "aspect_ratio", "output_format", "number_of_images")
+    parameters: dict[str, Any] = {name: {} for name in names}
+    replicate_emulator.add_model(Model(name="openai/gpt-image-1.5", description="", parameters=parameters))
+    replicate_emulator.add_fault("drop_after", operation=CREATE)
+    request = GenerationRequest(
+        prompt="a fox",
+        model=ModelRef.parse("openai/gpt-image-1.5"),
+        options={"openai_api_key": "sk-canary-key"},
+        output_format="webp",
+    )
+    async with open_app() as app:
+        (outcome,) = await app.gateway.generate(request)
+        assert outcome.error is None
+        (row,) = await app.store.list(limit=5)
+        assert row.input["openai_api_key"] == "[hidden]"
+        folder = app.settings.data_dir
+    (sent,) = replicate_emulator.journal.entries(operation=CREATE)
+    assert sent.body["input"]["openai_api_key"] == "sk-canary-key"
+    assert not any(b"sk-canary" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert replicate_emulator.purchases == 1
 
 
 async def test_never_repeat_leaves_a_lost_answer_alone(

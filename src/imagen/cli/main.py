@@ -68,4 +68,4 @@ app.command("emulator")(emulator.emulator)
 
 def main() -> None:
     """Run the command."""
-    app()
+    app(prog_name="imagen")

@@ -50,6 +50,8 @@ _NEXT: dict[Status, frozenset[Status]] = {
     Status.ABORTED: frozenset(),
     Status.UNKNOWN: frozenset(),
 }
+HIDDEN = "[hidden]"
+"""What stands in a stored input where a secret was sent."""
 TERMINAL = frozenset(status for status, following in _NEXT.items() if not following)
 
 

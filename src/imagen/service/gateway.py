@@ -13,7 +13,7 @@ import msgspec
 from imagen.domain.events import Event, GivenUp, Resumed, Submitted
 from imagen.domain.identifiers import new_id
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, request_key
+from imagen.domain.prediction import HIDDEN, Prediction, request_key
 from imagen.domain.request import GenerationRequest
 from imagen.errors import BudgetExceeded, ImagenError, InvalidRequest, OutcomeUnknown, OutputDefective
 from imagen.limits.admission import Admission
@@ -216,7 +216,7 @@ class Gateway:
                 notify=notify,
             )
 
-        while request.resume and (left := await self._take_left(intent)) is not None:
+        while request.resume and (left := await self._take_left(intent, plan)) is not None:
             notify(Resumed(left))
             async with admitted(left):
                 outcome = await self._finish(backend, left, notify, buying=buying, fresh=False)
@@ -225,7 +225,7 @@ class Gateway:
             notify(GivenUp(outcome.prediction, str(outcome.error)))
         async with admitted(intent):
             intent = msgspec.structs.replace(intent, sent_at=self._clock.now())
-            await self._store.add(intent)
+            await self._store.add(_without_secrets(intent, plan))
             notify(Submitted(intent, plan.typical_seconds))
             return await self._finish(backend, intent, notify, buying=buying, fresh=True)
 
@@ -250,11 +250,17 @@ class Gateway:
         except ImagenError as error:
             _log.debug("releasing %s failed: %s", prediction.id, error.code)
 
-    async def _take_left(self, intent: Prediction) -> Prediction | None:
+    async def _take_left(self, intent: Prediction, plan: Plan) -> Prediction | None:
         """An unfinished prediction of the same request that no living process follows, now ours."""
+        secret = {name: intent.input[name] for name in plan.secret_fields}
         for left in await self._store.unfinished(request_key=intent.request_key):
             if await self._take(left):
-                return msgspec.structs.replace(left, owner=self._owners.me, destination=intent.destination)
+                return msgspec.structs.replace(
+                    left,
+                    owner=self._owners.me,
+                    input=left.input | secret,
+                    destination=intent.destination,
+                )
         return None
 
     async def _take(self, prediction: Prediction) -> bool:
@@ -270,6 +276,11 @@ class Gateway:
                 hint="Set the token with which it was made.",
             )
         return backend
+
+
+def _without_secrets(intent: Prediction, plan: Plan) -> Prediction:
+    """As it is written down. A key inside the input is sent with the create and kept nowhere."""
+    return msgspec.structs.replace(intent, input=intent.input | dict.fromkeys(plan.secret_fields, HIDDEN))
 
 
 def _hold_seconds(plan: Plan, *, watched: bool) -> float:

@@ -15,7 +15,7 @@ from imagen.store.database import Database
 from imagen.store.tables import predictions
 
 _COLUMNS = tuple(column.name for column in predictions.columns)
-_CHANGING = tuple(name for name in _COLUMNS if name not in {"id", "owner"})
+_CHANGING = tuple(name for name in _COLUMNS if name not in {"id", "owner", "input"})
 _UNFINISHED = or_(
     predictions.c.status.not_in(TERMINAL),
     and_(predictions.c.status == Status.SUCCEEDED, predictions.c.delivered_at.is_(None)),
@@ -56,7 +56,7 @@ class SqlPredictionStore:
             raise StoreError(f"prediction {prediction.id} is written down already") from error
 
     async def save(self, prediction: Prediction) -> Prediction:
-        """See the port. The owner is left as it is: `take` and `release` move it."""
+        """See the port. Owner and input stay as they are: `take` and `release` move the one, nothing the other."""
         row = {name: getattr(prediction, name) for name in _CHANGING}
         row |= {"this_id": prediction.id, "this_status": prediction.status}
 

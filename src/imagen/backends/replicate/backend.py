@@ -31,7 +31,7 @@ from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS
 from imagen.domain.events import Waiting
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, Sighting
+from imagen.domain.prediction import HIDDEN, Prediction, Sighting
 from imagen.domain.pricing import cost
 from imagen.domain.request import GenerationRequest
 from imagen.errors import (
@@ -126,6 +126,7 @@ class ReplicateBackend:
                 },
                 seed_field=made.seed_field,
                 seed_maximum=made.seed_maximum,
+                secret_fields=made.secret_fields,
                 deadline_seconds=deadline or (known.deadline_seconds if known else DEFAULT_DEADLINE_SECONDS),
                 typical_seconds=known.typical_seconds if known else None,
                 expected_images=images,
@@ -353,7 +354,9 @@ def _is_same(item: Mapping[str, Any], prediction: Prediction) -> bool:
     ):
         return False
     return all(
-        theirs.get(name) == value for name, value in prediction.input.items() if not _holds_file(value)
+        theirs.get(name) == value
+        for name, value in prediction.input.items()
+        if value != HIDDEN and not _holds_file(value)
     )
 
 

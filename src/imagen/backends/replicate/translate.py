@@ -37,12 +37,14 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
         images: how many pictures each run gives.
         seed_field: where our seed goes; None when the model has none.
         seed_maximum: the largest seed that the model takes, as far as we choose.
+        secret_fields: parameters that hold somebody's key or password.
     """
 
     inputs: tuple[dict[str, Any], ...]
     images: tuple[int, ...]
     seed_field: str | None
     seed_maximum: int
+    secret_fields: tuple[str, ...] = ()
 
 
 def translate(
@@ -96,6 +98,7 @@ def translate(
         images=images,
         seed_field="seed" if fields.knows("seed") and "seed" not in options else None,
         seed_maximum=min(fields.maximum("seed", 2**31 - 1), 2**31 - 1),
+        secret_fields=tuple(name for name in fields.values if fields.is_secret(name)),
     )
 
 
@@ -129,6 +132,10 @@ class _Fields:
 
     def first_known(self, names: tuple[str, ...]) -> str | None:
         return next((name for name in names if self.knows(name)), None)
+
+    def is_secret(self, name: str) -> bool:
+        found = (property_schema(self._schema, name) if self._schema else None) or {}
+        return bool(found.get("writeOnly") or found.get("x-cog-secret") or found.get("format") == "password")
 
     def takes_list(self, name: str) -> bool:
         found = property_schema(self._schema, name) if self._schema else None
