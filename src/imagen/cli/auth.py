@@ -61,8 +61,8 @@ def login(
     config: Config = None,
 ) -> None:
     """Keep a token in the keyring, or in a file that only you can read, once it is known to work."""
+    from imagen.cli.checkup import shown_account
     from imagen.cli.run import read_settings, reported, run_loop
-    from imagen.service.checkup import shown_account
 
     with reported():
         settings = read_settings(config)
@@ -131,8 +131,8 @@ async def _ask_account(settings: Settings, name: str, token: Secret) -> Mapping[
     import msgspec
 
     from imagen.assembly import build
+    from imagen.cli.checkup import ANSWER_SECONDS, ask_account
     from imagen.errors import BackendError, BackendUnauthenticated
-    from imagen.service.checkup import ANSWER_SECONDS, ask_account
 
     asked = _backend_for(settings, name)
     candidate = msgspec.structs.replace(

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imagen.assembly import App
+    from imagen.cli.checkup import Finding
     from imagen.errors import ConfigError
-    from imagen.service.checkup import Finding
 
 EXAMPLES = """\b
 Examples:
@@ -38,7 +38,7 @@ def doctor(
     from imagen.errors import ConfigError
 
     async def command(app: App) -> int:
-        from imagen.service.checkup import Checkup
+        from imagen.cli.checkup import Checkup
 
         checkup = Checkup(
             app.settings,
@@ -64,7 +64,7 @@ doctor.__doc__ = f"{doctor.__doc__}\n\n{EXAMPLES}"
 
 
 def _config_fault(error: ConfigError) -> Finding:
-    from imagen.service.checkup import Finding
+    from imagen.cli.checkup import Finding
 
     mend = error.hint or f"Correct it in {error.source}."
     return Finding(level="fault", what="config", detail=error.detail, mend=mend, blame="config")

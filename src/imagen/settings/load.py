@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import imagen.settings.kinds as kinds  # noqa: PLR0402 - `from imagen.settings` would be a cycle
 from imagen.domain.secret import Secret
 from imagen.errors import ConfigError
-from imagen.settings import kinds
 from imagen.settings.environment import refuse_unknown, variables_of_backends, variables_of_settings
 from imagen.settings.folders import user_config_folder, user_data_folder
 from imagen.settings.rows import (

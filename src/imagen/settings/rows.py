@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+import imagen.settings.kinds as kinds  # noqa: PLR0402 - `from imagen.settings` would be a cycle
 from imagen.domain.aspect_ratio import ASPECT_RATIOS
-from imagen.settings import kinds
 from imagen.settings.kinds import Kind
 
 DAY = 24 * 60 * 60

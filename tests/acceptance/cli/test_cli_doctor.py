@@ -12,7 +12,7 @@ from seeded import prediction, succeeded
 
 from imagen.domain.prediction import Status
 from imagen.emulator import EmulatorThread
-from imagen.service.checkup import check_clock
+from imagen.cli.checkup import check_clock
 
 
 def findings(done: Any) -> dict[str, dict[str, Any]]:
