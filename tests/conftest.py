@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hypothesis
 import pytest
+
 from fakes.clock import ManualClock
 
 hypothesis.settings.register_profile("imagen", deadline=None)

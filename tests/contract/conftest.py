@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from fakes.stores import Memory, MemoryLedger, MemoryPredictionStore
 from imagen.ports import Ledger, PredictionStore
 from imagen.store.database import Database

@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta, timezone
 
 import pytest
+
 from fakes.make import make_entry
 from imagen.domain.money import Usd
 from imagen.ports import Ledger

@@ -6,13 +6,14 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
+
 from fakes.clock import BEGINNING
 from fakes.make import make_entry, make_prediction
 from imagen.domain.money import Usd
 from imagen.domain.prediction import TERMINAL, Prediction, Status
 from imagen.errors import NotFound, StoreError, UpstreamTaken
 from imagen.ports import Ledger, PredictionStore
-from msgspec.structs import replace
 
 pytestmark = pytest.mark.anyio
 

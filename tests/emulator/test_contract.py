@@ -14,7 +14,6 @@ import pytest
 
 if TYPE_CHECKING:
     from conftest import Caller
-
     from imagen.emulator import Emulator
 
 

@@ -12,7 +12,6 @@ import pytest
 
 if TYPE_CHECKING:
     from conftest import Caller, Reply
-
     from imagen.emulator import Emulator
 
 

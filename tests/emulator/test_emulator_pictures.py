@@ -14,7 +14,6 @@ from imagen.emulator.pictures import KEPT_PICTURES, PictureSpec, PictureStudio, 
 
 if TYPE_CHECKING:
     from conftest import Caller
-
     from imagen.emulator import Emulator
 
 

@@ -27,14 +27,19 @@ class Exchange:
     @property
     def headers(self) -> dict[str, str]:
         lines = self.head.decode("latin-1").split("\r\n")[1:]
-        return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+        return {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
+        }
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
         await self.writer.drain()
 
     async def answer(self, body: bytes = b"", status: int = 200, **headers: str) -> None:
-        given = {"content-length": str(len(body)), **{name.replace("_", "-"): value for name, value in headers.items()}}
+        given = {
+            "content-length": str(len(body)),
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
         lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
         await self.send(f"HTTP/1.1 {status} Word\r\n{lines}\r\n".encode() + body)
 

@@ -42,7 +42,9 @@ class MemoryPredictionStore:
             for other in self._rows.values()
             if other.id != prediction.id
         ):
-            raise UpstreamTaken(f"upstream prediction {prediction.upstream_id} belongs to another prediction here")
+            raise UpstreamTaken(
+                f"upstream prediction {prediction.upstream_id} belongs to another prediction here"
+            )
         kept = tuple("data:" if url.startswith("data:") else url for url in prediction.output)
         self._rows[prediction.id] = replace(prediction, owner=stored.owner, output=kept)
         return prediction
@@ -52,7 +54,9 @@ class MemoryPredictionStore:
         found = [one for one in self._rows.values() if wanted in {one.id, one.upstream_id}]
         found = found or [one for one in self._rows.values() if wanted and one.id.startswith(wanted.lower())]
         if len(found) != 1:
-            raise NotFound(f"{'several predictions begin with' if found else 'no prediction here is called'} {wanted!r}")
+            raise NotFound(
+                f"{'several predictions begin with' if found else 'no prediction here is called'} {wanted!r}"
+            )
         return found[0]
 
     async def unfinished(self, *, request_key: str | None = None) -> Sequence[Prediction]:
@@ -102,6 +106,8 @@ class MemoryLedger:
             if (prediction := self._memory.predictions.get(entry.id)) is not None:
                 self._memory.predictions[entry.id] = replace(prediction, settled_at=datetime.now(UTC))
 
-    async def entries(self, *, since: datetime | None = None, limit: int | None = None) -> Sequence[UsageEntry]:
+    async def entries(
+        self, *, since: datetime | None = None, limit: int | None = None
+    ) -> Sequence[UsageEntry]:
         rows = sorted(self._memory.usage.values(), key=lambda one: (one.created_at, one.id), reverse=True)
         return [one for one in rows if since is None or one.created_at >= since][:limit]

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from imagen.domain.money import Usd
 
 amounts = st.integers(-(10**18), 10**18).map(Usd)

@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from imagen.domain.input_schema import check_input, property_schema, read_text
 
 NAMES = ("prompt", "seed", "image", "num_outputs", "size")
@@ -73,7 +74,11 @@ def test_the_same_inputs_pass(schema: dict[str, Any], given_values: dict[str, An
         assert problem.field.split("[")[0] in {*NAMES, "unknown"}
 
 
-@given(schemas(), st.sampled_from([*NAMES, "unknown"]), st.text(st.characters(exclude_categories=("Cs",)), max_size=20))
+@given(
+    schemas(),
+    st.sampled_from([*NAMES, "unknown"]),
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+)
 def test_any_text_is_read_as_something_that_can_be_checked(schema: dict[str, Any], name: str, text: str):
     check_input(schema, {name: read_text(schema, name, text)})
     read_text(None, name, text)

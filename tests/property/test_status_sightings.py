@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from fakes.clock import BEGINNING
-from fakes.make import make_prediction
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fakes.clock import BEGINNING
+from fakes.make import make_prediction
 from imagen.domain.prediction import TERMINAL, Sighting, Status, next_status
 
 instants = st.none() | st.integers(0, 10_000).map(lambda seconds: BEGINNING + timedelta(seconds=seconds))
@@ -30,7 +31,10 @@ def test_a_prediction_ends_at_most_once_and_stays_as_it_ended(start: Status, see
     prediction = make_prediction(status=start, ended_at=ended_at)
     endings = 0
     for number, sighting in enumerate(seen):
-        before, prediction = prediction, prediction.observe(sighting, now=BEGINNING + timedelta(seconds=number))
+        before, prediction = (
+            prediction,
+            prediction.observe(sighting, now=BEGINNING + timedelta(seconds=number)),
+        )
         assert prediction.status is next_status(before.status, sighting.status)
         if before.status in TERMINAL:
             assert prediction is before
@@ -41,7 +45,9 @@ def test_a_prediction_ends_at_most_once_and_stays_as_it_ended(start: Status, see
         assert len(prediction.output) >= min(1, len(before.output))
     assert endings <= 1
     if start not in TERMINAL:
-        assert (prediction.charged is None) == (prediction.status not in TERMINAL or prediction.status is Status.UNKNOWN)
+        assert (prediction.charged is None) == (
+            prediction.status not in TERMINAL or prediction.status is Status.UNKNOWN
+        )
 
 
 @given(st.lists(st.sampled_from(Status), min_size=1))

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from imagen.backends.replicate.wire import Page, Wire
 from imagen.domain.prediction import Sighting
 from imagen.domain.secret import Secret
@@ -15,25 +16,79 @@ from imagen.transport.message import HttpResponse, is_loopback, origin
 
 WIRE = Wire(api_base="https://api.replicate.com", token=Secret("r8_x"), token_env="TOKEN")
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12) | st.sampled_from(
-    ["starting", "succeeded", "2024-10-04T18:07:40Z", "9999-12-31T23:59:59-01:00", "https://[", "data:,", "~5s", "NSFW"]
+    [
+        "starting",
+        "succeeded",
+        "2024-10-04T18:07:40Z",
+        "9999-12-31T23:59:59-01:00",
+        "https://[",
+        "data:,",
+        "~5s",
+        "NSFW",
+    ]
 )
 leaves = st.none() | st.booleans() | st.integers() | st.just(10**300) | st.floats(allow_nan=False, allow_infinity=False) | texts  # fmt: skip
 KEYS = [
-    *("id status input output error logs metrics version created_at started_at completed_at data_removed".split()),
-    *("predict_time image_count num_outputs results next detail title retry_after invalid_fields field".split()),
-    *("description latest_version openapi_schema components schemas Input Output properties is_official".split()),
-    *("type current_release urls".split()),
+    *(
+        [
+            "id",
+            "status",
+            "input",
+            "output",
+            "error",
+            "logs",
+            "metrics",
+            "version",
+            "created_at",
+            "started_at",
+            "completed_at",
+            "data_removed",
+        ]
+    ),
+    *(
+        [
+            "predict_time",
+            "image_count",
+            "num_outputs",
+            "results",
+            "next",
+            "detail",
+            "title",
+            "retry_after",
+            "invalid_fields",
+            "field",
+        ]
+    ),
+    *(
+        [
+            "description",
+            "latest_version",
+            "openapi_schema",
+            "components",
+            "schemas",
+            "Input",
+            "Output",
+            "properties",
+            "is_official",
+        ]
+    ),
+    *(["type", "current_release", "urls"]),
 ]
 json_values = st.recursive(
     leaves,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS) | texts, inner, max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS) | texts, inner, max_size=8)
+    ),
     max_leaves=25,
 )
 objects = st.dictionaries(st.sampled_from(KEYS), json_values, max_size=12)
 bodies = (objects | json_values).map(msgspec.json.encode) | st.binary(max_size=60)
 headers = st.dictionaries(
     st.sampled_from(["retry-after", "date", "x-request-id", "content-type"]),
-    texts | st.sampled_from(["5", "0", "9" * 400, "Wed, 21 Oct 2099 07:28:00 GMT", "Fri, 01 Jan 0001 00:00:00 +2359"]),
+    texts
+    | st.sampled_from(
+        ["5", "0", "9" * 400, "Wed, 21 Oct 2099 07:28:00 GMT", "Fri, 01 Jan 0001 00:00:00 +2359"]
+    ),
 )
 
 
@@ -48,6 +103,13 @@ def test_any_object_with_an_id_is_a_sighting(value: dict[str, Any], identity: st
     assert all(isinstance(url, str) and url for url in sighting.output)
 
 
+def check_refusal(error: ImagenError) -> None:
+    assert isinstance(error, BackendError)
+    assert len(str(error)) < 2000
+    assert error.retry_after is None or error.retry_after >= 0
+    assert str(error).isprintable()
+
+
 @given(st.integers(200, 599), headers, bodies)
 @settings(max_examples=200)
 def test_any_answer_is_read_or_refused_as_ours(status: int, told: dict[str, str], body: bytes):
@@ -55,18 +117,19 @@ def test_any_answer_is_read_or_refused_as_ours(status: int, told: dict[str, str]
     for parse in (WIRE.parse_prediction, WIRE.parse_page, WIRE.parse_model, WIRE.parse_json):
         try:
             value = parse(response, subject="it")
-        except ImagenError as error:
-            assert isinstance(error, BackendError)  # noqa: PT017 - both are fine
-            assert len(str(error)) < 2000
-            assert error.retry_after is None or error.retry_after >= 0
-            assert str(error).isprintable()
+        except ImagenError as refused:
+            check_refusal(refused)
         else:
             assert status < 300
             if isinstance(value, Page):
                 WIRE.build_next(value)
 
 
-@given(st.text(max_size=40) | texts.map(lambda text: f"https://{text}/x") | texts.map(lambda text: f"http://{text}"))
+@given(
+    st.text(max_size=40)
+    | texts.map(lambda text: f"https://{text}/x")
+    | texts.map(lambda text: f"http://{text}")
+)
 def test_any_address_has_an_origin_or_none(url: str):
     assert isinstance(origin(url), str)
     is_loopback(url)

@@ -21,6 +21,8 @@ from imagen.transport.message import Download, HttpRequest, HttpResponse, is_loo
 KEEP_ALIVE_SECONDS = 50.0
 MAX_REDIRECTS = 5
 _CHUNK = 128 * 1024
+_SLOWEST_UPLOAD = 64 * 1024
+"""Bytes a second; whoever takes them slower than that takes none."""
 _HEAD = 512
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -99,15 +101,21 @@ class HttpClient:
             sock_connect=self._connect_seconds,
             sock_read=request.response_seconds,
         )
-        async with self._live_session().request(
-            request.method,
-            request.url,
-            headers=headers,
-            data=_payload(request.body),
-            timeout=timeout,
-            allow_redirects=False,
-            proxy=self._proxy_for(request.url),
-        ) as response:
+        # The pause that `sock_read` measures begins when the body is sent; this one also ends a body that nobody reads.
+        patience = (
+            self._connect_seconds + request.response_seconds + len(request.body or b"") / _SLOWEST_UPLOAD
+        )
+        async with asyncio.timeout(patience):
+            response = await self._live_session().request(
+                request.method,
+                request.url,
+                headers=headers,
+                data=_payload(request.body),
+                timeout=timeout,
+                allow_redirects=False,
+                proxy=self._proxy_for(request.url),
+            )
+        async with response:
             yield response
 
     def _live_session(self) -> aiohttp.ClientSession:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from seeded import prediction, succeeded
 
+from imagen.cli.checkup import check_clock
 from imagen.domain.prediction import Status
 from imagen.emulator import EmulatorThread
-from imagen.cli.checkup import check_clock
 
 
 def findings(done: Any) -> dict[str, dict[str, Any]]:

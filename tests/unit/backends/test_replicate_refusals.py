@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+
 from imagen.backends.replicate.refusals import categorize_failure, parse_refusal, retry_after
 from imagen.errors import (
     BackendBroken,
@@ -110,7 +111,11 @@ INVALID = {
     "status": 422,
     "invalid_fields": [
         {"type": "enum", "field": "input.output_format", "description": 'must be one of "webp", "jpg"'},
-        {"type": "number_lte", "field": "input.num_outputs", "description": "Must be less than or equal to 4"},
+        {
+            "type": "number_lte",
+            "field": "input.num_outputs",
+            "description": "Must be less than or equal to 4",
+        },
         {"type": "additional_property_not_allowed", "field": "stepz"},
         "nonsense",
         {"field": None},
@@ -205,7 +210,10 @@ def test_a_wait_may_be_told_as_an_instant(at: str, date: str | None, seconds: fl
 @pytest.mark.parametrize(
     ("reason", "category"),
     [
-        ("The input or output was flagged as sensitive. Please try again with different inputs. (E005) (abc)", "safety"),
+        (
+            "The input or output was flagged as sensitive. Please try again with different inputs. (E005) (abc)",
+            "safety",
+        ),
         ("NSFW content detected. Try running it again, or try a different prompt.", "safety"),
         ("Error: content policy violation", "safety"),
         ("blocked by moderation", "safety"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from imagen.backends.replicate.wire import Page, Wire, outputs_asked_for, read_output, read_time
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.prediction import Status
@@ -104,7 +105,9 @@ def test_all_other_calls_may_be_repeated_and_carry_the_token(request_: HttpReque
 
 def test_a_list_before_an_instant_is_asked_for_in_utc():
     at = datetime(2026, 11, 1, 14, 0, tzinfo=timezone(timedelta(hours=2)))
-    assert WIRE.build_list(created_before=at).url.endswith("?created_before=2026-11-01T12%3A00%3A00%2B00%3A00")
+    assert WIRE.build_list(created_before=at).url.endswith(
+        "?created_before=2026-11-01T12%3A00%3A00%2B00%3A00"
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,10 @@ def test_a_recorded_blocking_create_with_its_output_filled_counts_as_succeeded()
 
 
 def test_a_recorded_starting_body_without_output_is_only_starting():
-    body = {name: RECORDED[name] for name in ("id", "model", "version", "input", "logs", "error", "created_at", "urls")}
+    body = {
+        name: RECORDED[name]
+        for name in ("id", "model", "version", "input", "logs", "error", "created_at", "urls")
+    }
     sighting = WIRE.parse_prediction(answer({**body, "status": "starting"}, 201), subject="it")
     assert (sighting.status, sighting.output, sighting.data_removed) == (Status.STARTING, (), False)
 
@@ -278,7 +284,13 @@ def test_an_error_of_any_form_becomes_text(error: Any, text: str | None):
 @pytest.mark.parametrize("nothing", [None, 5, "x", [], {}, True])
 def test_fields_of_no_use_are_taken_for_none(nothing: Any):
     sighting = seen(
-        input=nothing, logs=None, metrics=nothing, created_at=nothing, started_at=nothing, urls=nothing, version=None
+        input=nothing,
+        logs=None,
+        metrics=nothing,
+        created_at=nothing,
+        started_at=nothing,
+        urls=nothing,
+        version=None,
     )
     assert (sighting.created_at, sighting.started_at, sighting.predict_seconds) == (None, None, None)
 
@@ -339,7 +351,14 @@ def test_instants_are_utc_or_none(text: Any, at: datetime | None):
 
 @pytest.mark.parametrize(
     ("values", "count"),
-    [(None, 1), ({}, 1), ({"num_outputs": 4}, 4), ({"number_of_images": 2}, 2), ({"num_outputs": "4"}, 1), ({"num_outputs": 0}, 1)],
+    [
+        (None, 1),
+        ({}, 1),
+        ({"num_outputs": 4}, 4),
+        ({"number_of_images": 2}, 2),
+        ({"num_outputs": "4"}, 1),
+        ({"num_outputs": 0}, 1),
+    ],
 )
 def test_how_many_files_a_run_shall_give(values: Any, count: int):
     assert outputs_asked_for(values) == count
@@ -376,7 +395,9 @@ def test_an_answer_that_is_no_prediction_is_an_invalid_response(body: bytes):
 
 
 def test_a_page_holds_what_has_an_id():
-    page = WIRE.parse_page(answer({"next": "u", "results": [RECORDED, 5, None, {}, {"id": []}]}), subject="it")
+    page = WIRE.parse_page(
+        answer({"next": "u", "results": [RECORDED, 5, None, {}, {"id": []}]}), subject="it"
+    )
     assert page == Page((RECORDED,), "u")
     assert WIRE.parse_page(answer({"results": [], "next": 5}), subject="it") == Page((), None)
 
@@ -405,7 +426,13 @@ VERSION = {"id": HASH, "openapi_schema": {"components": {"schemas": SCHEMAS}}}
         ({"current_release": {"version": HASH, "model": "a/b"}}, None, HASH, None, None),
         ({"current_release": None}, None, None, None, None),
         ({"latest_version": {"id": 5, "openapi_schema": "x"}, "is_official": "yes"}, None, None, None, None),
-        ({"openapi_schema": {"components": {"schemas": {"Input": {"properties": []}}}}}, None, None, None, None),
+        (
+            {"openapi_schema": {"components": {"schemas": {"Input": {"properties": []}}}}},
+            None,
+            None,
+            None,
+            None,
+        ),
         ({}, None, None, None, None),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from imagen.domain.input_schema import check_input, property_schema, read_text
 from imagen.errors import Problem
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from imagen.domain.request import MAX_COUNT, MAX_PROMPT_CHARACTERS, MAX_SIDE, GenerationRequest
 from imagen.errors import InvalidInput
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from imagen.domain.secret import Secret
 from imagen.transport.message import HttpRequest
 
@@ -66,10 +67,14 @@ def test_encoding_and_copying_it_fails_and_tells_nothing(take: Callable[[Any], o
 
 
 def test_a_traceback_does_not_show_it():
-    try:
-        raise RuntimeError("broken with", SECRET)
-    except RuntimeError as error:
-        shown = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    def fail(secret: Secret) -> None:
+        raise RuntimeError("broken with", secret)
+
+    with pytest.raises(RuntimeError) as told:
+        fail(SECRET)
+    seen = traceback.TracebackException.from_exception(told.value, capture_locals=True)
+    shown = "".join(seen.format())
+    assert "secret = Secret('***')" in shown
     assert TEXT not in shown
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from fakes.clock import BEGINNING
 from fakes.make import make_prediction, make_sighting
 from imagen.domain.prediction import TERMINAL, Status, hash_prompt, is_charged, next_status, request_key

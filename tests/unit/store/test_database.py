@@ -13,6 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import op
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, event, text
+
 from fakes.make import make_entry, make_prediction
 from imagen.domain.money import Usd
 from imagen.errors import SchemaMismatch, StoreBusy, StoreError
@@ -21,7 +26,6 @@ from imagen.store import migrate
 from imagen.store.database import Database
 from imagen.store.ledger import SqlLedger
 from imagen.store.predictions import SqlPredictionStore
-from sqlalchemy import Connection, event, text
 
 pytestmark = pytest.mark.anyio
 
@@ -75,7 +79,8 @@ async def test_nothing_is_opened_before_it_is_needed(database: Database):
 
 
 @pytest.mark.parametrize(
-    ("cost", "shown"), [(Usd(3000), 0.003), (Usd(1), 1e-06), (Usd(0), 0), (Usd(123_456_789), 123.456789), (None, None)]
+    ("cost", "shown"),
+    [(Usd(3000), 0.003), (Usd(1), 1e-06), (Usd(0), 0), (Usd(123_456_789), 123.456789), (None, None)],
 )
 async def test_raw_sql_shows_costs_in_dollars(database: Database, cost: Usd | None, shown: float | None):
     await SqlLedger(database).record([make_entry(cost=cost)])
@@ -87,7 +92,9 @@ async def test_the_usage_table_has_the_columns_and_indexes_that_were_asked_for(d
     columns = {row[1] for row in raw(database, "PRAGMA table_xinfo(imagen_usage)")}
     wanted = "id created_at backend model seed prompt_hash latency_ms cost_usd_estimate caller"
     assert set(wanted.split()) <= columns
-    indexes = " ".join(str(row[0]) for row in raw(database, "SELECT sql FROM sqlite_master WHERE type = 'index'"))
+    indexes = " ".join(
+        str(row[0]) for row in raw(database, "SELECT sql FROM sqlite_master WHERE type = 'index'")
+    )
     assert re.search(r"imagen_usage \(created_at DESC\)", indexes)
     assert re.search(r"imagen_usage \(caller\)", indexes)
 
@@ -246,7 +253,9 @@ async def test_a_new_database_that_another_process_holds_is_busy(
 # --- what can be wrong with a file ---
 
 
-@pytest.mark.parametrize("content", [b"this is no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4000])
+@pytest.mark.parametrize(
+    "content", [b"this is no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4000]
+)
 async def test_a_file_that_is_no_database_is_named(database: Database, content: bytes):
     database.path.parent.mkdir()
     database.path.write_bytes(content)
@@ -391,9 +400,6 @@ async def test_a_file_that_may_not_grow_is_told_and_works_again_when_it_may(data
 
 
 def test_head_is_the_newest_migration():
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
     config = Config()
     config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
     assert ScriptDirectory.from_config(config).get_current_head() == migrate.HEAD
@@ -402,8 +408,6 @@ def test_head_is_the_newest_migration():
 async def test_an_interrupted_migration_is_made_again_from_the_beginning(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ):
-    from alembic import op
-
     def broken(*arguments: object, **keywords: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes.make import make_entry
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fakes.make import make_entry
 from imagen.domain.money import Usd
 from imagen.store.kept_entries import KeptEntries
 
@@ -69,7 +70,10 @@ def test_a_line_cut_by_a_crash_costs_no_other_entry(tmp_path_factory: pytest.Tem
     with path.open("r+b") as file:
         file.truncate(max(whole, path.stat().st_size - cut))
     kept.add(make_entry(3))
-    assert [entry.id for entry in kept.read() if entry != make_entry(2)] == [make_entry(1).id, make_entry(3).id]
+    assert [entry.id for entry in kept.read() if entry != make_entry(2)] == [
+        make_entry(1).id,
+        make_entry(3).id,
+    ]
 
 
 def test_lines_that_are_no_entries_are_left_out(path: Path):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from imagen.errors import StoreError
 from imagen.store.owners import FileOwners
 
@@ -71,7 +72,9 @@ def test_another_process_is_alive_until_it_ends_whichever_way(owners: FileOwners
     assert (tmp_path / "owners" / name).exists() is (end != "exit")
 
 
-@pytest.mark.parametrize("name", ["", "nobody", "1-0123456789abcdef", "../../etc/passwd", "1-0123456789abcdeg", "x" * 5000])
+@pytest.mark.parametrize(
+    "name", ["", "nobody", "1-0123456789abcdef", "../../etc/passwd", "1-0123456789abcdeg", "x" * 5000]
+)
 def test_whoever_never_was_is_dead(owners: FileOwners, name: str):
     assert not owners.alive(name)
 

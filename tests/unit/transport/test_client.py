@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fakes.servers import Exchange, Play, raw_server
 from imagen.domain.secret import Secret
 from imagen.errors import ConnectFailed, DeliveryError, ExchangeFailed, InvalidResponse, TransportError
+from imagen.transport import client as client_module
 from imagen.transport.client import HttpClient, follow_redirect
 from imagen.transport.message import HttpRequest, is_loopback, origin
 
@@ -51,7 +53,9 @@ async def test_a_request_arrives_as_it_was_built(client: HttpClient):
         await exchange.answer(b'{"a": 1}', 201, X_Request_Id="req-1")
 
     async with raw_server(play) as server:
-        request = post(f"{server.url}/v1/a%2Fb?x=1%2B2", headers={"prefer": "wait=5"}, body=b"bytes", bearer=TOKEN)
+        request = post(
+            f"{server.url}/v1/a%2Fb?x=1%2B2", headers={"prefer": "wait=5"}, body=b"bytes", bearer=TOKEN
+        )
         response = await client.send(request)
     assert (response.status, response.body, response.headers["x-request-id"]) == (201, b'{"a": 1}', "req-1")
     (exchange,) = server.exchanges
@@ -177,9 +181,9 @@ async def test_a_host_that_does_not_finish_connecting_is_not_waited_for():
 @pytest.fixture
 def self_signed(tmp_path: Path) -> ssl.SSLContext:
     x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
+    hashes = pytest.importorskip("cryptography.hazmat.primitives.hashes")
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    ec = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ec")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
@@ -204,7 +208,9 @@ def self_signed(tmp_path: Path) -> ssl.SSLContext:
     return context
 
 
-async def test_a_certificate_that_nobody_signed_is_not_trusted(client: HttpClient, self_signed: ssl.SSLContext):
+async def test_a_certificate_that_nobody_signed_is_not_trusted(
+    client: HttpClient, self_signed: ssl.SSLContext
+):
     async with raw_server(hello, tls=self_signed) as server:
         with pytest.raises(ConnectFailed, match="certificate of the host is not trusted") as told:
             await client.send(post(f"{server.url}/", bearer=TOKEN))
@@ -281,10 +287,6 @@ async def cut_head(exchange: Exchange) -> None:
     exchange.writer.close()
 
 
-async def cut_gzip(exchange: Exchange) -> None:
-    await exchange.answer(gzip.compress(b"x" * 10_000)[:20], content_encoding="gzip")
-
-
 async def no_http(exchange: Exchange) -> None:
     await exchange.send(b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n\r\n")
     exchange.writer.close()
@@ -316,7 +318,6 @@ BROKEN = [
     (cut_body, "broke off before its end"),
     (cut_chunks, "broke off before its end"),
     (cut_head, "."),
-    (cut_gzip, "."),
     (no_http, "."),
     (binary, "."),
     (wrong_length, "."),
@@ -326,7 +327,9 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("play", "said"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
-async def test_a_line_that_breaks_leaves_it_unknown_whether_it_arrived(client: HttpClient, play: Play, said: str):
+async def test_a_line_that_breaks_leaves_it_unknown_whether_it_arrived(
+    client: HttpClient, play: Play, said: str
+):
     async with raw_server(play) as server:
         with pytest.raises(ExchangeFailed, match=said) as told:
             await client.send(post(f"{server.url}/v1/predictions"))
@@ -336,7 +339,9 @@ async def test_a_line_that_breaks_leaves_it_unknown_whether_it_arrived(client: H
 
 
 @pytest.mark.parametrize(("play", "said"), BROKEN, ids=lambda value: getattr(value, "__name__", None))
-async def test_a_download_that_breaks_is_no_download(client: HttpClient, tmp_path: Path, play: Play, said: str):
+async def test_a_download_that_breaks_is_no_download(
+    client: HttpClient, tmp_path: Path, play: Play, said: str
+):
     async with raw_server(play) as server:
         with pytest.raises(ExchangeFailed, match=said):
             await client.download(get(f"{server.url}/a.png"), tmp_path / "x")
@@ -377,16 +382,18 @@ async def test_an_answer_may_take_longer_in_all_than_between_its_parts(client: H
         assert (await client.send(get(server.url, response_seconds=0.4))).body == b"xxxxxx"
 
 
-async def test_a_server_that_reads_nothing_is_not_waited_for(client: HttpClient):
+async def test_a_server_that_reads_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
     async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.pause_reading()
         lines.append(writer)
+        writer.transport.pause_reading()
 
     lines: list[asyncio.StreamWriter] = []
+    monkeypatch.setattr(client_module, "_SLOWEST_UPLOAD", 1 << 40)
     server = await asyncio.start_server(deaf, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    with pytest.raises(ExchangeFailed) as told:
-        await client.send(post(f"http://127.0.0.1:{port}/", body=b"x" * (32 * MIB), response_seconds=0.3))
+    async with HttpClient(connect_seconds=0.2) as client:
+        with pytest.raises(ExchangeFailed, match="no answer came in time") as told:
+            await client.send(post(f"http://127.0.0.1:{port}/", body=b"x" * (32 * MIB), response_seconds=0.2))
     assert told.value.delivered == "unknown"
     server.close()
     for line in lines:
@@ -415,7 +422,9 @@ async def test_whoever_goes_away_closes_the_line(client: HttpClient):
 async def test_a_large_upload_arrives_whole(client: HttpClient):
     content = bytes(range(256)) * 16_384
     async with raw_server(hello) as server:
-        await client.send(post(server.url, body=content, headers={"content-type": "multipart/form-data; boundary=x"}))
+        await client.send(
+            post(server.url, body=content, headers={"content-type": "multipart/form-data; boundary=x"})
+        )
     (exchange,) = server.exchanges
     assert exchange.body == content
     assert exchange.headers["content-type"] == "multipart/form-data; boundary=x"
@@ -442,7 +451,9 @@ class Flood:
 
 @pytest.mark.parametrize("head", [b"", b"content-length: 209715200\r\n"])
 @pytest.mark.parametrize("way", ["send", "download"])
-async def test_an_answer_that_is_too_large_is_left_early(client: HttpClient, tmp_path: Path, way: str, head: bytes):
+async def test_an_answer_that_is_too_large_is_left_early(
+    client: HttpClient, tmp_path: Path, way: str, head: bytes
+):
     flood = Flood(head)
     async with raw_server(flood) as server:
         request = get(server.url, limit_bytes=2 * MIB)
@@ -559,7 +570,14 @@ async def test_the_token_stays_with_its_own_origin(client: HttpClient, tmp_path:
 
 @pytest.mark.parametrize(
     "location",
-    ["http://replicate.delivery/x", "file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x", "https://[", "http://h:port/"],
+    [
+        "http://replicate.delivery/x",
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x",
+        "data:text/plain,x",
+        "https://[",
+        "http://h:port/",
+    ],
 )
 async def test_a_move_to_an_unsafe_place_is_not_made(client: HttpClient, tmp_path: Path, location: str):
     async def play(exchange: Exchange) -> None:
@@ -570,7 +588,9 @@ async def test_a_move_to_an_unsafe_place_is_not_made(client: HttpClient, tmp_pat
             await client.download(get(server.url), tmp_path / "x")
 
 
-@pytest.mark.parametrize("location", ["http://127.0.0.1:8080/", "https://localhost/", "http://[::1]/", "//127.0.0.1/"])
+@pytest.mark.parametrize(
+    "location", ["http://127.0.0.1:8080/", "https://localhost/", "http://[::1]/", "//127.0.0.1/"]
+)
 def test_the_world_outside_does_not_lead_to_this_machine(location: str):
     with pytest.raises(InvalidResponse, match="this machine"):
         follow_redirect(get("https://replicate.delivery/a.png"), location)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from fakes.clock import ManualClock
 from imagen.errors import (
     BackendBroken,
@@ -22,7 +23,14 @@ from imagen.errors import (
 from imagen.transport.retry import Attempts, RetryPolicy, call_with_retry, decide
 
 POLICY = RetryPolicy()
-NEVER = (BackendRejected, BackendUnauthenticated, PaymentRequired, ModelNotFound, InputRejected, InvalidResponse)
+NEVER = (
+    BackendRejected,
+    BackendUnauthenticated,
+    PaymentRequired,
+    ModelNotFound,
+    InputRejected,
+    InvalidResponse,
+)
 CREATE_WAITS = {
     BackendBroken: [],
     ExchangeFailed: [],
@@ -67,7 +75,8 @@ def test_anything_else_is_repeated_with_growing_pauses(kind: type[BackendError],
 
 @pytest.mark.parametrize("repeatable", [False, True])
 @pytest.mark.parametrize(
-    ("told", "expected"), [(0, [0, 0, 0]), (7.5, [7.5] * 3), (30, [30] * 3), (30.1, []), (3600, []), (float("inf"), [])]
+    ("told", "expected"),
+    [(0, [0, 0, 0]), (7.5, [7.5] * 3), (30, [30] * 3), (30.1, []), (3600, []), (float("inf"), [])],
 )
 def test_a_wait_that_was_told_is_kept_up_to_the_cap(told: float, expected: list[float], repeatable: bool):
     assert waits(BackendRateLimited("x", retry_after=told), repeatable=repeatable) == expected

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import mimetypes
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -27,12 +28,12 @@ from imagen.backends.replicate.wire import (
     read_sighting,
     read_time,
 )
-from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS
+from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, EDIT_KEYS, GUIDE_KEYS, Model
 from imagen.domain.events import Waiting
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
 from imagen.domain.prediction import HIDDEN, Prediction, Sighting
-from imagen.domain.pricing import cost
+from imagen.domain.pricing import cost, megapixels
 from imagen.domain.request import GenerationRequest
 from imagen.errors import (
     BackendBroken,
@@ -53,6 +54,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 INLINE_BYTES = 256 * 1024
 """Input files up to this size travel inside the request as a data URI; the spec advises no more."""
+_MEGAPIXELS = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)(?: ?MP)?", re.IGNORECASE)
 _CLOCK_MARGIN = timedelta(minutes=2)
 _MOST_PAGES = 100
 _ONCE = RetryPolicy(rate_limited=0, unconnected=0)
@@ -163,13 +165,14 @@ class ReplicateBackend:
         ref = ModelRef.parse(prediction.model)
         known = None if ref.deployment else self._context.catalog.find(ref.base)
         fact = known.price_for(prediction.input) if known else None
-        if fact is None:
+        if known is None or fact is None:
             return None
         seconds = prediction.predict_seconds
         return cost(
             fact.rule,
             images=prediction.image_count or len(prediction.output) or outputs_asked_for(prediction.input),
-            output_megapixels=_output_megapixels(prediction.input),
+            output_megapixels=_output_megapixels(prediction.input, known),
+            input_megapixels=_input_megapixels(prediction.input),
             predict_seconds=None if seconds is None else Decimal(str(seconds)),
         )
 
@@ -383,13 +386,19 @@ def _without_prompt(error: BackendError, prompt: str) -> BackendError:
     return error
 
 
-def _output_megapixels(values: Mapping[str, Any]) -> Decimal | None:
-    """The size of each picture as far as the input says it, in units of 1024 x 1024 pixels."""
+def _output_megapixels(values: Mapping[str, Any], model: Model) -> Decimal | None:
+    """The size of each picture as far as the input, or the model's own defaults, tell it."""
     width, height = values.get("width"), values.get("height")
-    if isinstance(width, int) and isinstance(height, int):
-        return Decimal(width * height) / Decimal(1024 * 1024)
+    if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
+        return megapixels(width, height)
     for name in ("megapixels", "resolution"):
-        text = str(values.get(name, "")).lower().removesuffix("mp").strip()
-        if text.replace(".", "", 1).isdigit():
-            return Decimal(text)
+        parameter = model.parameter(name)
+        told = values.get(name, parameter.default if parameter else None)
+        if found := _MEGAPIXELS.fullmatch(str(told)):
+            return Decimal(found[1])
     return None
+
+
+def _input_megapixels(values: Mapping[str, Any]) -> tuple[Decimal, ...] | None:
+    """None where pictures go in: nobody told how large they are."""
+    return None if any(values.get(name) for name in EDIT_KEYS + GUIDE_KEYS) else ()
