@@ -184,6 +184,7 @@ class App:
         self.gateway = Gateway(
             backends=self.backends,
             store=self.store,
+            bookkeeper=self.bookkeeper,
             finisher=finisher,
             deliverer=deliverer,
             admission=Admission(semaphores=self.semaphores, clock=clock),

@@ -33,6 +33,7 @@ from imagen.service.finish import Outcome
 from imagen.settings import load_settings
 
 T = TypeVar("T")
+_CLEANUP_SECONDS = 20.0
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -179,6 +180,8 @@ class AsyncClient:
         timeout: float | None = None,  # noqa: ASYNC109 - the prediction's deadline at the service, not ours
         max_cost: Usd | None = None,
         semaphore: str | None = None,
+        resume: bool = True,
+        repeat_lost: bool = True,
         on_event: Callable[[Event], None] | None = None,
         **model_input: Any,
     ) -> Prediction:
@@ -202,6 +205,8 @@ class AsyncClient:
             timeout: seconds until the prediction must have ended.
             max_cost: refuse before buying when it would cost more, or when the price is not known.
             semaphore: a named limit to wait for before anything is bought.
+            resume: take up an unfinished prediction of the very same request before buying a new one.
+            repeat_lost: send a create again whose answer was lost and which stayed away for the whole grace.
             on_event: called with each event on the way; must not block.
             **model_input: the model's own parameters by their own names.
 
@@ -223,6 +228,8 @@ class AsyncClient:
             options=model_input,
             max_cost=max_cost,
             semaphore=semaphore,
+            resume=resume,
+            repeat_lost=repeat_lost,
             deadline_seconds=timeout,
         )
         place = Destination(
@@ -319,15 +326,20 @@ class _LoopThread:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run on the loop and wait. Whoever is interrupted waits for the work to clean up."""
-        future = asyncio.run_coroutine_threadsafe(work, self._started())
+        ended = threading.Event()
+
+        async def watched() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(watched(), self._started())
         try:
             return future.result()
         except BaseException:
-            if not future.done():
-                future.cancel()
-                done = threading.Event()
-                self._started().call_soon_threadsafe(lambda: asyncio.ensure_future(_settled(done)))
-                done.wait(15)
+            if future.cancel():
+                ended.wait(_CLEANUP_SECONDS)
             raise
 
     def stop(self) -> None:
@@ -350,13 +362,6 @@ class _LoopThread:
                 )
                 self._thread.start()
             return self._loop
-
-
-async def _settled(done: threading.Event) -> None:
-    """Say when everything that was canceled has cleaned up."""
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    await asyncio.wait(others, timeout=15) if others else None
-    done.set()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -17,7 +17,8 @@ ImagenError                     code, detail, hint, retryable, retry_after
 │   ├── TransportError          .delivered: did the request arrive?
 │   │   ├── ConnectFailed       it did not
 │   │   ├── ExchangeFailed      nobody knows: look for what it bought, never repeat it
-│   │   └── InvalidResponse     it did, and the answer made no sense
+│   │   └── InvalidResponse     it did, and the answer cannot be used
+│   │       └── GarbledResponse it did, and what came is no answer: asking again may bring one
 │   ├── BackendRejected         4xx
 │   │   ├── BackendUnauthenticated
 │   │   ├── PaymentRequired
@@ -75,7 +76,7 @@ class ImagenError(Exception):
     """
 
     code: ClassVar[str] = "error"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(self, detail: str, *, hint: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(detail)
@@ -234,10 +235,17 @@ class ExchangeFailed(TransportError):
 
 
 class InvalidResponse(TransportError):
-    """An answer came that is no answer: not JSON, far too large, or without its essential fields."""
+    """An answer came that cannot be used: far too large, or one that leads where we do not go."""
 
     code = "invalid_response"
     delivered: Delivered = "unknown"
+
+
+class GarbledResponse(InvalidResponse):
+    """An answer came that is no answer: not JSON, or without its essential fields."""
+
+    code = "garbled_response"
+    retryable = True
 
 
 class BackendRejected(BackendError):

@@ -30,7 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         input: the model's own input.
         identity: the same for the same wish: the input with files told by their content.
         seed_field: the parameter that takes a seed, None where the model has none; seed_maximum: its largest value.
-        secret_fields: parameters whose values are sent but never written down.
+        secrets: values that are sent but never written down; `input` has them hidden.
         deadline_seconds: when the run must have ended.
         typical_seconds: how long it usually takes, where that is known.
         expected_images: how many pictures one run gives.
@@ -43,7 +43,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     deadline_seconds: float
     seed_maximum: int = 2**31 - 1
     typical_seconds: float | None = None
-    secret_fields: tuple[str, ...] = ()
+    secrets: dict[str, Any] = {}
     expected_images: int = 1
 
 
@@ -74,8 +74,15 @@ class Backend(Protocol):
             Unauthenticated: no token is configured; nothing was sent.
         """
 
-    async def submit(self, prediction: Prediction, *, hold_seconds: float) -> Sighting:
+    async def submit(
+        self, prediction: Prediction, *, hold_seconds: float, secrets: Mapping[str, Any]
+    ) -> Sighting:
         """Send its create, exactly once. The answer may be held back up to `hold_seconds` until the run has ended.
+
+        Args:
+            prediction: with its whole input, but for what is hidden in it.
+            hold_seconds: 0 to 60.
+            secrets: the values of the hidden parameters: sent, and kept nowhere.
 
         Raises:
             ExchangeFailed, InvalidResponse, BackendBroken: `.delivered` is not "no": it may have been bought. Look for it.
@@ -95,6 +102,10 @@ class Backend(Protocol):
         Args:
             prediction: with its exact input and `sent_at`.
             ignore: upstream ids that belong to other predictions of ours.
+
+        Raises:
+            GarbledResponse: the list could not be read to where it would be, or several could be it: that it was not
+                found means nothing then.
         """
 
     async def cancel(self, prediction: Prediction) -> Sighting:
@@ -104,7 +115,8 @@ class Backend(Protocol):
         """Download one output into `target` (overwritten), never more than `limit_bytes`; no token leaves for file hosts.
 
         Raises:
-            OutputDefective: larger than the limit, or gone.
+            OutputDefective: it came inside the answer, and is broken or larger than the limit.
+            InvalidResponse: larger than the limit, or at an address that is not fetched.
             TransportError, BackendError: it did not come, after one repeat.
         """
 

@@ -60,6 +60,24 @@ FILE = {
     "urls": {"get": URL},
 }
 VERSION = {"id": re.compile(r"[0-9a-f]{64}"), "created_at": ANY, "cog_version": ANY, "openapi_schema": dict}
+DEPLOYMENT: dict[str, Any] = {
+    "owner": ANY,
+    "name": ANY,
+    "current_release": {
+        "number": int,
+        "model": re.compile(r"[^/]+/[^/]+"),
+        "version": re.compile(r"[0-9a-f]{64}"),
+        "created_at": ANY,
+        "created_by": {
+            "type": re.compile(r"organization|user"),
+            "username": ANY,
+            "name": ANY,
+            "avatar_url": URL,
+            "github_url": URL,
+        },
+        "configuration": {"hardware": ANY, "min_instances": int, "max_instances": int},
+    },
+}
 MODEL: dict[str, Any] = {
     "url": URL,
     "owner": ANY,
@@ -156,6 +174,10 @@ async def test_lists_models_account_and_files(call: Caller):
     for model in models["results"]:
         fits(model, MODEL)
     fits((await call("GET", f"/v1/models/{SCHNELL}/versions")).json["results"][0], VERSION)
+    deployments = (await call("GET", "/v1/deployments")).json
+    fits(deployments, PAGE)
+    fits(deployments["results"][0], DEPLOYMENT)
+    fits((await call("GET", "/v1/deployments/emulated/flux-deployment")).json, DEPLOYMENT)
     account = (await call("GET", "/v1/account")).json
     fits(account, {"type": ANY, "username": ANY, "name": ANY, "github_url": URL, "avatar_url": URL})
     fits((await call("GET", "/v1/webhooks/default/secret")).json, {"key": re.compile(r"whsec_[\w+/]{32}")})
@@ -173,6 +195,7 @@ async def test_lists_models_account_and_files(call: Caller):
         ("GET", "/v1/predictions/nothing", None, {}, 404),
         ("GET", "/v1/nothing", None, {}, 404),
         ("GET", "/v1/files/nothing", None, {}, 404),
+        ("GET", "/v1/deployments/emulated/nothing", None, {}, 404),
         ("PUT", "/v1/account", None, {}, 405),
         ("POST", "/v1/predictions", {}, {}, 422),
         ("POST", "/v1/predictions", {"version": "x", "input": {}}, {}, 422),

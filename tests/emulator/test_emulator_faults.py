@@ -134,6 +134,29 @@ async def test_garbage_is_200_and_no_json(
     assert emulator.purchases == purchases
 
 
+async def test_a_prediction_is_not_found_once_then_garbled_once_then_there(call: Caller, emulator: Emulator):
+    created = (await call.create()).json
+    url = created["urls"]["get"]
+    emulator.add_fault("status", operation="predictions.get", status=404)
+    emulator.add_fault("garbage", operation="predictions.get", kind="half_json")
+    missing, garbled, found = [await call("GET", url) for _ in range(3)]
+    assert (missing.status, missing.kind) == (404, "application/problem+json")
+    assert missing.raw == (await call("GET", "/v1/predictions/nothing")).raw
+    assert garbled.status == 200
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(garbled.raw)
+    assert (found.status, found.json["id"]) == (200, created["id"])
+    assert emulator.purchases == 1
+    entries = emulator.journal.entries(operation="predictions.get", prediction_id=created["id"])
+    assert [entry.fault for entry in entries] == ["status", "garbage", None]
+
+
+async def test_a_deployment_can_be_struck(call: Caller, emulator: Emulator):
+    emulator.add_fault("status", operation="deployments.get", model="black-forest-labs/flux-dev", status=503)
+    path = "/v1/deployments/emulated/flux-deployment"
+    assert [(await call("GET", path)).status for _ in range(2)] == [503, 200]
+
+
 async def test_redirect(call: Caller, emulator: Emulator):
     emulator.add_fault("redirect", location="http://elsewhere.example/", status=307)
     reply = await call.create()

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
+from imagen.emulator import Emulator
+
 if TYPE_CHECKING:
     from conftest import Caller, Reply
-    from imagen.emulator import Emulator
 
 
 pytestmark = pytest.mark.anyio
@@ -95,6 +96,27 @@ async def test_models_and_versions(call: Caller):
     assert (await call("GET", f"/v1/models/{SCHNELL}/versions/{version['id']}")).json == version
     assert (await call("GET", f"/v1/models/{SCHNELL}/versions/{'0' * 64}")).status == 404
     assert (await call("GET", "/v1/models/nobody/nothing")).status == 404
+
+
+async def test_a_deployment_names_a_version_that_can_be_read(call: Caller):
+    (listed,) = (await call("GET", "/v1/deployments")).json["results"]
+    found = (await call("GET", f"/v1/deployments/{listed['owner']}/{listed['name']}")).json
+    assert found == listed
+    assert (found["owner"], found["name"]) == ("emulated", "flux-deployment")
+    release = found["current_release"]
+    assert release["model"] == "black-forest-labs/flux-dev"
+    version = await call("GET", f"/v1/models/{release['model']}/versions/{release['version']}")
+    assert (version.status, version.json["id"]) == (200, release["version"])
+    assert (await call("GET", "/v1/deployments/emulated/nothing")).status == 404
+
+
+async def test_a_deployment_of_an_unknown_model_is_not_there(call: Caller):
+    deployments = {"acme/foxes": SCHNELL, "acme/ghosts": "nobody/nothing"}
+    async with Emulator(deployments=deployments) as own:
+        results = (await call("GET", f"{own.url}/v1/deployments")).json["results"]
+        assert [deployment["name"] for deployment in results] == ["flux-deployment", "foxes"]
+        assert (await call("GET", f"{own.url}/v1/deployments/acme/foxes")).status == 200
+        assert (await call("GET", f"{own.url}/v1/deployments/acme/ghosts")).status == 404
 
 
 async def test_a_schema_has_the_shape_that_cog_writes(call: Caller):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imagen.emulator import Emulator
+from imagen.emulator import Emulator, Model
+from imagen.emulator.parameters import prompt
 
 if TYPE_CHECKING:
     from conftest import Caller
@@ -261,6 +262,51 @@ async def test_a_picture_given_as_data_uri_is_accepted_untouched(call: Caller):
     reply = await call.create(model="black-forest-labs/flux-kontext-pro", input_image=uri)
     assert reply.status == 201
     assert reply.json["input"]["input_image"] == uri
+
+
+SECRETS = {
+    "api_key": {"type": "string", "format": "password", "writeOnly": True, "x-cog-secret": True},
+    "hf_token": {"type": "string", "x-cog-secret": True},
+    "password": {"type": "string", "format": "password", "nullable": True},
+    "no_secret": {"type": "string", "x-cog-secret": False},
+}
+
+
+async def test_secret_inputs_are_never_answered_and_the_run_has_them(call: Caller, emulator: Emulator):
+    emulator.add_model(Model(name="acme/keyed", parameters={"prompt": prompt(), **SECRETS}))
+    given = {"api_key": "sk-very-long-indeed", "hf_token": "t", "password": "hunter2", "no_secret": "plain"}
+    shown = {"prompt": "a red fox", **dict.fromkeys(given, "*" * 10), "no_secret": "plain"}
+    created = await call.create(model="acme/keyed", **given)
+    emulator.add_fault("hold_returns_starting")
+    held = await call.create(model="acme/keyed", **given, headers={"Prefer": "wait"})
+    url = created.json["urls"]["get"]
+    emulator.clock.advance(10)
+    listed = await call("GET", "/v1/predictions")
+    canceled = await call("POST", held.json["urls"]["cancel"])
+    emulator.clock.advance(60)
+    done = await call("GET", url)
+    assert (done.json["status"], canceled.json["status"]) == ("succeeded", "canceled")
+    for reply in (created, held, canceled, done):
+        assert reply.json["input"] == shown
+    assert [one["input"] for one in listed.json["results"]] == [shown] * 2
+    for reply in (created, held, listed, canceled, done):
+        assert not {value for value in ("sk-very", "hunter2") if value in reply.raw.decode()}
+    assert emulator.world.state.predictions[created.json["id"]].input == {"prompt": "a red fox", **given}
+    (sent, _) = emulator.journal.entries(operation="predictions.create")
+    assert sent.body["input"] == {"prompt": "a red fox", **given}
+
+
+async def test_a_secret_that_was_not_given_is_not_masked(call: Caller, emulator: Emulator):
+    emulator.add_model(Model(name="acme/keyed", parameters={"prompt": prompt(), **SECRETS}))
+    body = (await call.create(model="acme/keyed", password=None)).json
+    assert body["input"] == {"prompt": "a red fox", "password": None}
+
+
+async def test_the_schema_says_which_inputs_are_secret(call: Caller, emulator: Emulator):
+    emulator.add_model(Model(name="acme/keyed", parameters={"prompt": prompt(), **SECRETS}))
+    version = (await call("GET", "/v1/models/acme/keyed")).json["latest_version"]
+    properties = version["openapi_schema"]["components"]["schemas"]["Input"]["properties"]
+    assert properties["api_key"].items() >= SECRETS["api_key"].items()
 
 
 async def _bought(emulator: Emulator) -> str:

@@ -186,6 +186,15 @@ async def test_models(call: Caller):
         )
 
 
+async def test_deployments(call: Caller):
+    judge(await call("GET", "/v1/deployments"), "get", "/deployments")
+    found = await call("GET", "/v1/deployments/emulated/flux-deployment")
+    judge(found, "get", "/deployments/{deployment_owner}/{deployment_name}")
+    release = found.json["current_release"]
+    version = await call("GET", f"/v1/models/{release['model']}/versions/{release['version']}")
+    judge(version, "get", "/models/{model_owner}/{model_name}/versions/{version_id}")
+
+
 async def test_account_and_secret(call: Caller):
     judge(await call("GET", "/v1/account"), "get", "/account")
     judge(await call("GET", "/v1/webhooks/default/secret"), "get", "/webhooks/default/secret")

@@ -72,6 +72,20 @@ OK_CASES: dict[str, Faults] = {
         ("hold_returns_starting", {}),
         ("rate_limit", {"operation": GET, "retry_after": 0, "times": 2}),
     ],
+    "polls that are answered with garbage": [
+        ("hold_returns_starting", {}),
+        ("garbage", {"operation": GET, "times": 2}),
+    ],
+    "polls that say 404 at first": [
+        ("hold_returns_starting", {}),
+        ("status", {"operation": GET, "status": 404, "times": 2}),
+    ],
+    "accepted, dropped, and the list is garbage once": [
+        ("drop_after", {"operation": CREATE}),
+        ("garbage", {"operation": LIST}),
+    ],
+    "the download says 404 once": [("status", {"operation": "delivery", "status": 404})],
+    "the download is damaged once": [("broken_picture", {"operation": "delivery"})],
     "output as a data URI": [("data_uri_output", {})],
     "the download dropped once": [("drop", {"operation": "delivery"})],
     "the download cut once": [("cut", {"operation": "delivery"})],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from stories import FOX, Shifted, again, die
 
 from imagen.assembly import App, build
 from imagen.domain.events import Adopted, AnswerLost, GivenUp, Resumed
@@ -19,50 +20,12 @@ from imagen.domain.prediction import Prediction, Status
 from imagen.domain.request import GenerationRequest
 from imagen.emulator import EmulatorThread, Model
 from imagen.errors import InvalidRequest, OutcomeUnknown, OutputDefective, PredictionFailed, WaitTimeout
-from imagen.instrumentation.clock import SystemClock
 from imagen.service.deliver import Destination
-from imagen.service.finish import Outcome
 from imagen.settings import load_settings
 
 pytestmark = pytest.mark.anyio
 
 CREATE = "predictions.create"
-FOX = GenerationRequest(prompt="a fox")
-
-
-class Shifted(SystemClock):
-    """The real time, from elsewhere."""
-
-    def __init__(self, by: timedelta = timedelta(0)) -> None:
-        self.by = by
-
-    def now(self) -> datetime:
-        return datetime.now(UTC) + self.by
-
-
-async def die(app: App, when: Callable[[], object], request: GenerationRequest = FOX) -> Prediction:
-    """Start a request, and vanish like a killed process when `when` holds: nothing is cleaned up but the lock."""
-    task = asyncio.ensure_future(app.gateway.generate(request, destination=Destination()))
-    while not when():
-        assert not task.done(), task
-        await asyncio.sleep(0.005)
-    (left,) = await app.store.unfinished()
-    app.gateway._finisher._cancel_quietly = _nothing  # type: ignore[method-assign,assignment]
-    app.store.release = _nothing  # type: ignore[method-assign,assignment]
-    task.cancel()
-    await asyncio.wait([task])
-    await app.__aexit__(None, None, None)
-    return left
-
-
-async def _nothing(*_args: Any, **_more: Any) -> None:
-    return None
-
-
-async def again(app: App, request: GenerationRequest = FOX, record: Any = None) -> Outcome:
-    async with app:
-        (outcome,) = await app.gateway.generate(request, destination=Destination(), observer=record)
-        return outcome
 
 
 @pytest.fixture
@@ -150,9 +113,10 @@ async def test_adopting_what_never_arrived_buys_nothing_and_says_so(
     old = await left(bought=False)
     async with open_app() as app:
         outcome = await app.gateway.resume(old.id)
-    assert isinstance(outcome.error, PredictionFailed)
+    assert isinstance(outcome.error, OutcomeUnknown)
     assert "never arrived" in str(outcome.error)
-    assert outcome.prediction.charged is False
+    assert outcome.prediction.status is Status.QUEUED
+    assert outcome.prediction.charged is None
     assert replicate_emulator.purchases == 0
 
 

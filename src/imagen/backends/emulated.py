@@ -44,9 +44,12 @@ class EmulatedBackend:
         """See `ports.Backend.check`."""
         return await (await self._started()).check(request)
 
-    async def submit(self, prediction: Prediction, *, hold_seconds: float) -> Sighting:
+    async def submit(
+        self, prediction: Prediction, *, hold_seconds: float, secrets: Mapping[str, Any]
+    ) -> Sighting:
         """See `ports.Backend.submit`."""
-        return await (await self._started()).submit(prediction, hold_seconds=hold_seconds)
+        inner = await self._started()
+        return await inner.submit(prediction, hold_seconds=hold_seconds, secrets=secrets)
 
     async def look(self, prediction: Prediction) -> Sighting:
         """See `ports.Backend.look`."""

@@ -130,11 +130,15 @@ def generate(
                 metadata=app.settings.metadata and not no_metadata,
             )
         )
-        await app.bookkeeper.catch_up()
         practice = app.backends.get(backend).practice
         with renderer:
             outcomes = await app.gateway.generate(
-                request, backend=backend, caller=app.caller(), destination=destination, observer=renderer
+                request,
+                backend=backend,
+                caller=app.caller(),
+                destination=destination,
+                observer=renderer,
+                watched=renderer.shows_progress,
             )
         return show_outcomes(outcomes, json=json, urls=url or no_download, practice=practice)
 

@@ -44,8 +44,6 @@ _PROMPT_COLUMNS = 40
 _LONGEST_VALUE = 200
 _SHORTEST_ID = 4
 _PREFIX = "pred_"
-_SECRET_ENDINGS = ("api_key", "apikey", "token", "secret", "password")
-
 Id = Annotated[str, typer.Argument(metavar="ID", help="Ours or Replicate's; ours may be cut short.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output; money in dollars.")]
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file.")]
@@ -393,11 +391,13 @@ def _facts(parts: App, one: Prediction) -> dict[str, Any]:
 
 def _open_input(parts: App, one: Prediction) -> dict[str, Any]:
     """Its input, with the parameters hidden that the catalog knows as secret, or that are called like one."""
+    from imagen.domain.secret import is_secret_name
+
     model = parts.catalog.find(one.model)
 
     def is_secret(name: str) -> bool:
         known = model.parameter(name) if model else None
-        return name.lower().endswith(_SECRET_ENDINGS) or (known is not None and known.secret)
+        return is_secret_name(name) or (known is not None and known.secret)
 
     return {name: "***" if is_secret(name) else value for name, value in one.input.items()}
 

@@ -36,6 +36,11 @@ class Renderer:
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether somebody can see how far a prediction is."""
+        return self._bar
+
     def notify(self, event: events.Event) -> None:
         """See `ports.Observer`."""
         match event:
@@ -129,6 +134,8 @@ def _line(event: events.Event) -> str | None:  # noqa: C901 - a table of sentenc
 
 
 def _billing(charged: bool | None) -> str:
+    if charged is None:
+        return "whether it is charged is not known yet"
     return "what ran is charged" if charged else "not charged"
 
 

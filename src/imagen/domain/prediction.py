@@ -158,7 +158,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
             image_count=self.image_count if sighting.image_count is None else sighting.image_count,
             started_at=sighting.started_at or self.started_at,
             ended_at=now if status.terminal else None,
-            charged=is_charged(status, started=self._has_started(sighting)),
+            charged=is_charged(
+                status,
+                started=self._has_started(sighting),
+                deployment=self.model.startswith("deployments/"),
+            ),
         )
 
     def _has_started(self, sighting: Sighting) -> bool:
@@ -170,17 +174,20 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def is_charged(status: Status, *, started: bool) -> bool | None:
-    """Whether a public model's run is billed: succeeded and canceled-while-running are, failed and aborted are not.
+def is_charged(status: Status, *, started: bool, deployment: bool = False) -> bool | None:
+    """Whether a run is billed: succeeded and canceled-while-running are, failed and aborted ones are not.
 
-    Source: Replicate's billing page and its changelog of 2025-10-16. None while the run is open or its end unknown.
+    A deployment bills its machines' time, so that what failed there cost something too. Source: Replicate's billing
+    page and its changelog of 2025-10-16. None while the run is open or its end unknown.
     """
     match status:
         case Status.SUCCEEDED:
             return True
         case Status.CANCELED:
             return started
-        case Status.FAILED | Status.ABORTED:
+        case Status.FAILED:
+            return deployment
+        case Status.ABORTED:
             return False
         case _:
             return None

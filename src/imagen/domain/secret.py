@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from typing import NoReturn
+
+_SECRET_NAME = re.compile(r"(?:^|_)(?:api_?key|key|token|secret|password|credentials?)$", re.IGNORECASE)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a parameter of this name holds somebody's key or password, as far as its name tells."""
+    return _SECRET_NAME.search(name) is not None
 
 
 class Secret:

@@ -42,6 +42,22 @@ async def get_version(exchange: Exchange) -> web.Response:
     return exchange.json(model.version_json())
 
 
+async def list_deployments(exchange: Exchange) -> web.Response:
+    """`GET /deployments`: all of them, on one page."""
+    world = exchange.world
+    deployments = [deployment.to_json(world.api_url) for deployment in world.models.deployments()]
+    return exchange.json({"next": None, "previous": None, "results": deployments})
+
+
+async def get_deployment(exchange: Exchange) -> web.Response:
+    """`GET /deployments/{owner}/{name}`, with the release it runs."""
+    world = exchange.world
+    deployment = world.models.deployment(f"{exchange.part('owner')}/{exchange.part('name')}")
+    if deployment is None:
+        raise problems.not_found()
+    return exchange.json(deployment.to_json(world.api_url))
+
+
 async def get_account(exchange: Exchange) -> web.Response:
     """`GET /account`: the account of this token."""
     username = exchange.owner.username
@@ -73,6 +89,8 @@ ROUTES: tuple[tuple[str, str, str, Handler], ...] = (
         "deployments.predictions.create",
         predictions.create_by_deployment,
     ),
+    ("GET", "/deployments", "deployments.list", list_deployments),
+    ("GET", f"/deployments/{_OWNER_NAME}", "deployments.get", get_deployment),
     ("GET", "/models", "models.list", list_models),
     ("GET", f"/models/{_OWNER_NAME}", "models.get", get_model),
     ("GET", f"/models/{_OWNER_NAME}/versions", "models.versions.list", list_versions),
@@ -136,7 +154,10 @@ def _named_model(exchange: Exchange) -> Model | None:
     if "owner" not in parts:
         return None
     name = f"{parts['owner']}/{parts['name']}"
-    return models.deployed(name) if exchange.operation.startswith("deployments.") else models.named(name)
+    if not exchange.operation.startswith("deployments."):
+        return models.named(name)
+    deployment = models.deployment(name)
+    return None if deployment is None else deployment.model
 
 
 def _model(exchange: Exchange) -> Model:

@@ -78,6 +78,9 @@ class Prediction:
     version: str
     deployment: str | None
     input: dict[str, Any]
+    """What was given, keys and passwords in clear: the run needs them."""
+    secret_inputs: frozenset[str]
+    """Which inputs no answer shows."""
     seed: int
     """The seed that was given, or the one that was drawn."""
     steps: int | None

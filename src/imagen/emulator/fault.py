@@ -17,6 +17,8 @@ DELIVERY = "delivery"
 
 OPERATIONS = (
     "account.get",
+    "deployments.get",
+    "deployments.list",
     "deployments.predictions.create",
     "files.create",
     "files.delete",

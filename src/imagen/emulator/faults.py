@@ -39,7 +39,7 @@ class Status(Fault, frozen=True):
     """Answers with a status and does nothing: a proxy's 502, a 500 before anything was bought.
 
     `status` 200-599; `body` JSON, or text sent as HTML; `headers` are added. Without a body it is a problem
-    document of that status.
+    document of that status; a 404 is then word for word what the API says of something that is not there.
     """
 
     status: HttpStatus = 500

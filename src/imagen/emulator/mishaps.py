@@ -69,6 +69,8 @@ async def answer_after(fault: Fault, request: web.Request, response: web.Respons
 
 
 def _with_status(status: int, body: object, headers: dict[str, str]) -> web.Response:
+    if body is None and status == HTTPStatus.NOT_FOUND:
+        body = dict(problems.not_found().body)
     if body is None:
         known = status in HTTPStatus.__members__.values()
         body = {

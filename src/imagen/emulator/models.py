@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -65,6 +66,11 @@ class Model(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     def public_version(self) -> str:
         """What `prediction.version` says: `hidden` for official models (OpenAPI document)."""
         return "hidden" if self.official else self.version_id
+
+    @property
+    def secret_inputs(self) -> frozenset[str]:
+        """The parameters that hold somebody's key: cog's `Secret`, which the API never shows again."""
+        return frozenset(name for name, schema in self.parameters.items() if _is_secret(schema))
 
     def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The input a run sees; `prediction.input` shows only what was given."""
@@ -131,6 +137,37 @@ class Model(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
         }
 
 
+@dataclass(frozen=True)
+class Deployment:
+    """A model under a name of its own; its only release runs the model's version."""
+
+    name: str
+    """`owner/name`."""
+    model: Model
+
+    def to_json(self, api_url: str) -> dict[str, Any]:
+        """The deployment object of `GET /deployments/{owner}/{name}`."""
+        owner, _, name = self.name.partition("/")
+        return {
+            "owner": owner,
+            "name": name,
+            "current_release": {
+                "number": 1,
+                "model": self.model.name,
+                "version": self.model.version_id,
+                "created_at": CREATED_AT,
+                "created_by": {
+                    "type": "organization",
+                    "username": owner,
+                    "name": f"Emulated organization {owner}",
+                    "avatar_url": f"{api_url}/avatars/{owner}.png",
+                    "github_url": f"https://github.com/{owner}",
+                },
+                "configuration": {"hardware": "gpu-h100", "min_instances": 0, "max_instances": 5},
+            },
+        }
+
+
 class Models:
     """The models and deployments one emulator knows; adding a name again replaces it."""
 
@@ -166,9 +203,19 @@ class Models:
         model = self.with_version(version_id)
         return model if model is not None and name in {"", model.name} else None
 
-    def deployed(self, deployment: str) -> Model | None:
-        """The model behind the deployment `owner/name`."""
-        return self._by_name.get(self._deployments.get(deployment, ""))
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Every deployment of a model that is known."""
+        found = (self.deployment(name) for name in self._deployments)
+        return tuple(deployment for deployment in found if deployment is not None)
+
+    def deployment(self, name: str) -> Deployment | None:
+        """The deployment `owner/name`."""
+        model = self._by_name.get(self._deployments.get(name, ""))
+        return None if model is None else Deployment(name, model)
+
+
+def _is_secret(schema: Mapping[str, Any]) -> bool:
+    return schema.get("x-cog-secret") is True or schema.get("format") == "password"
 
 
 def _titled(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,11 +47,10 @@ async def create_by_model(exchange: Exchange) -> web.Response:
 
 async def create_by_deployment(exchange: Exchange) -> web.Response:
     """`POST /deployments/{owner}/{name}/predictions`."""
-    deployment = f"{exchange.part('owner')}/{exchange.part('name')}"
-    model = exchange.world.models.deployed(deployment)
-    if model is None:
+    deployment = exchange.world.models.deployment(f"{exchange.part('owner')}/{exchange.part('name')}")
+    if deployment is None:
         raise problems.not_found()
-    return await _create(exchange, model, deployment=deployment)
+    return await _create(exchange, deployment.model, deployment=deployment.name)
 
 
 async def get_prediction(exchange: Exchange) -> web.Response:

@@ -17,6 +17,9 @@ Item = TypeVar("Item")
 PAGE_SIZE = 100
 """Predictions on one page; the API has no parameter for it."""
 
+MASK = "*" * 10
+"""Stands for the value of a secret input, whatever its length; the hosted mask was not recorded."""
+
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _BAR_WIDTH = 10
 
@@ -31,7 +34,7 @@ def prediction_json(
         "id": prediction.id,
         "model": prediction.model,
         "version": prediction.version,
-        "input": {} if removed else prediction.input,
+        "input": {} if removed else _shown_input(prediction),
         "logs": "" if removed else logs_at(prediction, now),
         "output": _output(prediction, data_uris) if prediction.has_output(now) else None,
         "data_removed": removed,
@@ -98,6 +101,14 @@ def page_json(
 def link_to(url: str, query: Mapping[str, str]) -> Callable[[Mapping[str, str]], str]:
     """How a page's links are written: the same address and filters, another cursor."""
     return lambda changed: f"{url}?{urlencode({**query, **changed})}"
+
+
+def _shown_input(prediction: Prediction) -> dict[str, Any]:
+    hidden = prediction.secret_inputs
+    return {
+        name: MASK if name in hidden and value is not None else value
+        for name, value in prediction.input.items()
+    }
 
 
 def _output(prediction: Prediction, data_uris: Sequence[str]) -> Any:

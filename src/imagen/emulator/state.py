@@ -110,6 +110,7 @@ class State:
             version=order.model.public_version,
             deployment=order.deployment,
             input=order.input,
+            secret_inputs=order.model.secret_inputs,
             seed=_seed_of(order.input, identity),
             steps=_steps_of(order.model, order.input),
             files=tuple(

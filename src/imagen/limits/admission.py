@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from imagen.domain.events import Event, Waiting
-from imagen.errors import RateLimited
+from imagen.domain.prediction import Prediction
+from imagen.errors import RateLimited, StoreError
 from imagen.ports import Clock, Semaphores
 
 MAX_WAIT_SECONDS = 600.0
 """How long a prediction stays in line for a semaphore."""
-_LEASE_MARGIN_SECONDS = 60.0
+_LEASE_MARGIN_SECONDS = 300.0
+"""Above the deadline: throttled creates, a lost answer looked for, and a second create fit in."""
 _FIRST_SECONDS, _CAP_SECONDS = 0.1, 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Place:
+    """What an admitted prediction holds."""
+
+    kept = False
+
+    def keep(self, prediction: Prediction) -> None:
+        """Leave the place to its lease where nobody saw the run end: it may go on upstream."""
+        self.kept = not prediction.status.terminal
 
 
 class Admission:
@@ -26,7 +42,7 @@ class Admission:
     @asynccontextmanager
     async def admit(
         self, *, semaphore: str | None, lease: str, deadline_seconds: float, notify: Callable[[Event], None]
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Place]:
         """Hold what a prediction needs while the block runs.
 
         Its place in a semaphore is leased until its run must have ended upstream, so that a process that dies gives
@@ -42,14 +58,25 @@ class Admission:
             NotFound: no such semaphore.
             RateLimited: no place became free in time.
         """
+        place = Place()
         if semaphore is None:
-            yield
+            yield place
             return
         await self._take(semaphore, lease, deadline_seconds, notify)
         try:
-            yield
+            yield place
         finally:
-            await self._semaphores.release(semaphore, lease)
+            if not place.kept:
+                await self._give_back(semaphore, lease)
+
+    async def _give_back(self, semaphore: str, lease: str) -> None:
+        """A place that cannot be given back now ends with its lease; the picture is there all the same."""
+        try:
+            await asyncio.shield(self._semaphores.release(semaphore, lease))
+        except StoreError as error:
+            _log.warning(
+                "the place of %s in semaphore %s is held until its lease ends: %s", lease, semaphore, error
+            )
 
     async def _take(
         self, name: str, lease: str, deadline_seconds: float, notify: Callable[[Event], None]

@@ -17,8 +17,8 @@ _FIRST_SECONDS, _FACTOR, _CAP_SECONDS = 0.5, 1.5, 5.0
 _KNOWN_SINCE = timedelta(days=1)
 
 
-def can_be_found(prediction: Prediction, now: datetime) -> bool:
-    """Whether upstream still has the input by which it would be recognised."""
+def is_remembered(prediction: Prediction, now: datetime) -> bool:
+    """Whether upstream still has the input, and the outputs, of what was sent then."""
     return now - (prediction.sent_at or prediction.created_at) < REMEMBERED_UPSTREAM
 
 
@@ -34,12 +34,19 @@ async def adopt(
     """Look through the account's predictions, at least once and for `within_seconds`; None when it is not there.
 
     A create that is still on its way shows up late, so not being there proves nothing before. Of equal requests to a
-    model without a seed any one may be taken, but each by one of us only: the store decides who was first.
+    model without a seed any one may be taken, but each by one of us only: the store decides who was first. What
+    somebody else has written down about this prediction in the meantime is what counts.
+
+    Raises:
+        BackendError: the list could not be read; nothing follows from that.
     """
     notify(AnswerLost(prediction, within_seconds))
-    until = clock.now() + timedelta(seconds=within_seconds)
+    until = clock.monotonic() + within_seconds
     pause = _FIRST_SECONDS
     while True:
+        stored = await store.get(prediction.id)
+        if stored.upstream_id is not None or stored.status.terminal:
+            return stored
         known = await store.known_upstream_ids(prediction.account, since=prediction.created_at - _KNOWN_SINCE)
         sighting = await backend.find(prediction, ignore=known)
         if sighting is not None:
@@ -49,7 +56,7 @@ async def adopt(
                 continue
             notify(Adopted(found))
             return found
-        left = (until - clock.now()).total_seconds()
+        left = until - clock.monotonic()
         if left <= 0:
             return None
         await clock.sleep(min(pause, left))

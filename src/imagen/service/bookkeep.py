@@ -35,6 +35,7 @@ class Bookkeeper:
         self._store = store
         self._kept = kept
         self._clock = clock
+        self._caught_up = False
 
     async def settle(self, prediction: Prediction, *, notify: Callable[[Event], None]) -> Prediction:
         """Write an ended prediction into the ledger. A ledger that fails only delays the entry."""
@@ -47,6 +48,12 @@ class Bookkeeper:
             notify(LedgerDelayed(prediction.id, self._keep(entry, error)))
             return prediction
         return msgspec.structs.replace(prediction, settled_at=self._clock.now())
+
+    async def catch_up_once(self) -> None:
+        """Catch up at the first call of this process; later ones cost nothing."""
+        if not self._caught_up:
+            self._caught_up = True
+            await self.catch_up()
 
     async def catch_up(self) -> int:
         """Write what earlier runs could not; how many entries that were. Never raises for a ledger that still fails."""

@@ -6,21 +6,18 @@ the whole grace, once, and only if the caller accepts that last risk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from imagen.domain.events import Event, Waiting
 from imagen.domain.prediction import Prediction, Status
-from imagen.errors import BackendError, UpstreamTaken
+from imagen.errors import BackendError, ExchangeFailed, UpstreamTaken
 from imagen.ports import Backend, Clock, PredictionStore
 from imagen.service.adopt import adopt
 from imagen.service.sight import take_note
 from imagen.transport.retry import Attempts, RetryPolicy, decide, told
-
-SETTLED_STATUSES = frozenset({500, 501, 503})
-"""Answers of the service itself, after which nothing is still on its way. A 502 or 504 is a proxy's: it is not."""
-_SETTLED_GRACE_SECONDS = 3.0
 
 
 class BuyingRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +39,7 @@ async def buy(
     prediction: Prediction,
     *,
     hold_seconds: float,
+    secrets: Mapping[str, Any],
     repeat_lost: bool,
     rules: BuyingRules,
     notify: Callable[[Event], None],
@@ -52,36 +50,38 @@ async def buy(
         BackendError: it was refused (the prediction is stored as failed), or its answer was lost and it could not be
             found (the prediction stays unfinished, to be adopted later).
     """
-    attempts, lost = Attempts(), False
+    attempts, repeats_left = Attempts(), 1 if repeat_lost else 0
     while True:
         try:
-            sighting = await backend.submit(prediction, hold_seconds=hold_seconds)
+            sighting = await backend.submit(prediction, hold_seconds=hold_seconds, secrets=secrets)
             return await take_note(backend, store, clock, prediction, sighting)
         except UpstreamTaken:
+            # An equal create of ours, whose own answer was lost, took what this one bought. That one is ours then.
+            lost: BackendError = ExchangeFailed(
+                f"what {prediction.id} bought was adopted by an equal prediction"
+            )
+        except BackendError as error:
+            lost = error
+        if lost.delivered == "no":
+            wait = decide(lost, attempts, repeatable=False, policy=rules.policy)
+            if wait is None:
+                await _refuse(store, clock, prediction, lost)
+                raise told(lost, attempts, rules.policy) from lost.__cause__
+            attempts = attempts.after(lost)
+            notify(Waiting(lost.detail, wait))
+            await clock.sleep(wait)
+        else:
             found = await adopt(
                 backend, store, clock, prediction, within_seconds=rules.grace_seconds, notify=notify
             )
             if found is not None:
                 return found
-        except BackendError as error:
-            if error.delivered != "no":
-                found = await adopt(
-                    backend, store, clock, prediction, within_seconds=_grace(error, rules), notify=notify
-                )
-                if found is not None:
-                    return found
-                if lost or not repeat_lost:
-                    raise
-                lost = True
-            else:
-                wait = decide(error, attempts, repeatable=False, policy=rules.policy)
-                if wait is None:
-                    await _refuse(store, clock, prediction, error)
-                    raise told(error, attempts, rules.policy) from error.__cause__
-                attempts = attempts.after(error)
-                notify(Waiting(error.detail, wait))
-                await clock.sleep(wait)
+            if repeats_left == 0:
+                raise lost
+            repeats_left -= 1
         prediction = await store.save(msgspec.structs.replace(prediction, sent_at=clock.now()))
+        if prediction.status.terminal or prediction.upstream_id is not None:
+            return prediction  # somebody canceled or found it in the meantime
 
 
 async def _refuse(store: PredictionStore, clock: Clock, prediction: Prediction, error: BackendError) -> None:
@@ -89,12 +89,4 @@ async def _refuse(store: PredictionStore, clock: Clock, prediction: Prediction, 
         msgspec.structs.replace(
             prediction, status=Status.FAILED, error=error.detail, charged=False, ended_at=clock.now()
         )
-    )
-
-
-def _grace(error: BackendError, rules: BuyingRules) -> float:
-    return (
-        min(_SETTLED_GRACE_SECONDS, rules.grace_seconds)
-        if error.status in SETTLED_STATUSES
-        else rules.grace_seconds
     )

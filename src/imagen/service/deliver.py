@@ -16,6 +16,7 @@ from imagen.domain.prediction import Prediction
 from imagen.errors import (
     BackendError,
     DeliveryError,
+    ImagenError,
     InvalidInput,
     InvalidResponse,
     OutputDefective,
@@ -34,6 +35,10 @@ from imagen.pictures import (
     land,
 )
 from imagen.ports import Backend, Clock
+from imagen.service.adopt import is_remembered
+
+GONE_STATUSES = frozenset({403, 404, 410})
+"""How a file host says that it does not have a file: after the hour for good, before it perhaps only now."""
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +63,13 @@ class Kept(msgspec.Struct, frozen=True):
 
     path: Path
     facts: PictureFacts
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What came of fetching: a picture or None for each output, and the error that counts when one is missing."""
+
+    pictures: tuple[Kept | None, ...]
+    error: ImagenError | None = None
 
 
 class Deliverer:
@@ -100,27 +112,44 @@ class Deliverer:
         destination: Destination,
         *,
         notify: Callable[[Event], None],
-    ) -> tuple[Kept, ...]:
-        """All pictures, in order.
-
-        Raises:
-            OutputDefective: empty, broken, too large, or gone; it was charged all the same.
-            DeliveryError: it could not be written here, or not be fetched now; it is still safe upstream.
-        """
+    ) -> Delivery:
+        """All pictures that can be had, in order; one that is bad or cannot be had now takes no other down."""
         if not prediction.output:
-            raise OutputDefective(
-                "the prediction succeeded but its output is empty; it was charged",
-                prediction_id=prediction.id,
-                hint="Try again with another seed or prompt.",
+            return Delivery(
+                (),
+                OutputDefective(
+                    "the prediction succeeded but its output is empty; it was charged",
+                    prediction_id=prediction.id,
+                    hint="Try again with another seed or prompt.",
+                ),
             )
-        kept = []
+        kept: list[Kept | None] = []
+        errors: list[ImagenError] = []
         for index, url in enumerate(prediction.output):
             notify(Fetching(prediction, index + 1, len(prediction.output)))
-            one = await self._deliver_one(backend, prediction, destination, index, url)
+            try:
+                one = await self._landed_before(prediction, index)
+                one = one or await self._deliver_one(backend, prediction, destination, index, url)
+            except ImagenError as error:
+                errors.append(error)
+                kept.append(None)
+                continue
             wanted = self._path(self._pattern(destination), destination, prediction, index, one.facts.format)
             notify(Saved(prediction, one.path, renamed=one.path != wanted))
             kept.append(one)
-        return tuple(kept)
+        # What can still be had decides: a defective picture stays defective.
+        errors.sort(key=lambda error: isinstance(error, OutputDefective))
+        return Delivery(tuple(kept), errors[0] if errors else None)
+
+    async def _landed_before(self, prediction: Prediction, index: int) -> Kept | None:
+        """A picture that an earlier process delivered before something else of it failed."""
+        name = prediction.files[index] if index < len(prediction.files) else ""
+        if not name or prediction.delivered_at is not None:
+            return None
+        try:
+            return Kept(Path(name), await asyncio.to_thread(inspect_picture, Path(name)))
+        except (OSError, DefectivePicture):
+            return None
 
     async def _deliver_one(
         self, backend: Backend, prediction: Prediction, destination: Destination, index: int, url: str
@@ -129,14 +158,19 @@ class Deliverer:
         try:
             await asyncio.to_thread(self._incoming.mkdir, parents=True, exist_ok=True)
             await backend.fetch(url, part, limit_bytes=self._limit_bytes)
-            return await asyncio.to_thread(self._keep, part, prediction, destination, index)
+            try:
+                return await asyncio.to_thread(self._keep, part, prediction, destination, index)
+            except DefectivePicture:  # damaged on its way, perhaps: once more
+                await backend.fetch(url, part, limit_bytes=self._limit_bytes)
+                return await asyncio.to_thread(self._keep, part, prediction, destination, index)
         except DefectivePicture as error:
             raise _defective(f"the picture {error.reason}", prediction) from error
-        except OutputDefective as error:
-            raise _defective(error.detail, prediction, expired=error.expired) from error
-        except InvalidResponse as error:
+        except (OutputDefective, InvalidResponse) as error:
             raise _defective(error.detail, prediction) from error
         except BackendError as error:
+            if error.status in GONE_STATUSES and not is_remembered(prediction, self._clock.now()):
+                gone = "the picture is gone, Replicate removes outputs after one hour"
+                raise _defective(gone, prediction, expired=True) from error
             raise DeliveryError(
                 f"the picture is ready but could not be fetched: {error}",
                 prediction_id=prediction.id,
@@ -162,6 +196,8 @@ class Deliverer:
         if destination.metadata:
             data = embed(data, self._note(prediction))
         path = self._path(self._pattern(destination), destination, prediction, index, facts.format)
+        if _holds(path, data):
+            return Kept(path, facts)  # put there by a process that died before it could write that down
         return Kept(land(data, path, force=destination.force), facts)
 
     def _note(self, prediction: Prediction) -> PictureNote:
@@ -199,6 +235,13 @@ def to_stored(destination: Destination) -> dict[str, Any]:
 def from_stored(stored: dict[str, Any] | None) -> Destination | None:
     """What `to_stored` kept."""
     return None if stored is None else msgspec.convert(stored, Destination, strict=False)
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
 
 
 def _rehearse(path: Path) -> None:

@@ -29,6 +29,8 @@ _HINTS = {
 def error_of(prediction: Prediction) -> PredictionError | None:
     """The error of a prediction that ended without success, None for one that succeeded."""
     billing = "it was charged" if prediction.charged else "it was not charged"
+    if prediction.charged is None:
+        billing = "whether it was charged is not known"
     known: _Known = {"prediction_id": prediction.id, "charged": prediction.charged}
     name = f"prediction {prediction.upstream_id or prediction.id}"
     match prediction.status:

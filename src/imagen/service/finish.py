@@ -9,14 +9,21 @@ import msgspec
 
 from imagen.domain.events import Canceled, CancelUnconfirmed, Ended, Event, LeftUnfetched
 from imagen.domain.prediction import Prediction, Status
-from imagen.errors import BackendError, ImagenError, ModelNotFound, OutputDefective, StoreError
+from imagen.errors import (
+    BackendError,
+    ImagenError,
+    ModelNotFound,
+    OutcomeUnknown,
+    OutputDefective,
+    StoreError,
+)
 from imagen.ports import Backend, Clock, PredictionStore
-from imagen.service.adopt import adopt, can_be_found
+from imagen.service.adopt import adopt, is_remembered
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules
 from imagen.service.deliver import Deliverer, Kept, from_stored
 from imagen.service.endings import error_of
-from imagen.service.follow import follow
+from imagen.service.follow import follow, stop
 from imagen.service.sight import take_note
 
 CANCEL_SECONDS = 10.0
@@ -72,6 +79,7 @@ class Finisher:
             fresh: it was written down just now: there is nothing to look for.
         """
         current, pictures = prediction, tuple[Kept, ...]()
+        error: ImagenError | None
         try:
             if fresh and buying is not None:
                 current = await buying(current)
@@ -79,16 +87,16 @@ class Finisher:
                 current = await self._catch_up(backend, current, buying, notify)
             current = await follow(backend, self._store, self._clock, current, notify=notify)
             current = await self._bookkeeper.settle(current, notify=notify)
-            error: ImagenError | None = error_of(current)
-            place = from_stored(current.destination)
-            if error is None and place is not None:
-                pictures = await self._deliverer.deliver(backend, current, place, notify=notify)
+            error = error_of(current)
             if error is None:
-                current = await self._mark_delivered(current, pictures)
+                current, pictures, error = await self._deliver(backend, current, notify)
         except OutputDefective as defect:
             error = defect
             current = await self._as_stored(current)
-            current = await self._mark_delivered(msgspec.structs.replace(current, error=defect.detail), ())
+            if current.delivered_at is None:  # what was delivered once stays on record
+                current = await self._mark_delivered(
+                    msgspec.structs.replace(current, error=defect.detail), ()
+                )
         except ImagenError as trouble:
             error = trouble
             current = await self._as_stored(current)
@@ -98,23 +106,37 @@ class Finisher:
         notify(Ended(current))
         return Outcome(current, pictures, error)
 
-    async def cancel(self, backend: Backend, prediction: Prediction, *, notify: Notify) -> Prediction:
+    async def cancel(
+        self, backend: Backend, prediction: Prediction, *, within_seconds: float, notify: Notify
+    ) -> Prediction:
         """Stop it upstream, and settle what that cost.
+
+        Args:
+            backend: the one it belongs to.
+            prediction: not ended yet.
+            within_seconds: how long a create whose answer is missing is looked for.
+            notify: told about everything on the way.
+
+        Returns:
+            It as it stands: still queued when its create could not be found in that time, so that nobody can tell.
 
         Raises:
             BackendError: it could not be canceled.
         """
         if prediction.upstream_id is None:
-            prediction = await self._adopt(backend, prediction, _CANCEL_SEARCH_SECONDS, notify) or prediction
-        if prediction.upstream_id is None:
-            return await self.write_off(prediction, "it was canceled before anything was bought")
-        seen = await take_note(
-            backend, self._store, self._clock, prediction, await backend.cancel(prediction)
-        )
+            found = await adopt(
+                backend, self._store, self._clock, prediction, within_seconds=within_seconds, notify=notify
+            )
+            if found is None or found.status.terminal:
+                return found or prediction
+            prediction = found
+        seen = await stop(backend, self._store, self._clock, prediction)
         return await self._bookkeeper.settle(seen, notify=notify) if seen.status.terminal else seen
 
     async def write_off(self, prediction: Prediction, reason: str) -> Prediction:
-        """End one that never became a run, and that nobody is charged for."""
+        """End one that can never be finished and that nobody is charged for."""
+        if prediction.status.terminal:
+            return await self._mark_delivered(msgspec.structs.replace(prediction, error=reason), ())
         return await self._store.save(
             msgspec.structs.replace(
                 prediction,
@@ -138,11 +160,16 @@ class Finisher:
             return await self._find_or_buy(backend, prediction, buying, notify)
         try:
             sighting = await backend.look(prediction)
-        except ModelNotFound:
-            return await self._lose(prediction)
+        except ModelNotFound as error:
+            if not is_remembered(prediction, self._clock.now()):
+                return await self._lose(prediction)
+            error.hint = (
+                "It should be there within its first hour: check the token and the address, or try again."
+            )
+            raise
         seen = await take_note(backend, self._store, self._clock, prediction, sighting)
         if seen.status is Status.SUCCEEDED and sighting.data_removed:
-            seen = await self._bookkeeper.settle(seen, notify=notify)
+            await self._bookkeeper.settle(seen, notify=notify)
             raise OutputDefective(
                 "its picture is gone, Replicate removes outputs after one hour; it was charged",
                 prediction_id=prediction.id,
@@ -153,25 +180,48 @@ class Finisher:
     async def _find_or_buy(
         self, backend: Backend, prediction: Prediction, buying: Buying | None, notify: Notify
     ) -> Prediction:
-        if not can_be_found(prediction, self._clock.now()):
-            return await self._lose(prediction)
-        sent_at = prediction.sent_at or prediction.created_at
-        left = self._rules.grace_seconds - (self._clock.now() - sent_at).total_seconds()
-        found = await self._adopt(backend, prediction, max(left, 0.0), notify)
+        """What became of a create that nobody heard of: found, bought now, or not to be told."""
+        now = self._clock.now()
+        gone = (now - (prediction.sent_at or prediction.created_at)).total_seconds()
+        remembered = is_remembered(prediction, now)
+        grace = (
+            min(max(self._rules.grace_seconds - gone, 0.0), self._rules.grace_seconds) if remembered else 0.0
+        )
+        found = await adopt(
+            backend, self._store, self._clock, prediction, within_seconds=grace, notify=notify
+        )
         if found is not None:
             return found
-        if buying is not None:
-            return await buying(
-                await self._store.save(msgspec.structs.replace(prediction, sent_at=self._clock.now()))
+        if not remembered:
+            return await self._lose(prediction)
+        if buying is None:
+            raise OutcomeUnknown(
+                f"the create of {prediction.id} is not known to the service: most likely it never arrived",
+                prediction_id=prediction.id,
+                hint="The same `imagen generate` command looks once more, and then buys it.",
             )
-        return await self.write_off(prediction, "its create never arrived, and nothing was bought")
+        sent = await self._store.save(msgspec.structs.replace(prediction, sent_at=self._clock.now()))
+        return sent if sent.status.terminal or sent.upstream_id is not None else await buying(sent)
 
-    async def _adopt(
-        self, backend: Backend, prediction: Prediction, seconds: float, notify: Notify
-    ) -> Prediction | None:
-        return await adopt(
-            backend, self._store, self._clock, prediction, within_seconds=seconds, notify=notify
-        )
+    async def _deliver(
+        self, backend: Backend, prediction: Prediction, notify: Notify
+    ) -> tuple[Prediction, tuple[Kept, ...], ImagenError | None]:
+        """Fetch and keep its pictures, and write down which of them are there."""
+        place = from_stored(prediction.destination)
+        if place is None:
+            return await self._mark_delivered(prediction, ()), (), None
+        delivery = await self._deliverer.deliver(backend, prediction, place, notify=notify)
+        pictures = tuple(picture for picture in delivery.pictures if picture is not None)
+        error = delivery.error
+        if prediction.delivered_at is not None and not pictures:
+            return prediction, (), error  # what was delivered once stays on record
+        files = tuple(str(picture.path) if picture else "" for picture in delivery.pictures)
+        if error is None:
+            return await self._mark_delivered(prediction, files), pictures, None
+        prediction = msgspec.structs.replace(prediction, error=error.detail, files=files)
+        if isinstance(error, OutputDefective):
+            return await self._mark_delivered(prediction, files), pictures, error
+        return await self._kept(prediction), pictures, error
 
     async def _lose(self, prediction: Prediction) -> Prediction:
         """Nobody can tell any more what became of it."""
@@ -179,13 +229,16 @@ class Finisher:
             msgspec.structs.replace(prediction, status=Status.UNKNOWN, ended_at=self._clock.now())
         )
 
-    async def _mark_delivered(self, prediction: Prediction, pictures: tuple[Kept, ...]) -> Prediction:
-        files = tuple(str(picture.path) for picture in pictures)
-        done = msgspec.structs.replace(prediction, delivered_at=self._clock.now(), files=files)
+    async def _mark_delivered(self, prediction: Prediction, files: tuple[str, ...]) -> Prediction:
+        return await self._kept(
+            msgspec.structs.replace(prediction, delivered_at=self._clock.now(), files=files)
+        )
+
+    async def _kept(self, prediction: Prediction) -> Prediction:
         try:
-            return await self._store.save(done)
+            return await self._store.save(prediction)
         except StoreError:
-            return done  # the pictures are there; at worst they are fetched once more
+            return prediction  # the pictures are there; at worst they are fetched once more
 
     async def _as_stored(self, prediction: Prediction) -> Prediction:
         try:
@@ -201,8 +254,13 @@ class Finisher:
             return
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
-                seen = await self.cancel(backend, current, notify=notify)
+                seen = await self.cancel(
+                    backend, current, within_seconds=_CANCEL_SEARCH_SECONDS, notify=notify
+                )
         except (BackendError, StoreError, TimeoutError) as error:
             notify(CancelUnconfirmed(current, str(error) or "no answer came in time"))
             return
-        notify(Canceled(seen))
+        if seen.status.terminal:
+            notify(Canceled(seen))
+        else:
+            notify(CancelUnconfirmed(seen, "the service has not said that it ended"))

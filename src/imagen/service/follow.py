@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from datetime import timedelta
 
 import msgspec
 
 from imagen.domain.events import Event, Progressed, Waiting
 from imagen.domain.prediction import Prediction
 from imagen.domain.progress import progress_from_log
-from imagen.errors import BackendError, WaitTimeout
+from imagen.errors import BackendError, ModelNotFound, WaitTimeout
 from imagen.ports import Backend, Clock, PredictionStore
 from imagen.service.sight import take_note
 
 DEADLINE_MARGIN_SECONDS = 6.0
 """Replicate ends a run at its deadline by itself; this long we wait for it to say so before we cancel it."""
+
+LAST_LOOK_SECONDS = 5.0
+"""The least time that a look gets, however near the deadline is."""
+STOP_SECONDS = 5.0
+"""How long a canceled run is watched until it says that it has ended."""
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,28 +46,32 @@ async def follow(
 ) -> Prediction:
     """Look until it has ended; every change is written down.
 
+    It is paid for, so a service that is away, throttles, answers nonsense or has not heard of it yet is asked again.
+
     Raises:
         WaitTimeout: its deadline has passed, and it can be neither seen to end nor canceled.
-        BackendError: the service says that it is not ours to look at; it stays unfinished, to be adopted later.
+        BackendError: the service refuses us for good; it stays unfinished, to be adopted later.
     """
-    ends_at = (prediction.sent_at or prediction.created_at) + timedelta(
-        seconds=prediction.deadline_seconds + DEADLINE_MARGIN_SECONDS
-    )
+    sent_at = prediction.sent_at or prediction.created_at
+    allowed = prediction.deadline_seconds + DEADLINE_MARGIN_SECONDS
+    gone = min(max((clock.now() - sent_at).total_seconds(), 0.0), allowed)
+    ends_at = clock.monotonic() + allowed - gone
     pause = pace.first_seconds
     while not prediction.status.terminal:
-        left = (ends_at - clock.now()).total_seconds()
+        left = ends_at - clock.monotonic()
         if left <= 0:
             return await _overdue(backend, store, clock, prediction)
         await clock.sleep(min(pause, left))
         pause = pace.after(pause)
         try:
-            prediction = await look(backend, store, clock, prediction, notify)
+            async with asyncio.timeout(max(ends_at - clock.monotonic(), LAST_LOOK_SECONDS)):
+                prediction = await look(backend, store, clock, prediction, notify)
+        except TimeoutError:
+            continue
         except BackendError as error:
-            if not error.retryable:
+            if not (error.retryable or isinstance(error, ModelNotFound)):
                 raise
-            pause = max(
-                pause, error.retry_after or 0.0
-            )  # it is paid for: a service that is away is waited for
+            pause = max(pause, error.retry_after or 0.0)
             notify(Waiting(error.detail, min(pause, left)))
     return prediction
 
@@ -80,13 +89,28 @@ async def look(
     return seen
 
 
+async def stop(backend: Backend, store: PredictionStore, clock: Clock, prediction: Prediction) -> Prediction:
+    """Cancel it upstream and see it end, as far as that takes no longer than `STOP_SECONDS`.
+
+    Raises:
+        BackendError: it could not be canceled.
+    """
+    until = clock.monotonic() + STOP_SECONDS
+    seen = await take_note(backend, store, clock, prediction, await backend.cancel(prediction))
+    while not seen.status.terminal and clock.monotonic() < until:
+        await clock.sleep(Pace().first_seconds)
+        seen = await take_note(backend, store, clock, seen, await backend.look(seen))
+    return seen
+
+
 async def _overdue(
     backend: Backend, store: PredictionStore, clock: Clock, prediction: Prediction
 ) -> Prediction:
     waited = (clock.now() - (prediction.sent_at or prediction.created_at)).total_seconds()
     try:
-        seen = await take_note(backend, store, clock, prediction, await backend.cancel(prediction))
-    except BackendError:
+        async with asyncio.timeout(STOP_SECONDS + LAST_LOOK_SECONDS):
+            seen = await stop(backend, store, clock, prediction)
+    except (BackendError, TimeoutError):
         seen = prediction
     if not seen.status.terminal:
         raise WaitTimeout(

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 
 from imagen.domain.events import Event, GivenUp, Resumed, Submitted
 from imagen.domain.identifiers import new_id
 from imagen.domain.money import Usd
-from imagen.domain.prediction import HIDDEN, Prediction, request_key
+from imagen.domain.prediction import Prediction, request_key
 from imagen.domain.request import GenerationRequest
 from imagen.errors import BudgetExceeded, ImagenError, InvalidRequest, OutcomeUnknown, OutputDefective
-from imagen.limits.admission import Admission
+from imagen.limits.admission import Admission, Place
 from imagen.ports import Backend, Backends, Clock, Observer, Owners, Plan, PredictionStore
+from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules, buy
 from imagen.service.deliver import Deliverer, Destination, to_stored
-from imagen.service.finish import Buying, Finisher, Notify, Outcome
+from imagen.service.finish import Finisher, Notify, Outcome
 
 HOLD_SECONDS = 60.0
 """How long a create is held open: then one call makes a prediction, and its end is known at once."""
@@ -32,6 +33,16 @@ _AT_ONCE = 16
 _log = logging.getLogger(__name__)
 
 
+class _Owned:
+    """Whether what we own was finished."""
+
+    finished = False
+
+    def ended(self, outcome: Outcome) -> Outcome:
+        self.finished = outcome.prediction.finished
+        return outcome
+
+
 class Gateway:
     """Makes pictures. One per process; safe to share between tasks."""
 
@@ -40,6 +51,7 @@ class Gateway:
         *,
         backends: Backends,
         store: PredictionStore,
+        bookkeeper: Bookkeeper,
         finisher: Finisher,
         deliverer: Deliverer,
         admission: Admission,
@@ -49,6 +61,7 @@ class Gateway:
     ) -> None:
         self._backends = backends
         self._store = store
+        self._bookkeeper = bookkeeper
         self._finisher = finisher
         self._deliverer = deliverer
         self._admission = admission
@@ -64,6 +77,7 @@ class Gateway:
         caller: str = "unknown",
         destination: Destination | None = None,
         observer: Observer | None = None,
+        watched: bool = False,
     ) -> Sequence[Outcome]:
         """Make the pictures of a request: one prediction, or several where the model makes fewer at a time.
 
@@ -73,6 +87,7 @@ class Gateway:
             caller: whom the ledger names.
             destination: where pictures go; None leaves them upstream, where they live for an hour.
             observer: told about everything on the way.
+            watched: somebody looks at the progress, so a slow model is looked at rather than held open.
 
         Returns:
             One outcome for each prediction, in order; those that failed carry their error.
@@ -82,18 +97,24 @@ class Gateway:
         """
         chosen = self._backends.get(backend)
         plans = await chosen.check(request)
-        intents = self._intend(chosen, request, plans, caller, destination)
+        await self._bookkeeper.catch_up_once()
+        intents = await self._intend(chosen, request, plans, caller, destination)
         _check_cost(chosen, request, intents)
         notify = _quietly(observer)
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(intent: Prediction, plan: Plan) -> Outcome:
             async with gate:
-                hold = _hold_seconds(plan, watched=observer is not None)
+                hold = _hold_seconds(plan, watched=watched)
                 try:
                     return await self._run(chosen, intent, plan, request, hold_seconds=hold, notify=notify)
                 except ImagenError as error:
                     return Outcome(intent, error=error)  # not admitted, or not written down: not bought
+                except Exception as error:  # noqa: BLE001 - a fault of ours must not cancel what others paid for
+                    _log.error("%s ended in an unexpected fault: %s", intent.id, type(error).__name__)
+                    _log.debug("the fault of %s", intent.id, exc_info=error)
+                    fault = ImagenError(f"an unexpected fault ({type(error).__name__}); please report it")
+                    return Outcome(intent, error=fault)
 
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -110,37 +131,64 @@ class Gateway:
             NotFound: no such prediction.
             InvalidRequest: a living process follows it, or it belongs to another account.
         """
+        await self._bookkeeper.catch_up_once()
         prediction = await self._store.get(prediction_id)
         backend = self._backend_of(prediction)
-        if backend.practice and backend.account != prediction.account and not prediction.finished:
-            prediction = await self._finisher.write_off(
-                prediction, "it was practice, and its emulator ended with the process"
-            )
-        if not prediction.finished and not await self._take(prediction):
-            raise InvalidRequest(
-                f"{prediction.id} is being followed by another process right now", hint="Wait for it."
-            )
+        if not prediction.finished:
+            if not await self._take(prediction):
+                raise InvalidRequest(
+                    f"{prediction.id} is being followed by another process right now", hint="Wait for it."
+                )
+            prediction = await self._store.get(prediction.id)
+            if backend.practice and backend.account != prediction.account:
+                prediction = await self._finisher.write_off(
+                    prediction, "it was practice, and its emulator ended with the process"
+                )
         if destination is not None:
             prediction = msgspec.structs.replace(prediction, destination=to_stored(destination))
-        return await self._finish(backend, prediction, _quietly(observer), buying=None, fresh=False)
+        async with self._owned(prediction) as owned:
+            return owned.ended(
+                await self._finisher.finish(
+                    backend, prediction, buying=None, fresh=False, notify=_quietly(observer)
+                )
+            )
 
     async def cancel(self, prediction_id: str, *, observer: Observer | None = None) -> Prediction:
         """Stop a prediction upstream, and settle what that cost. One that has ended stays as it is.
 
         Raises:
             NotFound: no such prediction.
+            InvalidRequest: a living process is just buying it.
+            OutcomeUnknown: its create is not known to the service, so that there is nothing to cancel yet.
             BackendError: it could not be canceled.
         """
+        await self._bookkeeper.catch_up_once()
         prediction = await self._store.get(prediction_id)
         if prediction.status.terminal:
             return prediction
-        return await self._finisher.cancel(
-            self._backend_of(prediction), prediction, notify=_quietly(observer)
+        busy = prediction.owner is not None and self._owners.alive(prediction.owner)
+        if prediction.upstream_id is None and busy:
+            raise InvalidRequest(
+                f"{prediction.id} is just being bought by another process",
+                hint="Interrupt that one, or try again.",
+            )
+        seen = await self._finisher.cancel(
+            self._backend_of(prediction),
+            prediction,
+            within_seconds=self._rules.grace_seconds,
+            notify=_quietly(observer),
         )
+        if seen.upstream_id is None and not seen.status.terminal:
+            raise OutcomeUnknown(
+                f"the create of {seen.id} is not known to the service: most likely it never arrived",
+                prediction_id=seen.id,
+                hint=f"If it did, it ends by itself after {seen.deadline_seconds:g} s.",
+            )
+        return seen
 
     # --- the steps ---------------------------------------------------------------------------------------
 
-    def _intend(
+    async def _intend(
         self,
         backend: Backend,
         request: GenerationRequest,
@@ -178,7 +226,7 @@ class Gateway:
                 owner=self._owners.me,
                 destination=None if place is None else to_stored(place),
             )
-            if place is not None:
+            if place is not None and not await self._is_left(intent, request):
                 self._deliverer.check(place, intent, images=plan.expected_images)
             first += plan.expected_images
             intents.append(intent)
@@ -203,12 +251,13 @@ class Gateway:
                 self._clock,
                 prediction,
                 hold_seconds=hold_seconds,
+                secrets=plan.secrets,
                 repeat_lost=request.repeat_lost,
                 rules=self._rules,
                 notify=notify,
             )
 
-        def admitted(prediction: Prediction) -> AbstractAsyncContextManager[None]:
+        def admitted(prediction: Prediction) -> AbstractAsyncContextManager[Place]:
             return self._admission.admit(
                 semaphore=request.semaphore,
                 lease=prediction.id,
@@ -216,33 +265,36 @@ class Gateway:
                 notify=notify,
             )
 
-        while request.resume and (left := await self._take_left(intent, plan)) is not None:
+        while request.resume and (left := await self._take_left(intent)) is not None:
             notify(Resumed(left))
-            async with admitted(left):
-                outcome = await self._finish(backend, left, notify, buying=buying, fresh=False)
-            if not _lost_for_good(outcome.error):
+            again = buying if request.repeat_lost else None
+            async with self._owned(left) as owned, admitted(left) as place:
+                outcome = owned.ended(
+                    await self._finisher.finish(backend, left, buying=again, fresh=False, notify=notify)
+                )
+                place.keep(outcome.prediction)
+            if not _expired(outcome.error):
                 return outcome
             notify(GivenUp(outcome.prediction, str(outcome.error)))
-        async with admitted(intent):
+        async with self._owned(intent) as owned, admitted(intent) as place:
             intent = msgspec.structs.replace(intent, sent_at=self._clock.now())
-            await self._store.add(_without_secrets(intent, plan))
+            await self._store.add(intent)
             notify(Submitted(intent, plan.typical_seconds))
-            return await self._finish(backend, intent, notify, buying=buying, fresh=True)
-
-    async def _finish(
-        self, backend: Backend, prediction: Prediction, notify: Notify, *, buying: Buying | None, fresh: bool
-    ) -> Outcome:
-        """To its end, and whatever comes of it: what is left unfinished is nobody's, so that others may take it up."""
-        finished = False
-        try:
-            outcome = await self._finisher.finish(
-                backend, prediction, buying=buying, fresh=fresh, notify=notify
+            outcome = owned.ended(
+                await self._finisher.finish(backend, intent, buying=buying, fresh=True, notify=notify)
             )
-            finished = outcome.prediction.finished
+            place.keep(outcome.prediction)
+            return outcome
+
+    @asynccontextmanager
+    async def _owned(self, prediction: Prediction) -> AsyncIterator[_Owned]:
+        """Ours while the block runs. What is left unfinished is nobody's then, so that others may take it up."""
+        owned = _Owned()
+        try:
+            yield owned
         finally:
-            if not finished:
+            if not owned.finished:
                 await asyncio.shield(self._release(prediction))
-        return outcome
 
     async def _release(self, prediction: Prediction) -> None:
         try:
@@ -250,17 +302,18 @@ class Gateway:
         except ImagenError as error:
             _log.debug("releasing %s failed: %s", prediction.id, error.code)
 
-    async def _take_left(self, intent: Prediction, plan: Plan) -> Prediction | None:
+    async def _is_left(self, intent: Prediction, request: GenerationRequest) -> bool:
+        """Whether its pictures may lie there already, from a process that died before it could say so."""
+        return request.resume and bool(await self._store.unfinished(request_key=intent.request_key))
+
+    async def _take_left(self, intent: Prediction) -> Prediction | None:
         """An unfinished prediction of the same request that no living process follows, now ours."""
-        secret = {name: intent.input[name] for name in plan.secret_fields}
-        for left in await self._store.unfinished(request_key=intent.request_key):
-            if await self._take(left):
-                return msgspec.structs.replace(
-                    left,
-                    owner=self._owners.me,
-                    input=left.input | secret,
-                    destination=intent.destination,
-                )
+        for seen in await self._store.unfinished(request_key=intent.request_key):
+            if not await self._take(seen):
+                continue
+            left = await self._store.get(seen.id)  # whoever had it may have finished it since we looked
+            if not left.finished:
+                return msgspec.structs.replace(left, destination=intent.destination)
         return None
 
     async def _take(self, prediction: Prediction) -> bool:
@@ -276,11 +329,6 @@ class Gateway:
                 hint="Set the token with which it was made.",
             )
         return backend
-
-
-def _without_secrets(intent: Prediction, plan: Plan) -> Prediction:
-    """As it is written down. A key inside the input is sent with the create and kept nowhere."""
-    return msgspec.structs.replace(intent, input=intent.input | dict.fromkeys(plan.secret_fields, HIDDEN))
 
 
 def _hold_seconds(plan: Plan, *, watched: bool) -> float:
@@ -305,8 +353,8 @@ def _check_cost(backend: Backend, request: GenerationRequest, intents: Sequence[
         )
 
 
-def _lost_for_good(error: ImagenError | None) -> bool:
-    return isinstance(error, OutcomeUnknown) or (isinstance(error, OutputDefective) and error.expired)
+def _expired(error: ImagenError | None) -> bool:
+    return isinstance(error, OutputDefective) and error.expired
 
 
 def _quietly(observer: Observer | None) -> Notify:

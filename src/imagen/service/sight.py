@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import msgspec
 
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Sighting
-from imagen.errors import StoreError, UpstreamTaken
+from imagen.errors import BackendError, StoreError, UpstreamTaken
 from imagen.ports import Backend, Clock, PredictionStore
 
 _log = logging.getLogger(__name__)
@@ -31,10 +32,18 @@ async def take_note(
     if seen.status is prediction.status and seen.upstream_id == prediction.upstream_id:
         return seen
     try:
-        return await store.save(seen)
+        stored = await store.save(seen)
     except UpstreamTaken:
         raise
     except StoreError as error:
         # The intent is written down, so nothing is lost: whoever comes after a crash looks again. The picture matters more.
         _log.warning("prediction %s is %s, which could not be written down: %s", seen.id, seen.status, error)
         return seen
+    if stored.status.terminal and stored.upstream_id is None:
+        # Given up by somebody else before its create was heard of: it must not go on, nor be forgotten.
+        _log.warning(
+            "prediction %s was given up but is %s upstream; canceling it there", seen.id, seen.upstream_id
+        )
+        with contextlib.suppress(BackendError):
+            await backend.cancel(seen)
+    return stored

@@ -45,18 +45,17 @@ class KeptEntries:
             return []
         entries = []
         for line in lines:
-            with contextlib.suppress(msgspec.MsgspecError):
+            with contextlib.suppress(msgspec.MsgspecError, ValueError):
                 entries.append(msgspec.json.decode(line, type=UsageEntry))
         return entries
 
     def forget(self, entries: Sequence[UsageEntry]) -> None:
         """Drop those that were written meanwhile; what others added since stays."""
         written = {entry.id for entry in entries}
-        with contextlib.suppress(FileNotFoundError), self._path.open("r+b") as file:
+        with contextlib.suppress(OSError), self._path.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             left = [entry for entry in self.read() if entry.id not in written]
-            file.seek(
-                0
-            )  # written before the rest is cut off, so that a crash in between only repeats entries
+            # Written before the rest is cut off, so that a crash in between only repeats entries.
+            file.seek(0)
             file.write(b"".join(msgspec.json.encode(entry) + b"\n" for entry in left))
             file.truncate()

@@ -6,7 +6,20 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, case, false, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    false,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from imagen.domain.prediction import TERMINAL, Prediction, Status
@@ -29,7 +42,20 @@ _SAVE = (
         predictions.c.id == bindparam("this_id"),
         or_(predictions.c.status.not_in(TERMINAL), predictions.c.status == bindparam("this_status")),
     )
-    .values({name: bindparam(name) for name in _CHANGING})
+    .values(
+        {name: bindparam(name) for name in _CHANGING}
+        | {
+            # A writer that has seen less takes nothing back.
+            **{
+                name: func.coalesce(bindparam(name), predictions.c[name])
+                for name in ("upstream_id", "delivered_at", "settled_at")
+            },
+            "status": case(
+                (bindparam("this_status") == Status.QUEUED, predictions.c.status),
+                else_=bindparam("this_status"),
+            ),
+        }
+    )
 )
 _BY_ID = select(predictions).where(predictions.c.id == bindparam("this_id"))
 _IN_ORDER = select(predictions).where(_UNFINISHED).order_by(predictions.c.created_at, predictions.c.id)
@@ -50,10 +76,14 @@ class SqlPredictionStore:
     async def add(self, prediction: Prediction) -> None:
         """See the port."""
         row = _to_row(prediction)
-        try:
-            await self._database.write(lambda connection: connection.execute(_ADD, row))
-        except IntegrityError as error:
-            raise StoreError(f"prediction {prediction.id} is written down already") from error
+
+        def job(connection: Connection) -> None:
+            try:
+                connection.execute(_ADD, row)
+            except IntegrityError as error:
+                raise StoreError(f"prediction {prediction.id} is written down already") from error
+
+        await self._database.write(job)
 
     async def save(self, prediction: Prediction) -> Prediction:
         """See the port. Owner and input stay as they are: `take` and `release` move the one, nothing the other."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from imagen.backends.registry import BackendContext
 from imagen.backends.replicate.data_uri import decode_data_uri
-from imagen.backends.replicate.refusals import retry_after
+from imagen.backends.replicate.refusals import retry_after, without_quotes
 from imagen.backends.replicate.schema import SchemaBook
 from imagen.backends.replicate.translate import Defaults, translate
 from imagen.backends.replicate.wire import (
@@ -39,15 +39,14 @@ from imagen.errors import (
     BackendBroken,
     BackendError,
     BackendRateLimited,
-    InputRejected,
+    GarbledResponse,
     InvalidInput,
     InvalidResponse,
-    OutputDefective,
     Problem,
     Unauthenticated,
 )
 from imagen.ports import Fetched, ModelDescription, Plan
-from imagen.transport.message import HttpRequest, HttpResponse
+from imagen.transport.message import HttpRequest, HttpResponse, origin
 from imagen.transport.retry import RetryPolicy, call_with_retry
 
 T = TypeVar("T")
@@ -56,7 +55,8 @@ INLINE_BYTES = 256 * 1024
 """Input files up to this size travel inside the request as a data URI; the spec advises no more."""
 _MEGAPIXELS = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)(?: ?MP)?", re.IGNORECASE)
 _CLOCK_MARGIN = timedelta(minutes=2)
-_MOST_PAGES = 100
+_MOST_PAGES = 400
+_GONE = frozenset({403, 404, 410})
 _ONCE = RetryPolicy(rate_limited=0, unconnected=0)
 """A create is sent once; whoever buys decides about another, and writes down when that was sent."""
 _PROBE_POLICY = RetryPolicy(rate_limited=1, repeatable=1)
@@ -81,7 +81,10 @@ class ReplicateBackend:
         self.name = context.name
         self.type = context.type
         self.model = context.model
-        self.account = context.token.fingerprint() if context.token else "none"
+        # The same token elsewhere is another account: its predictions are not found here.
+        self.account = (
+            f"{context.token.fingerprint()}@{origin(context.api_base)}" if context.token else "none"
+        )
         self._context = context
         self._client = context.client
         self._clock = context.clock
@@ -128,7 +131,7 @@ class ReplicateBackend:
                 },
                 seed_field=made.seed_field,
                 seed_maximum=made.seed_maximum,
-                secret_fields=made.secret_fields,
+                secrets=made.secrets,
                 deadline_seconds=deadline or (known.deadline_seconds if known else DEFAULT_DEADLINE_SECONDS),
                 typical_seconds=known.typical_seconds if known else None,
                 expected_images=images,
@@ -178,16 +181,22 @@ class ReplicateBackend:
 
     # --- the prediction ----------------------------------------------------------------------------------
 
-    async def submit(self, prediction: Prediction, *, hold_seconds: float) -> Sighting:
+    async def submit(
+        self, prediction: Prediction, *, hold_seconds: float, secrets: Mapping[str, Any]
+    ) -> Sighting:
         """See `ports.Backend.submit`."""
         model = ModelRef.parse(prediction.model)
         request = self._wire.build_create(
-            model, prediction.input, hold_seconds=hold_seconds, deadline_seconds=prediction.deadline_seconds
+            model,
+            prediction.input | dict(secrets),
+            hold_seconds=hold_seconds,
+            deadline_seconds=prediction.deadline_seconds,
         )
-        try:
-            return await self._call(request, self._wire.parse_prediction, str(model), policy=_ONCE)
-        except BackendError as error:
-            raise _without_prompt(error, prediction.prompt) from error.__cause__
+
+        def read(response: HttpResponse, *, subject: str) -> Sighting:
+            return self._wire.parse_prediction(without_quotes(response, prediction.prompt), subject=subject)
+
+        return await self._call(request, read, str(model), policy=_ONCE)
 
     async def look(self, prediction: Prediction) -> Sighting:
         """See `ports.Backend.look`."""
@@ -204,29 +213,42 @@ class ReplicateBackend:
     async def find(self, prediction: Prediction, *, ignore: frozenset[str]) -> Sighting | None:
         """See `ports.Backend.find`.
 
-        The list is read newest first, in Replicate's own time: its `Date` header corrects a clock of ours that is
-        wrong. For an older intent the pages in between are jumped over.
+        The list is read newest first, in Replicate's own time as its `Date` header tells it. For an older intent the
+        pages in between are jumped over.
         """
         subject = "the list of predictions"
         page = await self._call(self._wire.build_list(), self._wire.parse_page, subject)
-        sent_at = (prediction.sent_at or prediction.created_at) + self._ahead
-        earliest, latest = sent_at - _CLOCK_MARGIN, sent_at + timedelta(minutes=10)
+        sent_at = prediction.sent_at or prediction.created_at
+        # Our clock may be wrong now, or have been wrong then: both readings of the moment count.
+        earliest = min(sent_at, sent_at + self._ahead) - _CLOCK_MARGIN
+        latest = max(sent_at, sent_at + self._ahead) + timedelta(minutes=10)
         if page.next and (oldest := _oldest(page)) and oldest > latest:
             request = self._wire.build_list(created_before=latest)
             page = await self._call(request, self._wire.parse_page, subject)
-        found: Sighting | None = None
-        for _ in range(_MOST_PAGES):
+        found: dict[str, Sighting] = {}
+        seen: set[str] = set()
+        while True:
             for item in page.results:
-                if _is_same(item, prediction) and item.get("id") not in ignore:
+                if _is_same(item, prediction) and item["id"] not in ignore:
                     sighting = read_sighting(item, subject=subject)
                     if sighting.created_at is None or sighting.created_at >= earliest:
-                        found = sighting
+                        found[sighting.upstream_id] = sighting
             oldest = _oldest(page)
             following = self._wire.build_next(page)
             if following is None or (oldest is not None and oldest < earliest):
                 break
+            if following.url in seen or len(seen) >= _MOST_PAGES:
+                raise GarbledResponse(
+                    f"{subject} does not come to an end; nothing is concluded from it", backend=self.name
+                )
+            seen.add(following.url)
             page = await self._call(following, self._wire.parse_page, subject)
-        return found
+        if len(found) > 1 and prediction.seed is None and any(map(_holds_file, prediction.input.values())):
+            raise GarbledResponse(
+                f"{len(found)} predictions at the service could be {prediction.id}, and nothing tells them apart",
+                backend=self.name,
+            )
+        return next(reversed(found.values()), None)
 
     async def fetch(self, url: str, target: Path, *, limit_bytes: int) -> Fetched:
         """See `ports.Backend.fetch`."""
@@ -238,11 +260,10 @@ class ReplicateBackend:
 
         async def once() -> Fetched:
             got = await self._client.download(request, target)
-            if got.status in {403, 404, 410}:
-                raise OutputDefective(
-                    f"the picture is gone ({got.status}): Replicate removes outputs after one hour",
-                    expired=True,
-                )
+            if got.status in _GONE:
+                gone = BackendBroken(f"{got.status}: the file host does not have the picture")
+                gone.status = got.status
+                raise gone
             if got.status == _THROTTLED:
                 headers = HttpResponse(got.status, got.headers, b"")
                 raise BackendRateLimited(
@@ -282,6 +303,8 @@ class ReplicateBackend:
     async def _ask_facts(self, ref: ModelRef) -> ModelFacts:
         if ref.deployment:
             request = self._wire.build_deployment(ref)
+            release = await self._call(request, self._wire.parse_release, str(ref))
+            request = self._wire.build_version(release)
         else:
             request = self._wire.build_version(ref) if ref.version else self._wire.build_model(ref)
         return await self._call(request, self._wire.parse_model, str(ref))
@@ -342,7 +365,8 @@ def _oldest(page: Page) -> datetime | None:
 def _is_same(item: Mapping[str, Any], prediction: Prediction) -> bool:
     """Whether a listed prediction has our model and our exact input; what the service adds does not matter.
 
-    Files inside the request are not compared: the service may show them as addresses of its own.
+    Secrets are not compared: neither we nor the service keep them. A file inside the request is, unless the service
+    shows an address of its own in its place.
     """
     theirs = item.get("input")
     if not isinstance(theirs, dict) or not theirs:
@@ -358,8 +382,10 @@ def _is_same(item: Mapping[str, Any], prediction: Prediction) -> bool:
         return False
     return all(
         theirs.get(name) == value
+        or value == HIDDEN
+        or (_holds_file(value) and not _holds_file(theirs.get(name)))
         for name, value in prediction.input.items()
-        if value != HIDDEN and not _holds_file(value)
+        if value is not None
     )
 
 
@@ -367,23 +393,6 @@ def _holds_file(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_holds_file, value))
     return isinstance(value, str) and value.startswith("data:")
-
-
-def _without_prompt(error: BackendError, prompt: str) -> BackendError:
-    """A refusal may quote the input; what we say and log must not."""
-    line = " ".join(prompt.split())
-
-    def hidden(text: str) -> str:
-        for quoted in (prompt, line):
-            text = text.replace(quoted, "[the prompt]")
-        return text
-
-    if len(line) > 3:
-        error.detail = hidden(error.detail)
-        error.args = (error.detail,)
-        if isinstance(error, InputRejected):
-            error.problems = tuple(Problem(one.field, hidden(one.message)) for one in error.problems)
-    return error
 
 
 def _output_megapixels(values: Mapping[str, Any], model: Model) -> Decimal | None:

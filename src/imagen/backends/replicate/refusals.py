@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from imagen.errors import (
 from imagen.transport.message import HttpResponse
 
 _SHOWN_CHARACTERS = 300
+_LEAST_QUOTE, _BEGINNING = 4, 16
 _LONGEST_WAIT_SECONDS = 10**9
 _RESETS_IN = re.compile(r"(?:resets in ~?|available in )(\d+(?:\.\d+)?)\s*s", re.IGNORECASE)
 _SAFETY = re.compile(r"nsfw|sensitive|flagged|safety|moderation|content policy|\bE005\b", re.IGNORECASE)
@@ -86,6 +88,36 @@ def parse_refusal(response: HttpResponse, *, subject: str, token_env: str) -> Ba
     error.status = response.status
     error.request_id = response.headers.get("x-request-id") or response.headers.get("cf-ray")
     return error
+
+
+def without_quotes(response: HttpResponse, prompt: str) -> HttpResponse:
+    """The answer with what it quotes of the prompt hidden: a refusal may repeat the input; what we say must not.
+
+    The whole prompt is found, and the beginning of a long one that the service cut short, plain or escaped.
+    """
+    if response.status < 300 or len(prompt.strip()) < _LEAST_QUOTE:
+        return response
+    text = response.body.decode(errors="replace")
+    for quoted in {
+        prompt,
+        " ".join(prompt.split()),
+        json.dumps(prompt)[1:-1],
+        json.dumps(prompt, ensure_ascii=False)[1:-1],
+    }:
+        text = _hide(text, quoted)
+    return msgspec.structs.replace(response, body=text.encode())
+
+
+def _hide(text: str, quoted: str) -> str:
+    beginning = quoted[:_BEGINNING]
+    at = text.find(beginning)
+    while at >= 0:
+        end = at + len(beginning)
+        while end < len(text) and end - at < len(quoted) and text[end] == quoted[end - at]:
+            end += 1
+        text = f"{text[:at]}[the prompt]{text[end:]}"
+        at = text.find(beginning, at + 1)
+    return text
 
 
 def retry_after(

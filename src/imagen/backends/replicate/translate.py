@@ -1,7 +1,8 @@
 """A request in everybody's words becomes the input of one model in its own words. No I/O.
 
 With the model's schema known, what the caller asked for by name must exist there, and what we add by ourselves
-(one output, png, the default ratio) is added only where it does. Without a schema everything is sent as named.
+(one output, png, the default ratio) is added only where it does. Without a schema what was asked for is sent as
+named, and nothing is added.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from imagen.backends.replicate.wire import outputs_asked_for
 from imagen.catalog.model import COUNT_KEYS, EDIT_KEYS, GUIDE_KEYS, STEPS_KEYS
 from imagen.domain.aspect_ratio import aspect_ratio_of
 from imagen.domain.input_schema import Schema, check_input, property_schema, read_text
+from imagen.domain.prediction import HIDDEN
 from imagen.domain.request import GenerationRequest
+from imagen.domain.secret import is_secret_name
 from imagen.errors import InvalidInput, Problem
 
 _DEFAULT_FORMAT = "png"
@@ -37,14 +40,14 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
         images: how many pictures each run gives.
         seed_field: where our seed goes; None when the model has none.
         seed_maximum: the largest seed that the model takes, as far as we choose.
-        secret_fields: parameters that hold somebody's key or password.
+        secrets: somebody's keys and passwords, by parameter; `inputs` have them hidden.
     """
 
     inputs: tuple[dict[str, Any], ...]
     images: tuple[int, ...]
     seed_field: str | None
     seed_maximum: int
-    secret_fields: tuple[str, ...] = ()
+    secrets: dict[str, Any] = {}
 
 
 def translate(
@@ -90,15 +93,16 @@ def translate(
         count_key = None
     else:
         images = _split(request.count, fields.values, count_key, most)
+    values = _as_sent(fields.values, model=model)
     _check_last_seed(fields, runs=len(images), model=model)
+    secrets = {name: value for name, value in values.items() if fields.is_secret(name)}
+    values |= dict.fromkeys(secrets, HIDDEN)
     return Translation(
-        inputs=tuple(
-            _run_input(fields.values, count_key, count, index) for index, count in enumerate(images)
-        ),
+        inputs=tuple(_run_input(values, count_key, count, index) for index, count in enumerate(images)),
         images=images,
         seed_field="seed" if fields.knows("seed") and "seed" not in options else None,
         seed_maximum=min(fields.maximum("seed", 2**31 - 1), 2**31 - 1),
-        secret_fields=tuple(name for name in fields.values if fields.is_secret(name)),
+        secrets=secrets,
     )
 
 
@@ -114,7 +118,8 @@ class _Fields:
         return self._schema is None or name in self._schema.get("properties", {})
 
     def allows(self, name: str, value: Any) -> bool:
-        return self.knows(name) and (self._schema is None or not _wrong(self._schema, name, value))
+        known = self._schema is not None and self.knows(name)
+        return known and not _wrong(self._schema or {}, name, value)
 
     def ask(self, name: str, value: Any, asked_as: str) -> None:
         if self.knows(name):
@@ -135,7 +140,8 @@ class _Fields:
 
     def is_secret(self, name: str) -> bool:
         found = (property_schema(self._schema, name) if self._schema else None) or {}
-        return bool(found.get("writeOnly") or found.get("x-cog-secret") or found.get("format") == "password")
+        marked = found.get("writeOnly") or found.get("x-cog-secret") or found.get("format") == "password"
+        return bool(marked) or is_secret_name(name)
 
     def takes_list(self, name: str) -> bool:
         found = property_schema(self._schema, name) if self._schema else None
@@ -189,6 +195,18 @@ def _run_input(values: Mapping[str, Any], count_key: str | None, count: int, ind
     if index and isinstance(run.get("seed"), int):
         run["seed"] += index
     return run
+
+
+def _as_sent(values: Mapping[str, Any], *, model: str) -> dict[str, Any]:
+    """The values as they will be at the service, so that they are recognised there: a tuple is sent as a list."""
+    sent = {}
+    for name, value in values.items():
+        try:
+            sent[name] = msgspec.json.decode(msgspec.json.encode(value))
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            problem = Problem(name, f"a {type(value).__name__} like this cannot be sent")
+            raise InvalidInput([problem], subject=model) from None
+    return sent
 
 
 def _check_last_seed(fields: _Fields, *, runs: int, model: str) -> None:

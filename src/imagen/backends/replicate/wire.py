@@ -7,11 +7,11 @@ fields may be missing, null, or of an older form, and none of that is an error h
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import ceil
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
@@ -20,13 +20,14 @@ from imagen.catalog.model import COUNT_KEYS
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.prediction import Sighting, Status
 from imagen.domain.secret import Secret
-from imagen.errors import InvalidResponse
+from imagen.errors import GarbledResponse, InvalidModelRef
 from imagen.transport.message import HttpRequest, HttpResponse, origin
 
 MAX_HOLD_SECONDS = 60
 """`Prefer: wait=n` takes 1 to 60."""
 MIN_CANCEL_AFTER_SECONDS = 5
 """`Cancel-After` takes 5 seconds and more."""
+_ADDRESSES = ("https:", "http:", "data:")
 MAX_FILE_BYTES = 100 * 1024 * 1024
 _MAX_FILE_NAME = 255
 _HOLD_MARGIN_SECONDS = 15.0
@@ -115,10 +116,12 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
         return self._api("GET", "/predictions", query=query)
 
     def build_next(self, page: Page) -> HttpRequest | None:
-        """The page after this one; None at the end, or where the address leads to another host."""
-        if page.next is None or origin(page.next) != origin(self.api_base):
-            return None
-        return self._request("GET", page.next)
+        """The page after this one, always asked of our own API: a proxy may pass on addresses of another host.
+
+        None at the end.
+        """
+        cursor = urlsplit(page.next).query if page.next else ""
+        return self._request("GET", f"{self.api_base}/v1/predictions?{cursor}") if cursor else None
 
     # --- models, account, files --------------------------------------------------------------------------
 
@@ -174,7 +177,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             BackendRejected, BackendBroken: the answer is a refusal.
-            InvalidResponse: the answer is no JSON object.
+            GarbledResponse: the answer is no JSON object.
         """
         if response.status >= 300:
             raise parse_refusal(response, subject=subject, token_env=self.token_env)
@@ -183,7 +186,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise InvalidResponse(
+            raise GarbledResponse(
                 f"{subject}: Replicate answered {response.status} with something that is no JSON object"
             )
         return value
@@ -201,7 +204,7 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
         value = self.parse_json(response, subject=subject)
         results = value.get("results")
         if not isinstance(results, list):
-            raise InvalidResponse(f"{subject}: Replicate answered with something that is no list")
+            raise GarbledResponse(f"{subject}: Replicate answered with something that is no list")
         following = value.get("next")
         return Page(
             tuple(item for item in results if isinstance(item, dict) and isinstance(item.get("id"), str)),
@@ -209,12 +212,11 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def parse_model(self, response: HttpResponse, *, subject: str) -> ModelFacts:
-        """A model, a version, or a deployment: wherever the version and its schema stand in it."""
+        """A model or a version: wherever the version and its schema stand in it."""
         value = self.parse_json(response, subject=subject)
         version = value.get("latest_version") if "latest_version" in value else value
         version = version if isinstance(version, dict) else {}
-        release = value.get("current_release")
-        version_id = release.get("version") if isinstance(release, dict) else version.get("id")
+        version_id = version.get("id")
         schemas = _dig(version, "openapi_schema", "components", "schemas")
         output = schemas.get("Output")
         official = value.get("is_official")
@@ -226,6 +228,14 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
             if isinstance(output, dict) and "type" in output
             else None,
         )
+
+    def parse_release(self, response: HttpResponse, *, subject: str) -> ModelRef:
+        """The model and version that a deployment runs now."""
+        release = _dig(self.parse_json(response, subject=subject), "current_release")
+        try:
+            return ModelRef.parse(f"{release.get('model')}:{release.get('version')}")
+        except InvalidModelRef as error:
+            raise GarbledResponse(f"{subject}: Replicate told no release of the deployment") from error
 
     # --- the rest ----------------------------------------------------------------------------------------
 
@@ -269,18 +279,18 @@ def read_sighting(value: Mapping[str, Any], *, subject: str) -> Sighting:
     such a prediction counts as succeeded once it has all the outputs that were asked for.
 
     Raises:
-        InvalidResponse: it has no id.
+        GarbledResponse: it has no id.
     """
     upstream_id = value.get("id")
     if not isinstance(upstream_id, str) or not upstream_id:
-        raise InvalidResponse(f"{subject}: Replicate answered without a prediction id")
+        raise GarbledResponse(f"{subject}: Replicate answered without a prediction id")
     model_input = value.get("input") if isinstance(value.get("input"), dict) else None
     output = read_output(value.get("output"))
     error = _text(value.get("error")) or None
     completed_at = read_time(value.get("completed_at"))
     metrics = _dig(value, "metrics")
     status = _status(value.get("status"), ended=completed_at is not None, failed=error is not None)
-    if not status.terminal and output and len(output) >= outputs_asked_for(model_input):
+    if not status.terminal and _is_whole(value.get("output"), output, model_input):
         status = Status.SUCCEEDED
     return Sighting(
         upstream_id=upstream_id,
@@ -300,14 +310,25 @@ def read_sighting(value: Mapping[str, Any], *, subject: str) -> Sighting:
     )
 
 
+def _is_whole(raw: Any, output: tuple[str, ...], model_input: Mapping[str, Any] | None) -> bool:
+    """Whether an output that is there before the end is all of it: one file, or as many as were asked for by number.
+
+    A list without a number asked for may still grow.
+    """
+    if isinstance(raw, str):
+        return bool(output)
+    counted = any(key in (model_input or {}) for key in COUNT_KEYS)
+    return counted and len(output) >= outputs_asked_for(model_input)
+
+
 def read_output(value: Any) -> tuple[str, ...]:
-    """The files of an output: one address, a list of them, or an object that holds them; anything else is none."""
+    """The files of an output, in order: addresses anywhere in it, however it is nested; other text is no file."""
     if isinstance(value, str):
-        return (value,) if value else ()
+        return (value,) if value.startswith(_ADDRESSES) else ()
     if isinstance(value, dict):
         value = list(value.values())
-    if isinstance(value, Sequence):
-        return tuple(item for item in value if isinstance(item, str) and item)
+    if isinstance(value, list):
+        return tuple(address for item in value for address in read_output(item))
     return ()
 
 
