@@ -57,6 +57,10 @@ format: $(VENV)/.installed-check ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+.PHONY: bench
+bench: $(VENV)/.installed ## measure what imagen adds to a prediction, beside a bare HTTP client
+	@$(BIN)/python bench/overhead.py
+
 .PHONY: docs
 docs: $(VENV)/.installed-test ## write the generated pages of docs/reference again
 	$(BIN)/python docs/generate.py

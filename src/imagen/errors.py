@@ -18,7 +18,7 @@ ImagenError                     code, detail, hint, retryable, retry_after
 │   │   ├── ConnectFailed       it did not
 │   │   ├── ExchangeFailed      nobody knows: look for what it bought, never repeat it
 │   │   └── InvalidResponse     it did, and the answer cannot be used
-│   │       └── GarbledResponse it did, and what came is no answer: asking again may bring one
+│   │       └── GarbledResponse  it did, and what came is no answer: asking again may bring one
 │   ├── BackendRejected         4xx
 │   │   ├── BackendUnauthenticated
 │   │   ├── PaymentRequired

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import typer
 
 from imagen.cli.exit_status import INTERNAL, INTERRUPTED, exit_status
+from imagen.cli.output import printable
 from imagen.errors import ImagenError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class reported:  # noqa: N801 - read as `with reported():`
 
 def show_error(error: ImagenError, *, json: bool) -> None:
     """One line for people; with `json`, the same as an object on stdout besides."""
-    typer.echo(f"imagen: {error}", err=True)
+    typer.echo(printable(f"imagen: {error}"), err=True)
     if json:
         import msgspec
 
@@ -115,6 +116,7 @@ def show_error(error: ImagenError, *, json: bool) -> None:
         }
         if problems := getattr(error, "problems", ()):
             shown["problems"] = [msgspec.to_builtins(problem) for problem in problems]
+        shown = {name: printable(value) if isinstance(value, str) else value for name, value in shown.items()}
         typer.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
 
 
