@@ -31,6 +31,7 @@ from imagen.pictures import PictureFacts
 from imagen.service.deliver import Destination
 from imagen.service.finish import Outcome
 from imagen.settings import load_settings
+from imagen.transport.loop import new_event_loop
 
 T = TypeVar("T")
 _CLEANUP_SECONDS = 20.0
@@ -356,20 +357,12 @@ class _LoopThread:
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._starting:
             if self._loop is None:
-                self._loop = _new_loop()
+                self._loop = new_event_loop()
                 self._thread = threading.Thread(
                     target=self._loop.run_forever, name="imagen-loop", daemon=True
                 )
                 self._thread.start()
             return self._loop
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop  # noqa: PLC0415 - absent on some systems
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 def _close(thread: _LoopThread, inner: AsyncClient) -> None:

@@ -60,7 +60,9 @@ def read_settings(config: Path | None) -> Settings:
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end on uvloop where there is one. Ctrl-C and SIGTERM cancel the work, which then cleans up."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    from imagen.transport.loop import new_event_loop
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         loop = runner.get_loop()
 
         async def guarded() -> T:
@@ -132,11 +134,3 @@ def _whereabouts(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "imagen" in frame.filename]
     return f"{type(error).__name__} at {' < '.join(reversed(places[-3:]))}"
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

@@ -188,8 +188,27 @@ def _translated(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(
             f"the database {path} cannot be used: {error.strerror}",
-            hint="Set IMAGEN_DATA_DIR to a folder that can be written.",
+            hint=_WRITABLE,
         ) from error
+
+
+_ROOM = "Free some space, or set IMAGEN_DATA_DIR to another disk."
+_WRITABLE = "Set IMAGEN_DATA_DIR to a folder that can be written."
+_FAULTS = (
+    (("full",), "the disk of {path} is full", _ROOM),
+    (("disk I/O",), "the disk of {path} takes nothing more: {text}", f"It may be full or broken. {_ROOM}"),
+    (
+        ("readonly", "unable to open", "not authorized"),
+        "the database {path} cannot be written: {text}",
+        _WRITABLE,
+    ),
+    (
+        ("malformed", "not a database"),
+        "the file {path} is damaged or no database: {text}",
+        "Move it away; a new one is made at the next start.",
+    ),
+)
+"""SQLite's words, what they mean, and what to do."""
 
 
 def _ours(text: str, path: Path) -> StoreError:
@@ -198,28 +217,7 @@ def _ours(text: str, path: Path) -> StoreError:
             f"the database {path} has been held by another process for more than {BUSY_SECONDS} s",
             hint="Try again.",
         )
-    if "full" in text:
-        return StoreError(
-            f"the disk of {path} is full", hint="Free some space, or set IMAGEN_DATA_DIR to another disk."
-        )
-    if "readonly" in text or "unable to open" in text or "not authorized" in text:
-        return StoreError(
-            f"the database {path} cannot be written: {text}",
-            hint="Set IMAGEN_DATA_DIR to a folder that can be written.",
-        )
-    if "disk I/O" in text:
-        return StoreError(
-            f"the disk of {path} is full or broken: {text}",
-            hint="Free some space, or set IMAGEN_DATA_DIR to another disk.",
-        )
-    if "malformed" in text or "not a database" in text:
-        return StoreError(
-            f"the file {path} is damaged or no database: {text}",
-            hint="Move it away; a new one is made at the next start.",
-        )
-    if "disk I/O" in text:
-        return StoreError(
-            f"the disk of {path} takes nothing more: {text}",
-            hint="It may be full or broken; free some space, or set IMAGEN_DATA_DIR to another disk.",
-        )
+    for words, sentence, hint in _FAULTS:
+        if any(word in text for word in words):
+            return StoreError(sentence.format(path=path, text=text), hint=hint)
     return StoreError(f"the database {path} failed: {text}")
