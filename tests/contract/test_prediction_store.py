@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import timedelta, timezone
 
 import pytest
 from msgspec.structs import replace
@@ -69,8 +69,43 @@ async def test_save_moves_on_from_every_open_status_and_never_from_a_terminal_on
     await store.add(make_prediction(status=before, error="before"))
     returned = await store.save(make_prediction(status=after, error="after"))
     stays = before in TERMINAL and after is not before
-    assert (returned.status, returned.error) == ((before, "before") if stays else (after, "after"))
+    status = before if stays or after is Status.QUEUED else after
+    assert (returned.status, returned.error) == (status, "before" if stays else "after")
     assert await store.get(returned.id) == returned
+
+
+async def test_who_has_seen_less_takes_nothing_back_and_is_told(store: PredictionStore):
+    """What decides whether another create is sent: somebody else has found the first one in the meantime."""
+    east = timezone(timedelta(hours=2))
+    known = make_prediction(
+        status=Status.SUCCEEDED,
+        upstream_id="up-1",
+        delivered_at=BEGINNING.astimezone(east),
+        settled_at=BEGINNING + timedelta(seconds=1, microseconds=5),
+    )
+    await store.add(make_prediction(status=Status.STARTING))
+    await store.save(known)
+    returned = await store.save(make_prediction(status=Status.SUCCEEDED, logs="100%"))
+    assert returned == replace(known, logs="100%")
+    assert await store.get(known.id) == returned
+
+
+async def test_an_intent_that_runs_already_does_not_wait_again(store: PredictionStore):
+    await store.add(make_prediction())
+    await store.save(make_prediction(status=Status.PROCESSING, upstream_id="up-1"))
+    later = BEGINNING + timedelta(hours=1)
+    returned = await store.save(make_prediction(status=Status.QUEUED, sent_at=later))
+    assert (returned.status, returned.upstream_id, returned.sent_at) == (Status.PROCESSING, "up-1", later)
+    assert await store.get(returned.id) == returned
+
+
+@pytest.mark.parametrize("name", ["delivered_at", "settled_at", "ended_at"])
+async def test_the_latest_instant_counts_whatever_its_zone(store: PredictionStore, name: str):
+    await store.add(make_prediction(status=Status.SUCCEEDED, upstream_id="up-1", **{name: BEGINNING}))
+    at = (BEGINNING + timedelta(hours=3)).astimezone(timezone(timedelta(hours=-5)))
+    moved = make_prediction(status=Status.SUCCEEDED, upstream_id="up-1", **{name: at})
+    assert getattr(await store.save(moved), name) == at
+    assert getattr(await store.get(moved.id), name) == at
 
 
 async def test_what_is_known_of_an_ended_prediction_may_still_grow(store: PredictionStore):
@@ -85,6 +120,13 @@ async def test_saving_leaves_the_owner_as_it_is(store: PredictionStore):
     await store.add(make_prediction(owner="me"))
     await store.save(make_prediction(owner=None, status=Status.STARTING))
     assert (await store.get(make_prediction().id)).owner == "me"
+
+
+async def test_saving_leaves_the_input_as_it_is(store: PredictionStore):
+    hidden = {"prompt": "a fox", "api_key": "[hidden]"}
+    await store.add(make_prediction(input=hidden))
+    await store.save(make_prediction(input={**hidden, "api_key": "sk-1"}, status=Status.STARTING))
+    assert (await store.get(make_prediction().id)).input == hidden
 
 
 async def test_what_was_never_added_cannot_be_saved(store: PredictionStore):

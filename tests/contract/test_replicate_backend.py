@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from imagen.catalog import Catalog
 from imagen.domain.events import Event, Waiting
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, Status
+from imagen.domain.prediction import HIDDEN, Prediction, Status
 from imagen.domain.request import GenerationRequest
 from imagen.domain.secret import Secret
 from imagen.emulator import Emulator, Model
@@ -36,6 +37,7 @@ from imagen.errors import (
     ConfigError,
     ConnectFailed,
     ExchangeFailed,
+    GarbledResponse,
     InputRejected,
     InvalidInput,
     InvalidResponse,
@@ -161,7 +163,7 @@ async def any_backend(request: pytest.FixtureRequest, context: MakeContext) -> A
 
 async def test_a_prediction_from_wish_to_picture(any_backend: Backend, clock: ManualClock, tmp_path: Path):
     intent = await intend(any_backend, clock)
-    bought = await any_backend.submit(intent, hold_seconds=10)
+    bought = await any_backend.submit(intent, hold_seconds=10, secrets={})
     assert bought.status is Status.SUCCEEDED
     known = intent.observe(bought, now=clock.now())
     seen = await any_backend.look(known)
@@ -175,7 +177,7 @@ async def test_a_prediction_from_wish_to_picture(any_backend: Backend, clock: Ma
 
 async def test_what_was_bought_is_found_again_but_not_what_is_known(any_backend: Backend, clock: ManualClock):
     intent = await intend(any_backend, clock)
-    bought = await any_backend.submit(intent, hold_seconds=0)
+    bought = await any_backend.submit(intent, hold_seconds=0, secrets={})
     found = await any_backend.find(intent, ignore=frozenset())
     assert found is not None
     assert found.upstream_id == bought.upstream_id
@@ -255,7 +257,7 @@ async def test_a_community_model_gets_its_version_pinned_and_runs(
     intent = await intend(backend, clock, options={"size": "small"})
     assert intent.model == f"{COMMUNITY.name}:{COMMUNITY.version_id}"
     assert set(intent.input) == {"prompt", "size", "seed"}
-    assert (await backend.submit(intent, hold_seconds=5)).status is Status.SUCCEEDED
+    assert (await backend.submit(intent, hold_seconds=5, secrets={})).status is Status.SUCCEEDED
     with pytest.raises(InvalidInput, match="small, large"):
         await plan_for(backend, options={"size": "huge"})
 
@@ -305,7 +307,7 @@ async def test_a_deployment_runs_what_it_deploys(
     backend: ReplicateBackend, clock: ManualClock, emulator: Emulator
 ):
     intent = make_prediction(model="deployments/emulated/flux-deployment", sent_at=clock.now())
-    sighting = await backend.submit(intent, hold_seconds=5)
+    sighting = await backend.submit(intent, hold_seconds=5, secrets={})
     assert sighting.status is Status.SUCCEEDED
     (entry,) = emulator.journal.entries(operation="predictions.create")
     assert entry.path == "/v1/deployments/emulated/flux-deployment/predictions"
@@ -313,6 +315,100 @@ async def test_a_deployment_runs_what_it_deploys(
     assert found is not None
     assert found.upstream_id == sighting.upstream_id
     assert backend.price(intent) is None
+
+
+async def test_what_a_deployment_takes_is_asked_of_the_version_that_it_runs(
+    backend: ReplicateBackend, emulator: Emulator
+):
+    ref = ModelRef.parse("deployments/emulated/flux-deployment")
+    plan = await plan_for(backend, model=ref)
+    assert (plan.model, plan.seed_field) == (str(ref), "seed")
+    assert [entry.operation for entry in emulator.journal.entries()] == [
+        "deployments.get",
+        "models.versions.get",
+    ]
+    with pytest.raises(InvalidInput, match="stepz"):
+        await plan_for(backend, model=ref, options={"stepz": 4})
+    with pytest.raises(ModelNotFound, match="deployments/nobody/nothing"):
+        await plan_for(backend, model=ModelRef.parse("deployments/nobody/nothing"))
+
+
+async def test_a_deployment_that_tells_no_release_is_garbled(backend: ReplicateBackend, emulator: Emulator):
+    emulator.add_fault(
+        "status", operation="deployments.get", status=200, body={"current_release": None}, times=None
+    )
+    with pytest.raises(GarbledResponse, match="no release") as told:
+        await plan_for(backend, model=ModelRef.parse("deployments/emulated/flux-deployment"))
+    assert told.value.backend == "fast"
+
+
+async def test_the_same_token_elsewhere_is_another_account(context: MakeContext, emulator: Emulator):
+    token = Secret("r8_contract")
+    bases = (
+        emulator.url,
+        "https://api.replicate.com",
+        "https://API.replicate.com:443/",
+        "https://proxy.example",
+    )
+    here, there, again, proxy = (ReplicateBackend(context(api_base=base)).account for base in bases)
+    assert here == f"{token.fingerprint()}@{emulator.url}"
+    assert there == again == f"{token.fingerprint()}@https://api.replicate.com:443"
+    assert len({here, there, proxy}) == 3
+    assert ReplicateBackend(context(token=Secret("r8_other"))).account != here
+    assert ReplicateBackend(context(token=None)).account == "none"
+
+
+# --- secrets that go in ---
+
+
+KEYED = Model(
+    name="someone/keyed-model",
+    official=True,
+    parameters={
+        "prompt": {"type": "string"},
+        "openai_api_key": {"type": "string"},
+        "pin": {"type": "string", "x-cog-secret": True},
+        "seed": {"type": "integer"},
+    },
+)
+
+
+async def test_secrets_are_sent_and_written_down_nowhere(
+    context: MakeContext, emulator: Emulator, clock: ManualClock
+):
+    emulator.add_model(KEYED)
+    backend = ReplicateBackend(context(model=KEYED.name))
+    secrets = {"openai_api_key": "sk-canary", "pin": "1234-canary"}
+    plan = await plan_for(backend, options=secrets)
+    assert plan.secrets == secrets
+    assert "canary" not in repr(plan.input) + repr(plan.identity)
+    intent = await intend(backend, clock, options=secrets)
+    assert "canary" not in repr(intent)
+    bought = await backend.submit(intent, hold_seconds=0, secrets=plan.secrets)
+    (entry,) = emulator.journal.entries(operation="models.predictions.create")
+    assert entry.body["input"] == {"prompt": "a fox", "seed": 1, **secrets}
+    assert intent.input["pin"] == HIDDEN, "what is written down is left as it is"
+    found = await backend.find(intent, ignore=frozenset())
+    assert found is not None
+    assert found.upstream_id == bought.upstream_id
+
+
+async def test_a_refusal_that_quotes_a_secret_is_told_without_it(context: MakeContext):
+    async def play(exchange: Exchange) -> None:
+        key = msgspec.json.decode(exchange.body)["input"]["openai_api_key"]
+        fault = {"field": "input.openai_api_key", "description": f"{key} is no key, nor is {key[:20]}…"}
+        await exchange.answer(msgspec.json.encode({"detail": key, "invalid_fields": [fault]}), 422)
+
+    async with raw_server(play) as host:
+        backend = ReplicateBackend(context(api_base=host.url))
+        with pytest.raises(InputRejected) as told:
+            await backend.submit(
+                make_prediction(input={"openai_api_key": HIDDEN}),
+                hold_seconds=0,
+                secrets={"openai_api_key": "sk-canary-0123456789-0123456789", "n": 5},
+            )
+    assert "canary" not in str(told.value) + repr(told.value.problems)
+    assert told.value.problems[0].message == f"{HIDDEN} is no key, nor is {HIDDEN}…"
 
 
 # --- files that go in ---
@@ -359,9 +455,9 @@ async def test_a_picture_that_cannot_be_read_is_named(context: MakeContext, tmp_
         (("drop", {}), (ExchangeFailed, "unknown")),
         (("drop_after", {}), (ExchangeFailed, "unknown")),
         (("cut", {}), (ExchangeFailed, "unknown")),
-        (("garbage", {"kind": "html"}), (InvalidResponse, "unknown")),
-        (("garbage_after", {"kind": "half_json"}), (InvalidResponse, "unknown")),
-        (("garbage_after", {"kind": "empty"}), (InvalidResponse, "unknown")),
+        (("garbage", {"kind": "html"}), (GarbledResponse, "unknown")),
+        (("garbage_after", {"kind": "half_json"}), (GarbledResponse, "unknown")),
+        (("garbage_after", {"kind": "empty"}), (GarbledResponse, "unknown")),
         (("redirect", {"location": "https://elsewhere.example/"}), (InvalidResponse, "unknown")),
     ],
     ids=str,
@@ -377,7 +473,7 @@ async def test_a_create_is_sent_exactly_once_whatever_comes_back(
     intent = await intend(backend, clock)
     emulator.add_fault(fault[0], operation="predictions.create", times=None, **fault[1])
     with pytest.raises(kind) as told:
-        await backend.submit(intent, hold_seconds=0)
+        await backend.submit(intent, hold_seconds=0, secrets={})
     assert creates(emulator) == 1
     assert clock.slept == []
     assert (told.value.delivered, told.value.backend) == (delivered, "fast")
@@ -389,14 +485,14 @@ async def test_a_create_is_sent_exactly_once_whatever_comes_back(
 async def test_a_create_that_finds_no_host_is_sent_by_nobody(context: MakeContext, clock: ManualClock):
     backend = ReplicateBackend(context(api_base="http://127.0.0.1:9"))
     with pytest.raises(ConnectFailed) as told:
-        await backend.submit(await intend(backend, clock), hold_seconds=0)
+        await backend.submit(await intend(backend, clock), hold_seconds=0, secrets={})
     assert (told.value.delivered, told.value.backend) == ("no", "fast")
 
 
 async def test_a_wrong_token_is_told_with_the_variable(context: MakeContext, clock: ManualClock):
     backend = ReplicateBackend(context(token=Secret("r8_invalid"), token_env="MY_TOKEN"))
     with pytest.raises(BackendUnauthenticated, match=r"MY_TOKEN.*imagen auth login") as told:
-        await backend.submit(await intend(backend, clock), hold_seconds=0)
+        await backend.submit(await intend(backend, clock), hold_seconds=0, secrets={})
     assert "r8_invalid" not in repr(told.value) + str(told.value)
 
 
@@ -412,7 +508,7 @@ async def test_what_the_service_refuses_is_told_by_field_and_without_the_prompt(
     }
     emulator.add_fault("status", operation="predictions.create", status=422, body=body)
     with pytest.raises(InputRejected) as told:
-        await backend.submit(intent, hold_seconds=0)
+        await backend.submit(intent, hold_seconds=0, secrets={})
     assert "secret" not in str(told.value) + repr(told.value) + repr(told.value.problems)
     assert [problem.field for problem in told.value.problems] == ["prompt"]
     assert SCHNELL in str(told.value)
@@ -423,7 +519,7 @@ async def test_answers_of_every_recorded_form_are_understood(
     backend: ReplicateBackend, emulator: Emulator, clock: ManualClock, tmp_path: Path, fault: str
 ):
     emulator.add_fault(fault)
-    sighting = await backend.submit(await intend(backend, clock), hold_seconds=5)
+    sighting = await backend.submit(await intend(backend, clock), hold_seconds=5, secrets={})
     assert sighting.status is Status.SUCCEEDED
     got = await backend.fetch(sighting.output[0], tmp_path / "x", limit_bytes=10_000_000)
     assert got.media_type == "image/png"
@@ -445,7 +541,7 @@ async def test_looking_is_repeated_until_it_is_answered(
     fault: tuple[str, dict[str, Any]],
 ):
     intent = await intend(backend, clock)
-    known = intent.observe(await backend.submit(intent, hold_seconds=5), now=clock.now())
+    known = intent.observe(await backend.submit(intent, hold_seconds=5, secrets={}), now=clock.now())
     emulator.add_fault(fault[0], operation="predictions.get", times=2, **fault[1])
     assert (await backend.look(known)).status is Status.SUCCEEDED
     told = [event.seconds for event in heard.events if isinstance(event, Waiting)]
@@ -453,21 +549,34 @@ async def test_looking_is_repeated_until_it_is_answered(
     assert told in ([0.5, 1.0], [2.0, 2.0], [0.5])  # aiohttp repeats a dropped GET once by itself
 
 
-async def test_a_garbled_look_names_the_backend(
-    backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
+@pytest.mark.parametrize("kind", ["html", "half_json", "empty"])
+async def test_a_garbled_look_is_repeated_and_names_the_backend_in_the_end(
+    backend: ReplicateBackend, emulator: Emulator, clock: ManualClock, kind: str
 ):
     intent = await intend(backend, clock)
-    known = intent.observe(await backend.submit(intent, hold_seconds=5), now=clock.now())
-    emulator.add_fault("garbage", operation="predictions.get")
-    with pytest.raises(InvalidResponse) as told:
+    known = intent.observe(await backend.submit(intent, hold_seconds=5, secrets={}), now=clock.now())
+    emulator.add_fault("garbage", operation="predictions.get", kind=kind)
+    assert (await backend.look(known)).status is Status.SUCCEEDED
+    assert clock.slept == [0.5]
+    emulator.add_fault("garbage", operation="predictions.get", kind=kind, times=None)
+    with pytest.raises(GarbledResponse, match="after 6 attempts") as told:
         await backend.look(known)
     assert told.value.backend == "fast"
+
+
+async def test_an_answer_that_leads_elsewhere_is_not_asked_for_again(
+    backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
+):
+    emulator.add_fault("redirect", operation="predictions.get", location="https://elsewhere.example/")
+    with pytest.raises(InvalidResponse) as told:
+        await backend.look(make_prediction(upstream_id="a" * 26))
+    assert (type(told.value), told.value.retryable, clock.slept) == (InvalidResponse, False, [])
 
 
 async def test_canceling_stops_what_runs(backend: ReplicateBackend, emulator: Emulator, clock: ManualClock):
     emulator.add_fault("slow", run_seconds=60)
     intent = await intend(backend, clock)
-    running = intent.observe(await backend.submit(intent, hold_seconds=0), now=clock.now())
+    running = intent.observe(await backend.submit(intent, hold_seconds=0, secrets={}), now=clock.now())
     assert not running.status.terminal
     emulator.add_fault("drop_after", operation="predictions.cancel")
     assert (await backend.cancel(running)).status is Status.CANCELED
@@ -486,7 +595,9 @@ async def buy_others(backend: ReplicateBackend, like: Prediction, count: int) ->
     for first in range(0, count, 50):
         await asyncio.gather(
             *(
-                backend.submit(replace(like, input={**like.input, "seed": 1000 + number}), hold_seconds=0)
+                backend.submit(
+                    replace(like, input={**like.input, "seed": 1000 + number}), hold_seconds=0, secrets={}
+                )
                 for number in range(first, min(first + 50, count))
             )
         )
@@ -497,7 +608,7 @@ async def test_it_is_found_among_hundreds_on_a_later_page(
 ):
     intent = await intend(backend, clock)
     await buy_others(backend, intent, 30)
-    bought = await backend.submit(intent, hold_seconds=0)
+    bought = await backend.submit(intent, hold_seconds=0, secrets={})
     await buy_others(backend, intent, 230)
     found = await backend.find(intent, ignore=frozenset())
     assert found is not None
@@ -509,7 +620,7 @@ async def test_for_an_older_one_the_pages_in_between_are_jumped_over(
     backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
 ):
     intent = await intend(backend, clock)
-    bought = await backend.submit(intent, hold_seconds=0)
+    bought = await backend.submit(intent, hold_seconds=0, secrets={})
     emulator.clock.advance(1800)
     await buy_others(backend, intent, 330)
     found = await backend.find(intent, ignore=frozenset())
@@ -523,7 +634,7 @@ async def test_a_wrong_clock_of_ours_does_not_hide_it(context: MakeContext, emul
     wrong = ManualClock(datetime.now(UTC) + timedelta(hours=hours))
     backend = ReplicateBackend(context(clock=wrong))
     intent = await intend(backend, wrong)
-    bought = await backend.submit(intent, hold_seconds=0)
+    bought = await backend.submit(intent, hold_seconds=0, secrets={})
     await buy_others(backend, intent, 110)
     found = await backend.find(intent, ignore=frozenset())
     assert found is not None
@@ -535,7 +646,7 @@ async def test_one_from_long_before_is_not_taken_for_it(
     backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
 ):
     intent = await intend(backend, clock)
-    await backend.submit(intent, hold_seconds=0)
+    await backend.submit(intent, hold_seconds=0, secrets={})
     later = replace(intent, sent_at=clock.now() + timedelta(minutes=5))
     assert await backend.find(later, ignore=frozenset()) is None
 
@@ -544,7 +655,7 @@ async def test_of_equal_ones_the_first_that_is_not_known_is_taken(
     backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
 ):
     intent = await intend(backend, clock)
-    bought = [(await backend.submit(intent, hold_seconds=0)).upstream_id for _ in range(3)]
+    bought = [(await backend.submit(intent, hold_seconds=0, secrets={})).upstream_id for _ in range(3)]
 
     async def found(*ignored: str) -> str | None:
         sighting = await backend.find(intent, ignore=frozenset(ignored))
@@ -560,7 +671,7 @@ async def test_another_model_with_the_same_input_is_another_prediction(
     backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
 ):
     intent = await intend(backend, clock)
-    await backend.submit(intent, hold_seconds=0)
+    await backend.submit(intent, hold_seconds=0, secrets={})
     other = replace(intent, model="black-forest-labs/flux-dev")
     assert await backend.find(other, ignore=frozenset()) is None
 
@@ -569,7 +680,7 @@ async def test_after_an_hour_it_can_no_longer_be_recognised(
     backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
 ):
     intent = await intend(backend, clock)
-    await backend.submit(intent, hold_seconds=5)
+    await backend.submit(intent, hold_seconds=5, secrets={})
     emulator.clock.advance(3700)
     assert await backend.find(intent, ignore=frozenset()) is None
 
@@ -578,27 +689,182 @@ async def test_a_list_that_is_none_is_not_taken_for_an_empty_one(
     backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
 ):
     intent = await intend(backend, clock)
-    emulator.add_fault("status", operation="predictions.list", status=200, body={"detail": "maintenance"})
-    with pytest.raises(InvalidResponse) as told:
+    nonsense: dict[str, Any] = {"status": 200, "body": {"detail": "maintenance"}}
+    emulator.add_fault("status", operation="predictions.list", **nonsense)
+    assert await backend.find(intent, ignore=frozenset()) is None, "the second answer is a list"
+    emulator.add_fault("status", operation="predictions.list", times=None, **nonsense)
+    with pytest.raises(GarbledResponse) as told:
         await backend.find(intent, ignore=frozenset())
     assert told.value.backend == "fast"
+
+
+class Listed:
+    """A service that lists what it is told, page by page; `following` makes the address after a page."""
+
+    def __init__(
+        self, *pages: list[dict[str, Any]], following: Callable[[int], str | None] | None = None
+    ) -> None:
+        self._pages = pages
+        self._following = following or self._until_the_last
+        self.asked: list[str] = []
+
+    def _until_the_last(self, page: int) -> str | None:
+        return (
+            f"https://elsewhere.example/v1/predictions?cursor={page + 1}" if page < len(self._pages) else None
+        )
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.asked.append(exchange.path)
+        page = len(self.asked)
+        results = self._pages[page - 1] if page <= len(self._pages) else []
+        await exchange.answer(
+            msgspec.json.encode({"results": results, "next": self._following(page)}),
+            authorization=exchange.headers["authorization"],
+        )
+
+
+def listed(prediction: Prediction, identity: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "model": prediction.model,
+        "input": prediction.input,
+        "status": "succeeded",
+        "created_at": prediction.created_at.isoformat(),
+        **changes,
+    }
+
+
+async def find_among(
+    context: MakeContext, service: Listed, prediction: Prediction, **more: Any
+) -> str | None:
+    async with raw_server(service) as host:
+        backend = ReplicateBackend(context(api_base=host.url, **more))
+        found = await backend.find(prediction, ignore=frozenset({"known"}))
+        assert all(one.headers["authorization"] == "Bearer r8_contract" for one in host.exchanges)
+        return found.upstream_id if found else None
+
+
+async def test_further_pages_are_asked_at_home_whatever_their_address_is(context: MakeContext):
+    ours = make_prediction()
+    service = Listed([], [listed(ours, "known")], [listed(ours, "up-1")])
+    assert await find_among(context, service, ours) == "up-1"
+    assert service.asked == ["/v1/predictions", "/v1/predictions?cursor=2", "/v1/predictions?cursor=3"]
+
+
+@pytest.mark.parametrize(
+    ("following", "asked"),
+    [
+        (lambda page: "/v1/predictions?cursor=same", 2),
+        (lambda page: f"/v1/predictions?cursor={page % 3}", 4),
+        (lambda page: f"/v1/predictions?cursor={page}", 401),
+        (lambda page: "https://[", 1),
+        (lambda page: "https://a.b/c", 1),
+    ],
+    ids=["itself", "a circle", "endless", "no address", "no page"],
+)
+async def test_nothing_is_concluded_from_a_list_that_does_not_end(
+    context: MakeContext, following: Callable[[int], str | None], asked: int
+):
+    ours = make_prediction()
+    service = Listed([listed(ours, "up-1", input={"prompt": "another"})], following=following)
+    with pytest.raises(GarbledResponse, match="does not come to an end") as told:
+        await find_among(context, service, ours)
+    assert (told.value.backend, told.value.delivered) == ("fast", "unknown")
+    assert len(service.asked) == asked
+
+
+async def test_where_it_would_be_the_list_need_not_end(context: MakeContext):
+    ours = make_prediction()
+    old = listed(ours, "old", created_at=(ours.created_at - timedelta(hours=1)).isoformat())
+    assert await find_among(context, Listed([old], following=lambda page: "https://["), ours) is None
+
+
+IMAGE, OTHER_IMAGE = "data:image/png;base64,AAAA", "data:image/png;base64,BBBB"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ({"image": IMAGE}, {"image": IMAGE}, True),
+        ({"image": IMAGE}, {"image": OTHER_IMAGE}, False),
+        ({"image": IMAGE}, {"image": "https://replicate.delivery/in.png"}, True),
+        ({"images": [IMAGE]}, {"images": ["https://replicate.delivery/in.png"]}, True),
+        ({"images": [IMAGE]}, {"images": [OTHER_IMAGE]}, False),
+        ({"image": "https://a.b/c"}, {"image": "https://a.b/d"}, False),
+        ({"api_key": HIDDEN}, {"api_key": "sk-1"}, True),
+        ({"api_key": HIDDEN}, {"api_key": None}, True),
+        ({"api_key": HIDDEN}, {}, True),
+        ({"steps": 4}, {}, False),
+        ({"steps": None}, {}, True),
+        ({}, {"go_fast": True}, True),
+    ],
+)
+async def test_what_makes_an_input_the_same(
+    context: MakeContext, ours: dict[str, Any], theirs: dict[str, Any], same: bool
+):
+    base = {"prompt": "a fox", "seed": 7}
+    wanted = make_prediction(input={**base, **ours})
+    service = Listed([listed(wanted, "up-1", input={**base, **theirs})])
+    assert await find_among(context, service, wanted) == ("up-1" if same else None)
+
+
+async def test_of_several_with_a_file_and_no_seed_none_is_taken(context: MakeContext):
+    shown = {"prompt": "a fox", "image": "https://replicate.delivery/in.png"}
+    ours = make_prediction(seed=None, input={**shown, "image": IMAGE})
+    both = [listed(ours, "up-2", input=shown), listed(ours, "up-1", input=shown)]
+    with pytest.raises(GarbledResponse, match=r"^fast: 2 predictions .* nothing tells them apart"):
+        await find_among(context, Listed(both), ours)
+    assert await find_among(context, Listed(both[1:]), ours) == "up-1"
+    known = [listed(ours, "known", input=shown), both[1]]
+    assert await find_among(context, Listed(known), ours) == "up-1"
+    assert await find_among(context, Listed(both), replace(ours, seed=7)) == "up-1"
+    assert await find_among(context, Listed(both), replace(ours, input={"prompt": "a fox"})) == "up-1"
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+async def test_a_clock_that_was_set_right_after_sending_does_not_hide_it(
+    context: MakeContext, emulator: Emulator, hours: int
+):
+    """Both readings of the moment count: the one that was right then, and the one that is right now."""
+    now = datetime.now(UTC)
+    right = ManualClock(now)
+    backend = ReplicateBackend(context(clock=right))
+    intent = await intend(backend, right)
+    bought = await backend.submit(intent, hold_seconds=0, secrets={})
+    wrong = ReplicateBackend(context(clock=ManualClock(now + timedelta(hours=hours))))
+    found = await wrong.find(intent, ignore=frozenset())
+    assert found is not None
+    assert found.upstream_id == bought.upstream_id
 
 
 # --- pictures ---
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-async def test_a_picture_that_is_gone_is_told_as_expired(
+async def test_a_picture_that_is_there_at_the_second_look_is_fetched(
+    backend: ReplicateBackend, tmp_path: Path, status: int
+):
+    async def play(exchange: Exchange) -> None:
+        await exchange.answer(b"whole", 200 if exchange.number else status)
+
+    async with raw_server(play) as host:
+        await backend.fetch(f"{host.url}/a.png", tmp_path / "x", limit_bytes=1000)
+    assert (tmp_path / "x").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+async def test_a_picture_that_is_gone_is_told_with_its_status(
     backend: ReplicateBackend, tmp_path: Path, status: int
 ):
     async def play(exchange: Exchange) -> None:
         await exchange.answer(b"gone", status)
 
     async with raw_server(play) as host:
-        with pytest.raises(OutputDefective, match=r"gone.*one hour") as told:
+        with pytest.raises(BackendBroken, match="does not have the picture") as told:
             await backend.fetch(f"{host.url}/a.png", tmp_path / "x", limit_bytes=1000)
-    assert told.value.expired
-    assert len(host.exchanges) == 1
+    assert (told.value.status, told.value.backend) == (status, "fast")
+    assert told.value.retryable
+    assert len(host.exchanges) == 2
 
 
 @pytest.mark.parametrize(
@@ -690,7 +956,7 @@ async def test_outputs_that_are_no_safe_address_are_refused(
 async def test_the_token_is_not_shown_to_file_hosts(
     backend: ReplicateBackend, emulator: Emulator, clock: ManualClock, tmp_path: Path
 ):
-    sighting = await backend.submit(await intend(backend, clock), hold_seconds=5)
+    sighting = await backend.submit(await intend(backend, clock), hold_seconds=5, secrets={})
     await backend.fetch(sighting.output[0], tmp_path / "x", limit_bytes=10_000_000)
     (entry,) = emulator.journal.entries(operation="delivery")
     assert entry.authorization is None

@@ -45,9 +45,16 @@ class MemoryPredictionStore:
             raise UpstreamTaken(
                 f"upstream prediction {prediction.upstream_id} belongs to another prediction here"
             )
+        now = replace(
+            prediction,
+            status=stored.status if prediction.status is Status.QUEUED else prediction.status,
+            upstream_id=prediction.upstream_id or stored.upstream_id,
+            delivered_at=prediction.delivered_at or stored.delivered_at,
+            settled_at=prediction.settled_at or stored.settled_at,
+        )
         kept = tuple("data:" if url.startswith("data:") else url for url in prediction.output)
-        self._rows[prediction.id] = replace(prediction, owner=stored.owner, output=kept)
-        return prediction
+        self._rows[prediction.id] = replace(now, owner=stored.owner, input=stored.input, output=kept)
+        return now
 
     async def get(self, prediction_id: str) -> Prediction:
         wanted = prediction_id.strip()

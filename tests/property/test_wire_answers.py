@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imagen.backends.replicate.refusals import without_quotes
 from imagen.backends.replicate.wire import Page, Wire
 from imagen.domain.prediction import Sighting
 from imagen.domain.secret import Secret
@@ -100,7 +103,7 @@ def test_any_object_with_an_id_is_a_sighting(value: dict[str, Any], identity: st
     sighting = WIRE.parse_prediction(response, subject="it")
     assert isinstance(sighting, Sighting)
     assert sighting.upstream_id == identity
-    assert all(isinstance(url, str) and url for url in sighting.output)
+    assert all(url.startswith(("https:", "http:", "data:")) for url in sighting.output)
 
 
 def check_refusal(error: ImagenError) -> None:
@@ -114,15 +117,39 @@ def check_refusal(error: ImagenError) -> None:
 @settings(max_examples=200)
 def test_any_answer_is_read_or_refused_as_ours(status: int, told: dict[str, str], body: bytes):
     response = HttpResponse(status, told, body)
-    for parse in (WIRE.parse_prediction, WIRE.parse_page, WIRE.parse_model, WIRE.parse_json):
+    for parse in (
+        WIRE.parse_prediction,
+        WIRE.parse_page,
+        WIRE.parse_model,
+        WIRE.parse_release,
+        WIRE.parse_json,
+    ):
         try:
             value = parse(response, subject="it")
         except ImagenError as refused:
             check_refusal(refused)
         else:
             assert status < 300
-            if isinstance(value, Page):
-                WIRE.build_next(value)
+            if isinstance(value, Page) and (request := WIRE.build_next(value)):
+                assert origin(request.url) == origin(WIRE.api_base)
+
+
+@given(st.text(max_size=40) | texts.map(lambda text: f"https://{text}/x?{text}"))
+def test_the_next_page_is_asked_at_home_or_not_at_all(following: str):
+    request = WIRE.build_next(Page((), following))
+    assert request is None or request.url.startswith("https://api.replicate.com/v1/predictions?")
+
+
+@given(
+    st.text('fox ü\n"\\', min_size=4, max_size=60).filter(lambda text: len(text.strip()) >= 4),
+    st.text("0123 ", max_size=30),
+    st.sampled_from([str, json.dumps, lambda text: json.dumps(text, ensure_ascii=False)]),
+)
+def test_a_prompt_is_never_left_whole_in_a_refusal(prompt: str, others: str, quote: Callable[[str], str]):
+    body = f"{others}{quote(prompt)}{others}{quote(prompt)}".encode()
+    seen = without_quotes(HttpResponse(422, {}, body), prompt).body.decode()
+    assert "[the prompt]" in seen
+    assert not set(seen.replace("[the prompt]", "")) & set("foxü")
 
 
 @given(

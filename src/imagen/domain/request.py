@@ -110,7 +110,11 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
             *self.text_options.items(),
             *self.options.items(),
         ):
-            texts = list(_texts(value))
+            try:
+                texts = list(_texts(value))
+            except RecursionError:
+                yield Problem(field, "it is nested too deeply")
+                continue
             if any("\0" in text for text in texts):
                 yield Problem(field, "it holds a NUL character, which no model takes")
             if any(0xD800 <= ord(character) <= 0xDFFF for text in texts for character in text):

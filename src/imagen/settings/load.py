@@ -86,6 +86,8 @@ def load_settings(*, config: Path | None = None, environ: Mapping[str, str], cwd
     backends = _with_built_in(backends, cwd)
     for name, keys in variables_of_backends(environ, backends).items():
         begins = next(iter(keys.values())).source
+        if not _NAME.fullmatch(name):
+            raise _ill_named(f"backends.{name}", begins)
         own = backends.setdefault(name, _Written(begins, {})).keys
         for key, variable in keys.items():
             own[key] = _from_variable(variable.text, variable.source, cwd)

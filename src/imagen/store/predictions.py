@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     Connection,
     Row,
@@ -29,6 +30,7 @@ from imagen.store.tables import predictions
 
 _COLUMNS = tuple(column.name for column in predictions.columns)
 _CHANGING = tuple(name for name in _COLUMNS if name not in {"id", "owner", "input"})
+_KEPT = ("upstream_id", "delivered_at", "settled_at")
 _UNFINISHED = or_(
     predictions.c.status.not_in(TERMINAL),
     and_(predictions.c.status == Status.SUCCEEDED, predictions.c.delivered_at.is_(None)),
@@ -47,8 +49,8 @@ _SAVE = (
         | {
             # A writer that has seen less takes nothing back.
             **{
-                name: func.coalesce(bindparam(name), predictions.c[name])
-                for name in ("upstream_id", "delivered_at", "settled_at")
+                name: func.coalesce(bindparam(name, type_=predictions.c[name].type), predictions.c[name])
+                for name in _KEPT
             },
             "status": case(
                 (bindparam("this_status") == Status.QUEUED, predictions.c.status),
@@ -56,6 +58,7 @@ _SAVE = (
             ),
         }
     )
+    .returning(predictions.c.status, *(predictions.c[name] for name in _KEPT))
 )
 _BY_ID = select(predictions).where(predictions.c.id == bindparam("this_id"))
 _IN_ORDER = select(predictions).where(_UNFINISHED).order_by(predictions.c.created_at, predictions.c.id)
@@ -92,13 +95,13 @@ class SqlPredictionStore:
 
         def job(connection: Connection) -> Prediction:
             try:
-                moved = connection.execute(_SAVE, row).rowcount
+                kept = connection.execute(_SAVE, row).one_or_none()
             except IntegrityError as error:
                 raise UpstreamTaken(
                     f"upstream prediction {prediction.upstream_id} belongs to another prediction here"
                 ) from error
-            if moved:
-                return prediction
+            if kept is not None:
+                return msgspec.structs.replace(prediction, **kept._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
             return _one(connection, _BY_ID, prediction.id, {"this_id": prediction.id})
 
         return await self._database.write(job)

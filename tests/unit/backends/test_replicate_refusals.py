@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from imagen.backends.replicate.refusals import categorize_failure, parse_refusal, retry_after
+from imagen.backends.replicate.refusals import categorize_failure, parse_refusal, retry_after, without_quotes
 from imagen.errors import (
     BackendBroken,
     BackendError,
@@ -242,3 +242,74 @@ def test_what_was_said_is_shortened_and_made_printable():
 def test_the_services_own_id_for_the_exchange_is_kept(header: str, value: str):
     assert refusal(500, b"", {header: value}).request_id == value
     assert refusal(500).request_id is None
+
+
+LONG = 'A "quoted" größer fox\nin the\tsnow, seen from above at dawn'
+
+
+def unquoted(text: str, prompt: str, *secrets: str, status: int = 422) -> str:
+    response = HttpResponse(status, {"date": "x"}, text.encode())
+    seen = without_quotes(response, prompt, secrets=secrets)
+    assert (seen.status, seen.headers) == (status, response.headers)
+    return seen.body.decode()
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        LONG,
+        " ".join(LONG.split()),
+        json.dumps(LONG)[1:-1],
+        json.dumps(LONG, ensure_ascii=False)[1:-1],
+        LONG[:20],
+        json.dumps(LONG)[1:40],
+        LONG[:16],
+    ],
+)
+def test_a_quoted_prompt_is_hidden_whole_escaped_or_cut_short(quoted: str):
+    assert (
+        unquoted(f"the prompt '{quoted}'… or {quoted}", LONG) == "the prompt '[the prompt]'… or [the prompt]"
+    )
+
+
+@pytest.mark.parametrize(
+    "body", [{"detail": f"'{LONG}' is not nice"}, {"invalid_fields": [{"description": LONG}]}]
+)
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_what_is_hidden_leaves_a_body_that_can_be_read(body: dict[str, Any], ascii_only: bool):
+    seen = unquoted(json.dumps(body, ensure_ascii=ascii_only), LONG)
+    assert "fox" not in seen
+    assert "[the prompt]" in seen
+    assert json.loads(seen).keys() == body.keys()
+
+
+def test_the_rest_of_a_refusal_stays():
+    text = '{"detail": "a red fence is no fox", "status": 422}'
+    assert unquoted(text, "a red fox in the snow") == text
+    assert unquoted(text, "is") == text, "so short a prompt is in every sentence"
+    assert unquoted(text, "  ") == text
+
+
+@pytest.mark.parametrize("status", [200, 201, 299])
+def test_what_is_no_refusal_is_left_as_it_is(status: int):
+    assert unquoted(LONG, LONG, 'A "quoted"', status=status) == LONG
+
+
+@pytest.mark.parametrize("prompt", ["prompt", "the prompt", "[the prompt]", "prom", "the "])
+def test_a_prompt_that_looks_like_what_it_is_hidden_by(prompt: str):
+    assert unquoted(f"x {prompt.strip()} y", prompt).count("prompt") <= 2
+
+
+def test_secrets_are_hidden_like_the_prompt():
+    seen = unquoted(
+        '{"detail": "a fox, sk-0123456789abcdef0123, sk-0123456789abcdef… hid"}',
+        "a fox",
+        "sk-0123456789abcdef0123",
+        "hid",
+    )
+    assert seen == '{"detail": "[the prompt], [hidden], [hidden]… hid"}'
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe a red fox", b""])
+def test_a_body_that_is_no_text_can_be_hidden_in_too(body: bytes):
+    assert b"fox" not in without_quotes(HttpResponse(500, {}, body), "a red fox").body

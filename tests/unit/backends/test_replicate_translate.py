@@ -9,6 +9,7 @@ import pytest
 from imagen.backends.replicate.translate import Defaults, Translation, translate
 from imagen.catalog import Catalog
 from imagen.domain.input_schema import check_input
+from imagen.domain.prediction import HIDDEN
 from imagen.domain.request import GenerationRequest
 from imagen.errors import InvalidInput
 
@@ -281,8 +282,27 @@ def test_a_count_given_by_option_is_one_run_with_so_many(key: str):
 
 def test_without_a_schema_everything_is_sent_as_named():
     (values,) = translated(schema=None, steps=99, negative_prompt="x", seed=1, options={"foo": [1]}).inputs
-    assert values["num_inference_steps"] == 99
-    assert (values["negative_prompt"], values["seed"], values["foo"]) == ("x", 1, [1])
+    assert values == {
+        "prompt": "a fox",
+        "num_inference_steps": 99,
+        "negative_prompt": "x",
+        "seed": 1,
+        "foo": [1],
+    }
+
+
+def test_without_a_schema_nothing_is_added():
+    defaults = Defaults(steps=4, aspect_ratio="16:9")
+    made = translated(schema=None, count=3, defaults=defaults)
+    assert made.inputs == ({"prompt": "a fox"},) * 3
+    assert (made.images, made.seed_field) == ((1, 1, 1), "seed")
+
+
+def test_without_a_schema_a_size_or_a_ratio_is_sent_as_it_was_asked_for():
+    assert translated(schema=None, width=768, height=512).inputs == (
+        {"prompt": "a fox", "width": 768, "height": 512},
+    )
+    assert translated(schema=None, aspect_ratio="7:3").inputs == ({"prompt": "a fox", "aspect_ratio": "7:3"},)
 
 
 @pytest.mark.parametrize("given", ["four", None, [4], {}, -1, True, "0"])
@@ -290,3 +310,68 @@ def test_without_a_schema_a_strange_count_is_the_models_business(given: Any):
     made = translated(schema=None, options={"num_outputs": given})
     assert made.images == (1,)
     assert made.inputs[0]["num_outputs"] == given
+
+
+# --- as it will be at the service ---
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ((1, 2), [1, 2]),
+        ({"a": (1, {"b": ("x",)})}, {"a": [1, {"b": ["x"]}]}),
+        ({1: "x"}, {"1": "x"}),
+        (b"ab", "YWI="),
+        (1.5, 1.5),
+        (None, None),
+    ],
+)
+def test_values_are_as_json_says_them(given: Any, sent: Any):
+    value = translated(schema=None, options={"foo": given}).inputs[0]["foo"]
+    assert (value, type(value)) == (sent, type(sent))
+
+
+@pytest.mark.parametrize(
+    "given", [object(), 1j, {(1, 2): "x"}, [translated]], ids=lambda given: type(given).__name__
+)
+def test_what_json_cannot_say_is_refused_by_name(given: Any):
+    assert set(refused(schema=None, options={"foo": given})) == {"foo"}
+
+
+def test_what_holds_itself_is_refused_by_name():
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(InvalidInput, match="foo: it is nested too deeply"):
+        translated(schema=None, options={"foo": (endless,)})
+
+
+# --- secrets ---
+
+
+@pytest.mark.parametrize(
+    "marked", [{"writeOnly": True}, {"x-cog-secret": True}, {"format": "password"}], ids=str
+)
+def test_what_the_schema_calls_a_secret_is_hidden(marked: dict[str, Any]):
+    pin = {"type": "string", **marked}
+    schema = {"properties": {"prompt": {}, "pin": pin, "pan": {"type": "string"}}}
+    made = translated(schema=schema, options={"pin": "1234", "pan": "5678"})
+    assert made.inputs == ({"prompt": "a fox", "pin": HIDDEN, "pan": "5678"},)
+    assert made.secrets == {"pin": "1234"}
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("name", ["openai_api_key", "hf_token", "PASSWORD", "client_secret", "apikey"])
+def test_what_is_called_like_a_secret_is_hidden_also_without_a_schema(name: str, known: bool):
+    schema = {"properties": {"prompt": {}, name: {"type": "string"}}} if known else None
+    made = translated(schema=schema, count=2, text_options={name: "sk-1"})
+    assert made.inputs == ({"prompt": "a fox", name: HIDDEN},) * 2
+    assert made.secrets == {name: "sk-1"}
+
+
+def test_a_secret_is_checked_before_it_is_hidden():
+    schema = {"properties": {"prompt": {}, "pin": {"type": "string", "maxLength": 4, "writeOnly": True}}}
+    assert set(refused(schema=schema, options={"pin": "12345"})) == {"pin"}
+
+
+def test_without_secrets_there_are_none():
+    assert translated(options={"go_fast": True}).secrets == {}

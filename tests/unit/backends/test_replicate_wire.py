@@ -16,7 +16,7 @@ from imagen.backends.replicate.wire import Page, Wire, outputs_asked_for, read_o
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.prediction import Status
 from imagen.domain.secret import Secret
-from imagen.errors import ImagenError, InvalidResponse
+from imagen.errors import BackendRejected, GarbledResponse, ImagenError, InvalidResponse
 from imagen.transport.message import HttpRequest, HttpResponse
 
 API = "https://api.replicate.com"
@@ -111,26 +111,30 @@ def test_a_list_before_an_instant_is_asked_for_in_utc():
 
 
 @pytest.mark.parametrize(
-    ("following", "followed"),
+    ("following", "cursor"),
     [
-        (f"{API}/v1/predictions?cursor=cD0y", True),
-        ("https://API.replicate.com:443/v1/predictions?cursor=x", True),
-        (None, False),
-        ("https://evil.example/v1/predictions", False),
-        ("http://api.replicate.com/v1/predictions", False),
-        ("https://api.replicate.com:8443/v1/predictions", False),
-        ("https://api.replicate.com@evil.example/", False),
-        ("https://api.replicate.com.evil.example/", False),
-        ("/v1/predictions?cursor=x", False),
-        ("https://[", False),
-        ("https://api.replicate.com:port/", False),
-        ("javascript:alert(1)", False),
+        (f"{API}/v1/predictions?cursor=cD0y", "cursor=cD0y"),
+        ("https://API.replicate.com:443/v1/predictions?cursor=x", "cursor=x"),
+        ("/v1/predictions?cursor=x", "cursor=x"),
+        ("http://api.replicate.com/v1/predictions?cursor=x&y=1", "cursor=x&y=1"),
+        ("https://evil.example/v1/predictions?cursor=x", "cursor=x"),
+        ("https://api.replicate.com@evil.example/?cursor=x", "cursor=x"),
+        ("https://api.replicate.com:port/?cursor=x", "cursor=x"),
+        ("https://a.b/c?cursor=x#@evil.example/", "cursor=x"),
+        ("?cursor=x/../../files", "cursor=x/../../files"),
+        (None, None),
+        ("", None),
+        ("https://evil.example/v1/predictions", None),
+        ("https://[", None),
+        ("https://[?cursor=x", None),
+        ("javascript:alert(1)", None),
     ],
 )
-def test_the_next_page_is_only_asked_for_at_home(following: str | None, followed: bool):
+def test_the_next_page_is_only_asked_for_at_home(following: str | None, cursor: str | None):
     request = WIRE.build_next(Page((), following))
-    assert (request is not None) is followed
-    assert request is None or (request.url, request.bearer) == (following, TOKEN)
+    assert (request is not None) is (cursor is not None)
+    assert request is None or (request.url, request.bearer) == (f"{API}/v1/predictions?{cursor}", TOKEN)
+    assert request is None or request.repeatable
 
 
 @pytest.mark.parametrize(
@@ -196,9 +200,15 @@ def seen(**changes: Any) -> Any:
     return WIRE.parse_prediction(answer({**RECORDED, **changes}), subject="it")
 
 
-def test_a_recorded_blocking_create_with_its_output_filled_counts_as_succeeded():
-    sighting = WIRE.parse_prediction(answer(RECORDED, 201), subject="it")
-    assert sighting.status is Status.SUCCEEDED
+@pytest.mark.parametrize(
+    ("wanted", "status"), [({}, Status.PROCESSING), ({"num_outputs": 1}, Status.SUCCEEDED)]
+)
+def test_a_recorded_blocking_create_with_its_output_filled_counts_as_succeeded_if_so_many_were_asked_for(
+    wanted: dict[str, int], status: Status
+):
+    body = {**RECORDED, "input": {**INPUT, **wanted}}
+    sighting = WIRE.parse_prediction(answer(body, 201), subject="it")
+    assert sighting.status is status
     assert sighting.output == ("https://replicate.delivery/xezq/a/out-0.webp",)
     assert sighting.version == "dp-4d0bcc010b3049749a251855f12800be"
     assert sighting.created_at == datetime(2024, 10, 4, 18, 7, 40, 328_000, tzinfo=UTC)
@@ -237,7 +247,17 @@ def test_a_whole_body_tells_everything():
         ({"num_outputs": 2}, ["https://a.b/1"], Status.PROCESSING),
         ({"num_outputs": 2}, ["https://a.b/1", "https://a.b/2"], Status.SUCCEEDED),
         ({"number_of_images": 2}, ["https://a.b/1"], Status.PROCESSING),
-        ({}, ["data:image/png;base64,AAAA"], Status.SUCCEEDED),
+        ({"num_outputs": 1}, ["data:image/png;base64,AAAA"], Status.SUCCEEDED),
+        ({"number_of_images": 1}, ["https://a.b/1"], Status.SUCCEEDED),
+        ({"num_outputs": 2}, ["https://a.b/1", "https://a.b/2", "https://a.b/3"], Status.SUCCEEDED),
+        ({"num_outputs": 2}, {"a": "https://a.b/1", "b": ["https://a.b/2"]}, Status.SUCCEEDED),
+        ({"num_outputs": 2}, ["https://a.b/1", "a caption"], Status.PROCESSING),
+        ({}, "data:image/png;base64,AAAA", Status.SUCCEEDED),
+        ({}, ["data:image/png;base64,AAAA"], Status.PROCESSING),  # without a number it may still grow
+        ({}, ["https://a.b/1", "https://a.b/2"], Status.PROCESSING),
+        ({}, {"image": "https://a.b/1"}, Status.PROCESSING),
+        ({}, "a caption", Status.PROCESSING),
+        ({"num_outputs": 1}, "a caption", Status.PROCESSING),
     ],
 )
 def test_processing_with_all_its_outputs_is_done(wanted: dict[str, int], output: Any, status: Status):
@@ -314,21 +334,38 @@ def test_removed_data_is_noticed():
     assert (sighting.data_removed, sighting.output, sighting.status) == (True, (), Status.SUCCEEDED)
 
 
+A, B = "https://a.b/1.png", "https://a.b/2.png"
+
+
 @pytest.mark.parametrize(
     ("output", "files"),
     [
         (None, ()),
         ("", ()),
-        ("u", ("u",)),
-        (["a", "b"], ("a", "b")),
-        (["a", None, 5, "", ["x"]], ("a",)),
-        ({"image": "a", "mask": "b", "n": 1}, ("a", "b")),
+        ("u", ()),
+        (A, (A,)),
+        ("http://a.b/c", ("http://a.b/c",)),
+        ("data:,x", ("data:,x",)),
+        ("a caption with https://a.b/c", ()),
+        ("ftp://a.b/c", ()),
+        ("file:///etc/passwd", ()),
+        ([A, B], (A, B)),
+        ([A, None, 5, "", "x", [B]], (A, B)),
+        ({"image": A, "mask": B, "n": 1, "text": "x"}, (A, B)),
+        ([{"a": [A, "x"], "b": {"c": B}}, [[A]]], (A, B, A)),
+        ({}, ()),
         (5, ()),
         (True, ()),
     ],
 )
 def test_outputs_of_every_shape(output: Any, files: tuple[str, ...]):
     assert read_output(output) == files
+
+
+def test_an_output_may_be_nested_as_deep_as_json_can_say():
+    depth = 800
+    body = b'{"id": "x", "output": %s"%s"%s}' % (b"[" * depth, A.encode(), b"]" * depth)
+    assert WIRE.parse_prediction(answer(body), subject="it").output == (A,)
 
 
 @pytest.mark.parametrize(
@@ -387,11 +424,12 @@ def test_how_many_files_a_run_shall_give(values: Any, count: int):
     ],
     ids=lambda body: repr(body[:20]),
 )
-def test_an_answer_that_is_no_prediction_is_an_invalid_response(body: bytes):
-    with pytest.raises(InvalidResponse, match=r"^it: ") as told:
+def test_an_answer_that_is_no_prediction_is_garbled(body: bytes):
+    with pytest.raises(GarbledResponse, match=r"^it: ") as told:
         WIRE.parse_prediction(answer(body), subject="it")
+    assert isinstance(told.value, InvalidResponse)
     assert told.value.delivered == "unknown"
-    assert not told.value.retryable
+    assert told.value.retryable
 
 
 def test_a_page_holds_what_has_an_id():
@@ -404,8 +442,9 @@ def test_a_page_holds_what_has_an_id():
 
 @pytest.mark.parametrize("value", [{}, {"results": None}, {"results": {}}, {"detail": "maintenance"}])
 def test_what_is_no_page_is_not_taken_for_an_empty_one(value: Any):
-    with pytest.raises(InvalidResponse):
+    with pytest.raises(GarbledResponse) as told:
         WIRE.parse_page(answer(value), subject="it")
+    assert told.value.retryable
 
 
 SCHEMAS = {
@@ -423,7 +462,7 @@ VERSION = {"id": HASH, "openapi_schema": {"components": {"schemas": SCHEMAS}}}
         ({"latest_version": VERSION}, None, HASH, ["prompt"], True),
         ({"latest_version": None}, None, None, None, None),
         (VERSION, None, HASH, ["prompt"], True),
-        ({"current_release": {"version": HASH, "model": "a/b"}}, None, HASH, None, None),
+        ({"current_release": {"version": HASH, "model": "a/b"}}, None, None, None, None),
         ({"current_release": None}, None, None, None, None),
         ({"latest_version": {"id": 5, "openapi_schema": "x"}, "is_official": "yes"}, None, None, None, None),
         (
@@ -436,7 +475,7 @@ VERSION = {"id": HASH, "openapi_schema": {"components": {"schemas": SCHEMAS}}}
         ({}, None, None, None, None),
     ],
 )
-def test_facts_of_models_versions_and_deployments(
+def test_facts_of_models_and_versions(
     value: Any, official: bool | None, version: str | None, fields: list[str] | None, is_list: bool | None
 ):
     facts = WIRE.parse_model(answer(value), subject="it")
@@ -444,6 +483,43 @@ def test_facts_of_models_versions_and_deployments(
     assert (list(facts.input_schema["properties"]) if facts.input_schema else None) == fields
     if facts.input_schema:
         assert facts.input_schema["$defs"] == {"ratio": {"enum": ["1:1"]}}
+
+
+def test_a_deployment_runs_a_version_of_a_model():
+    value = {
+        "owner": "acme",
+        "name": "fast",
+        "current_release": {"number": 3, "model": "a/b", "version": HASH},
+    }
+    assert WIRE.parse_release(answer(value), subject="it") == ModelRef("a", "b", HASH)
+
+
+@pytest.mark.parametrize(
+    "release",
+    [
+        None,
+        {},
+        [],
+        {"model": "a/b"},
+        {"model": "a/b", "version": None},
+        {"model": "a/b", "version": ""},
+        {"model": None, "version": HASH},
+        {"model": "b", "version": HASH},
+        {"model": "a/b:c", "version": HASH},
+        {"model": "deployments/a/b", "version": HASH},
+        {"model": "a/..", "version": HASH},
+        {"model": "a/b", "version": "x/../y"},
+        {"model": {}, "version": []},
+    ],
+)
+def test_a_deployment_that_runs_nothing_is_garbled(release: Any):
+    with pytest.raises(GarbledResponse, match=r"^it: .*no release"):
+        WIRE.parse_release(answer({"current_release": release}), subject="it")
+
+
+def test_a_deployment_that_is_refused_is_refused():
+    with pytest.raises(BackendRejected):
+        WIRE.parse_release(answer({"detail": "no"}, 404), subject="it")
 
 
 def test_a_token_is_in_no_error_and_no_repr():

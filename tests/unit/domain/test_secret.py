@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from imagen.domain.secret import Secret
+from imagen.domain.secret import Secret, is_secret_name
 from imagen.transport.message import HttpRequest
 
 TEXT = "r8_this_must_not_be_seen"
@@ -98,3 +98,19 @@ def test_an_empty_secret_is_false():
 def test_a_fingerprint_tells_secrets_apart_and_stays_the_same():
     assert Secret("a").fingerprint() == Secret("a").fingerprint() != Secret("b").fingerprint()
     assert len(Secret("a").fingerprint()) == 16
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["key", "api_key", "apikey", "OPENAI_API_KEY", "hf_token", "token", "secret", "client_secret", "password", "db_password", "credential", "aws_credentials"],
+)  # fmt: skip
+def test_a_name_may_tell_of_a_secret(name: str):
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "prompt", "seed", "monkey", "keyframe", "key_frame", "max_tokens", "tokens", "token_count", "secretary", "password_hint", "negative_prompt"],
+)  # fmt: skip
+def test_other_names_do_not(name: str):
+    assert not is_secret_name(name)

@@ -58,6 +58,14 @@ def test_terminal_is_defined_once():
 )
 def test_what_is_billed(status: Status, started: bool, charged: bool | None):
     assert is_charged(status, started=started) is charged
+    on_deployment = True if status is F else charged
+    assert is_charged(status, started=started, deployment=True) is on_deployment
+
+
+@pytest.mark.parametrize(("model", "charged"), [("deployments/acme/fast", True), ("acme/fast", False)])
+def test_a_failed_run_is_billed_on_a_deployment_only(model: str, charged: bool):
+    after = make_prediction(model=model).observe(make_sighting(F), now=BEGINNING)
+    assert after.charged is charged
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,13 @@ def test_wrong_variables_of_backends(environ: dict[str, str], words: str) -> Non
     assert error.source == f"environment {next(iter(environ))}"
 
 
+@pytest.mark.parametrize("name", ["\udc80", "É", "A B", "-", "x" * 65])
+def test_a_backend_is_named_alike_in_variables_and_in_the_file(name: str) -> None:
+    error = refusal(**{f"IMAGEN_BACKENDS__{name}__MODEL": "a/b"})
+    assert "is no name" in str(error)
+    assert str(error).encode()
+
+
 def test_a_variable_that_could_mean_two_backends(tmp_path: Path) -> None:
     (tmp_path / "imagen.yaml").write_text("backends: {a-b: &x {type: emulator}, a_b: *x}")
     assert set(load(tmp_path).backends) == {"a-b", "a_b", "emulator"}

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, text
 
+from fakes.clock import BEGINNING
 from fakes.make import make_entry, make_prediction
 from imagen.domain.money import Usd
+from imagen.domain.prediction import Status
 from imagen.errors import SchemaMismatch, StoreBusy, StoreError
 from imagen.store import database as database_module
 from imagen.store import migrate
@@ -416,3 +419,14 @@ async def test_an_interrupted_migration_is_made_again_from_the_beginning(
         with pytest.raises(StoreError, match="No space left"):
             await SqlPredictionStore(database).list(limit=1)
     await SqlPredictionStore(database).add(make_prediction())
+
+
+async def test_all_instants_are_written_alike_whoever_writes_them(database: Database):
+    at = BEGINNING.astimezone(timezone(timedelta(hours=2)))
+    instants = dict.fromkeys(("sent_at", "ended_at", "delivered_at", "settled_at"), at)
+    store = SqlPredictionStore(database)
+    await store.add(make_prediction(1, status=Status.SUCCEEDED, created_at=at, **instants))
+    await store.add(make_prediction(2))
+    await store.save(make_prediction(2, status=Status.SUCCEEDED, created_at=at, **instants))
+    rows = raw(database, "SELECT created_at, sent_at, ended_at, delivered_at, settled_at FROM predictions")
+    assert {value for row in rows for value in row} == {"2026-11-01 12:00:00.000000"}

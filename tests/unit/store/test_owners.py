@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -101,3 +102,34 @@ def test_a_folder_that_cannot_be_made_is_told_with_a_way_out(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot be used.*IMAGEN_DATA_DIR"):
         _ = FileOwners(tmp_path / "file" / "owners").me
+
+
+@pytest.mark.parametrize("trouble", ["no folder", "a folder", "a loop"])
+def test_who_cannot_be_asked_about_is_taken_for_alive(tmp_path: Path, trouble: str):
+    name = f"1-{'0' * 16}"
+    folder = tmp_path / "owners"
+    match trouble:
+        case "no folder":
+            folder.write_text("")
+        case "a folder":
+            (folder / name).mkdir(parents=True)
+        case _:
+            folder.mkdir()
+            (folder / name).symlink_to(folder / name)
+    assert FileOwners(folder).alive(name)
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "no"), OSError(5, "input/output error"), OSError(24, "files")]
+)
+def test_whatever_the_system_says_but_not_there_means_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+):
+    def fail(*_: object) -> None:
+        raise error
+
+    name = f"1-{'0' * 16}"
+    (tmp_path / name).touch()
+    assert not FileOwners(tmp_path).alive(name)
+    monkeypatch.setattr(fcntl, "flock", fail)
+    assert FileOwners(tmp_path).alive(name)

@@ -15,6 +15,7 @@ from imagen.errors import (
     BackendUnauthenticated,
     ConnectFailed,
     ExchangeFailed,
+    GarbledResponse,
     InputRejected,
     InvalidResponse,
     ModelNotFound,
@@ -34,12 +35,14 @@ NEVER = (
 CREATE_WAITS = {
     BackendBroken: [],
     ExchangeFailed: [],
+    GarbledResponse: [],
     ConnectFailed: [1, 2],
     BackendRateLimited: [1, 2, 4],
 }
 OTHER_WAITS = {
     BackendBroken: [0.5, 1, 2, 4, 8],
     ExchangeFailed: [0.5, 1, 2, 4, 8],
+    GarbledResponse: [0.5, 1, 2, 4, 8],
     ConnectFailed: [0.5, 1, 2, 4, 8],
     BackendRateLimited: [1, 2, 4],
 }

@@ -194,7 +194,9 @@ class ReplicateBackend:
         )
 
         def read(response: HttpResponse, *, subject: str) -> Sighting:
-            return self._wire.parse_prediction(without_quotes(response, prediction.prompt), subject=subject)
+            hidden = [value for value in secrets.values() if isinstance(value, str)]
+            told = without_quotes(response, prediction.prompt, secrets=hidden)
+            return self._wire.parse_prediction(told, subject=subject)
 
         return await self._call(request, read, str(model), policy=_ONCE)
 
@@ -234,10 +236,10 @@ class ReplicateBackend:
                     if sighting.created_at is None or sighting.created_at >= earliest:
                         found[sighting.upstream_id] = sighting
             oldest = _oldest(page)
-            following = self._wire.build_next(page)
-            if following is None or (oldest is not None and oldest < earliest):
+            if page.next is None or (oldest is not None and oldest < earliest):
                 break
-            if following.url in seen or len(seen) >= _MOST_PAGES:
+            following = self._wire.build_next(page)
+            if following is None or following.url in seen or len(seen) >= _MOST_PAGES:
                 raise GarbledResponse(
                     f"{subject} does not come to an end; nothing is concluded from it", backend=self.name
                 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
 
+from imagen.domain.prediction import HIDDEN
 from imagen.errors import (
     BackendBroken,
     BackendError,
@@ -28,6 +29,7 @@ from imagen.transport.message import HttpResponse
 
 _SHOWN_CHARACTERS = 300
 _LEAST_QUOTE, _BEGINNING = 4, 16
+_PROMPT = "[the prompt]"
 _LONGEST_WAIT_SECONDS = 10**9
 _RESETS_IN = re.compile(r"(?:resets in ~?|available in )(\d+(?:\.\d+)?)\s*s", re.IGNORECASE)
 _SAFETY = re.compile(r"nsfw|sensitive|flagged|safety|moderation|content policy|\bE005\b", re.IGNORECASE)
@@ -90,34 +92,46 @@ def parse_refusal(response: HttpResponse, *, subject: str, token_env: str) -> Ba
     return error
 
 
-def without_quotes(response: HttpResponse, prompt: str) -> HttpResponse:
-    """The answer with what it quotes of the prompt hidden: a refusal may repeat the input; what we say must not.
+def without_quotes(response: HttpResponse, prompt: str, *, secrets: Iterable[str] = ()) -> HttpResponse:
+    """The answer with what it quotes of prompt and secrets hidden: a refusal may repeat the input; what we say must not.
 
-    The whole prompt is found, and the beginning of a long one that the service cut short, plain or escaped.
+    A whole text is found, and the beginning of a long one that the service cut short, plain or escaped.
     """
-    if response.status < 300 or len(prompt.strip()) < _LEAST_QUOTE:
+    if response.status < 300:
         return response
     text = response.body.decode(errors="replace")
-    for quoted in {
-        prompt,
-        " ".join(prompt.split()),
-        json.dumps(prompt)[1:-1],
-        json.dumps(prompt, ensure_ascii=False)[1:-1],
-    }:
-        text = _hide(text, quoted)
+    for told, shown in ((prompt, _PROMPT), *((secret, HIDDEN) for secret in secrets)):
+        if len(told.strip()) < _LEAST_QUOTE:
+            continue
+        text = _hide(text, told.strip(), shown)
     return msgspec.structs.replace(response, body=text.encode())
 
 
-def _hide(text: str, quoted: str) -> str:
-    beginning = quoted[:_BEGINNING]
-    at = text.find(beginning)
-    while at >= 0:
-        end = at + len(beginning)
-        while end < len(text) and end - at < len(quoted) and text[end] == quoted[end - at]:
-            end += 1
-        text = f"{text[:at]}[the prompt]{text[end:]}"
-        at = text.find(beginning, at + 1)
-    return text
+def _hide(text: str, told: str, shown: str) -> str:
+    ways = {
+        told,
+        " ".join(told.split()),
+        json.dumps(told)[1:-1],
+        json.dumps(told, ensure_ascii=False)[1:-1],
+    }
+    parts, start = [], 0
+    # The first place counts, and there the way that explains most of what follows.
+    while found := [place for way in ways if (place := _quoted(text, way, start))]:
+        at, end = min(found, key=lambda place: (place[0], -place[1]))
+        parts += [text[start:at], shown]
+        start = end
+    return "".join((*parts, text[start:]))
+
+
+def _quoted(text: str, way: str, start: int) -> tuple[int, int] | None:
+    """From where to where the text is quoted, or its beginning cut short."""
+    at = text.find(way[:_BEGINNING], start)
+    if at < 0:
+        return None
+    end = at + len(way[:_BEGINNING])
+    while end < len(text) and end - at < len(way) and text[end] == way[end - at]:
+        end += 1
+    return at, end
 
 
 def retry_after(

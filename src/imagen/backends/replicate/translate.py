@@ -117,9 +117,11 @@ class _Fields:
     def knows(self, name: str) -> bool:
         return self._schema is None or name in self._schema.get("properties", {})
 
+    def has(self, name: str) -> bool:
+        return self._schema is not None and self.knows(name)
+
     def allows(self, name: str, value: Any) -> bool:
-        known = self._schema is not None and self.knows(name)
-        return known and not _wrong(self._schema or {}, name, value)
+        return self.has(name) and not _wrong(self._schema or {}, name, value)
 
     def ask(self, name: str, value: Any, asked_as: str) -> None:
         if self.knows(name):
@@ -149,17 +151,13 @@ class _Fields:
 
 
 def _add_shape(fields: _Fields, request: GenerationRequest, defaults: Defaults) -> None:
-    sized = request.width is not None
-    if fields.knows("aspect_ratio"):
-        if request.aspect_ratio is not None:
-            fields.ask("aspect_ratio", request.aspect_ratio, "aspect_ratio")
-        else:
-            fields.offer(
-                "aspect_ratio", aspect_ratio_of(request.width, request.height, fallback=defaults.aspect_ratio)
-            )
-    elif request.aspect_ratio is not None:
+    if request.aspect_ratio is not None:
         fields.ask("aspect_ratio", request.aspect_ratio, "aspect_ratio")
-    elif sized:
+    elif fields.has("aspect_ratio"):
+        fields.offer(
+            "aspect_ratio", aspect_ratio_of(request.width, request.height, fallback=defaults.aspect_ratio)
+        )
+    elif request.width is not None:
         fields.ask("width", request.width, "width")
         fields.ask("height", request.height, "height")
 

@@ -118,9 +118,12 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
     def build_next(self, page: Page) -> HttpRequest | None:
         """The page after this one, always asked of our own API: a proxy may pass on addresses of another host.
 
-        None at the end.
+        None at the end, and where `next` is no address of a page.
         """
-        cursor = urlsplit(page.next).query if page.next else ""
+        try:
+            cursor = urlsplit(page.next or "").query
+        except ValueError:
+            cursor = ""
         return self._request("GET", f"{self.api_base}/v1/predictions?{cursor}") if cursor else None
 
     # --- models, account, files --------------------------------------------------------------------------
@@ -232,8 +235,9 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
     def parse_release(self, response: HttpResponse, *, subject: str) -> ModelRef:
         """The model and version that a deployment runs now."""
         release = _dig(self.parse_json(response, subject=subject), "current_release")
+        model, version = _text(release.get("model")), _text(release.get("version"))
         try:
-            return ModelRef.parse(f"{release.get('model')}:{release.get('version')}")
+            return ModelRef.parse(f"{model}:{version}")
         except InvalidModelRef as error:
             raise GarbledResponse(f"{subject}: Replicate told no release of the deployment") from error
 
@@ -323,13 +327,16 @@ def _is_whole(raw: Any, output: tuple[str, ...], model_input: Mapping[str, Any] 
 
 def read_output(value: Any) -> tuple[str, ...]:
     """The files of an output, in order: addresses anywhere in it, however it is nested; other text is no file."""
-    if isinstance(value, str):
-        return (value,) if value.startswith(_ADDRESSES) else ()
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return tuple(address for item in value for address in read_output(item))
-    return ()
+    files: list[str] = []
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, str):
+            if part.startswith(_ADDRESSES):
+                files.append(part)
+        elif isinstance(part, (dict, list)):
+            left.extend(reversed(part.values() if isinstance(part, dict) else part))
+    return tuple(files)
 
 
 def read_time(value: Any) -> datetime | None:
