@@ -134,8 +134,12 @@ def test_what_was_left_behind_is_adopted_and_bought_once(
     again = real("predictions", "adopt", lost, code=0)
     assert again.lines == done.lines
     assert "finished already" in again.stderr
-    beside = real("predictions", "adopt", lost, "-o", "found.png", code=0)
-    assert beside.lines == [str(real.work / "found-2.png")]
+    same = real("predictions", "adopt", lost, "-o", "found.png", code=0)
+    assert same.lines == done.lines  # it lies there already, to the last byte
+    (real.work / "taken.png").write_text("mine")
+    beside = real("predictions", "adopt", lost, "-o", "taken.png", code=0)
+    assert beside.lines == [str(real.work / "taken-2.png")]
+    assert (real.work / "taken.png").read_text() == "mine"
     elsewhere = real("predictions", "adopt", lost, "-o", "found.png", "--force", "--json", code=0)
     assert elsewhere.json["files"] == [str(real.work / "found.png")]
     assert [group["predictions"] for group in real("usage", "--json", code=0).json["groups"]] == [1]
