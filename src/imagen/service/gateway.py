@@ -265,7 +265,8 @@ class Gateway:
                 notify=notify,
             )
 
-        while request.resume and (left := await self._take_left(intent)) is not None:
+        given_up: set[str] = set()
+        while request.resume and (left := await self._take_left(intent, given_up)) is not None:
             notify(Resumed(left))
             again = buying if request.repeat_lost else None
             async with self._owned(left) as owned, admitted(left) as place:
@@ -275,6 +276,7 @@ class Gateway:
                 place.keep(outcome.prediction)
             if not _expired(outcome.error):
                 return outcome
+            given_up.add(left.id)
             notify(GivenUp(outcome.prediction, str(outcome.error)))
         async with self._owned(intent) as owned, admitted(intent) as place:
             intent = msgspec.structs.replace(intent, sent_at=self._clock.now())
@@ -306,10 +308,10 @@ class Gateway:
         """Whether its pictures may lie there already, from a process that died before it could say so."""
         return request.resume and bool(await self._store.unfinished(request_key=intent.request_key))
 
-    async def _take_left(self, intent: Prediction) -> Prediction | None:
+    async def _take_left(self, intent: Prediction, given_up: set[str]) -> Prediction | None:
         """An unfinished prediction of the same request that no living process follows, now ours."""
         for seen in await self._store.unfinished(request_key=intent.request_key):
-            if not await self._take(seen):
+            if seen.id in given_up or not await self._take(seen):
                 continue
             left = await self._store.get(seen.id)  # whoever had it may have finished it since we looked
             if not left.finished:
