@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from imagen.cli.parameters import Config
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -37,7 +39,6 @@ Examples:
 _TOKENS_PAGE = "https://replicate.com/account/api-tokens"
 _LONGEST_TOKEN = 4096
 
-Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file.")]
 Name = Annotated[
     str | None,
     typer.Option(

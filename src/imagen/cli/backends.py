@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+
+from imagen.cli.parameters import Config
 
 if TYPE_CHECKING:
     from imagen.assembly import App
@@ -30,7 +31,7 @@ class Row(NamedTuple):
 
 def backends(
     json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file.")] = None,
+    config: Config = None,
 ) -> None:
     """List the configured backends and whether each is ready."""
     from imagen.cli.output import print_json, print_table, remark

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from imagen.cli.parameters import Config
+
 app = typer.Typer(help="Write, show and find the configuration.", no_args_is_help=True)
 
 INIT_EXAMPLES = """\b
@@ -27,8 +29,6 @@ Examples:
 
 FILE_NAME = "imagen.yaml"
 _TOKEN = "REPLICATE_API_TOKEN"  # noqa: S105 - its name
-
-Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file.")]
 
 
 @app.command(epilog=INIT_EXAMPLES)

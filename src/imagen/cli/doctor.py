@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from imagen.cli.parameters import Config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ Exit status:
 def doctor(
     offline: Annotated[bool, typer.Option("--offline", help="Ask no service.")] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file.")] = None,
+    config: Config = None,
 ) -> None:
     """Check configuration, folders, database, token, service, clock and prices; say what mends each fault."""
     from imagen.cli.run import leave, read_settings, reported, run_app

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from imagen.cli.parameters import Config
 
 if TYPE_CHECKING:
     from imagen.assembly import App
@@ -83,7 +84,7 @@ def generate(
     never_repeat: Annotated[
         bool, typer.Option("--never-repeat", help="Never send a create again whose answer was lost.")
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="Configuration file.")] = None,
+    config: Config = None,
 ) -> None:
     """Make a picture: buy it once, save it whole, say what it cost."""
     from imagen.cli.options import (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from imagen.cli.parameters import Config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ def models(
         typer.Argument(metavar="[NAME]", help="owner/name[:version] or a short name such as flux-dev."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on standard output; money in dollars.")] = False,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file.")] = None,
+    config: Config = None,
 ) -> None:
     """List the models of the catalog, or tell everything about one."""
     from imagen.cli.run import run_app

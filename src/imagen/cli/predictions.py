@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imagen.cli.parameters import Config
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -46,7 +48,6 @@ _SHORTEST_ID = 4
 _PREFIX = "pred_"
 Id = Annotated[str, typer.Argument(metavar="ID", help="Ours or Replicate's; ours may be cut short.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output; money in dollars.")]
-Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file.")]
 
 
 # --- list ------------------------------------------------------------------------------------------------

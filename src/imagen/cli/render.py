@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
 import typer
 
 from imagen.cli.exit_status import exit_status
+from imagen.cli.output import on_terminal, print_json, remark
 from imagen.domain import events
 from imagen.domain.aspect_ratio import aspect_ratio_of
 from imagen.domain.money import Usd
@@ -72,7 +72,7 @@ class Renderer:
         if self._progress is not None:
             self._progress.console.print(line, highlight=False, markup=False)
         else:
-            typer.echo(line, err=True)
+            remark(line)
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -147,34 +147,34 @@ def show_outcomes(outcomes: Sequence[Outcome], *, json: bool, urls: bool, practi
     """What came of a request, and the exit status for it."""
     if json:
         report = build_report(outcomes, practice=practice)
-        typer.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+        print_json(report)
     for outcome in outcomes:
         _show_outcome(outcome, json=json, urls=urls)
     if practice:
-        typer.echo(PRACTICE, err=True)
-        typer.echo(REAL, err=True)
+        remark(PRACTICE)
+        remark(REAL)
     return next((exit_status(outcome.error) for outcome in outcomes if outcome.error is not None), 0)
 
 
 def _show_outcome(outcome: Outcome, *, json: bool, urls: bool) -> None:
-    piped = not json and not sys.stdout.isatty()
+    piped = not json and not on_terminal()
     for picture in outcome.pictures:
-        typer.echo(f"saved {picture.path}", err=True)
+        remark(f"saved {picture.path}")
         if piped:
             typer.echo(str(picture.path))
     if urls or (not outcome.pictures and outcome.error is None):
         for address in outcome.prediction.output:
-            typer.echo(f"address {address if len(address) < 300 else address[:60] + '…'}", err=True)
+            remark(f"address {address if len(address) < 300 else address[:60] + '…'}")
             if piped:
                 typer.echo(address)
     if outcome.error is not None:
-        typer.echo(f"imagen: {outcome.error}", err=True)
+        remark(f"imagen: {outcome.error}")
         return
     prediction = outcome.prediction
     seconds = (prediction.latency_ms or 0) / 1000
     cost = "unknown price" if prediction.cost is None else str(prediction.cost)
     facts = [prediction.model, f"seed {prediction.seed}", f"{seconds:.1f} s", cost, prediction.id]
-    typer.echo("  ".join(facts), err=True)
+    remark("  ".join(facts))
 
 
 def build_report(outcomes: Sequence[Outcome], *, practice: bool) -> dict[str, Any]:

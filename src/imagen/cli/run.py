@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import typer
 
 from imagen.cli.exit_status import INTERNAL, INTERRUPTED, exit_status
-from imagen.cli.output import printable
+from imagen.cli.output import print_json, printable, remark
 from imagen.errors import ImagenError
 
 if TYPE_CHECKING:
@@ -94,19 +94,19 @@ class reported:  # noqa: N801 - read as `with reported():`
                 show_error(error, json=self._json)
                 leave(exit_status(error))
             case KeyboardInterrupt() | asyncio.CancelledError():
-                typer.echo("imagen: interrupted", err=True)
+                remark("imagen: interrupted")
                 leave(INTERRUPTED)
             case BrokenPipeError():
                 sys.stdout = None
                 leave(INTERRUPTED)
             case Exception() if not os.environ.get("IMAGEN_TEST_TRACE"):
-                typer.echo(f"imagen: unexpected fault, please report it: {_whereabouts(error)}", err=True)
+                remark(f"imagen: unexpected fault, please report it: {_whereabouts(error)}")
                 leave(INTERNAL)
 
 
 def show_error(error: ImagenError, *, json: bool) -> None:
     """One line for people; with `json`, the same as an object on stdout besides."""
-    typer.echo(printable(f"imagen: {error}"), err=True)
+    remark(f"imagen: {error}")
     if json:
         import msgspec
 
@@ -119,7 +119,7 @@ def show_error(error: ImagenError, *, json: bool) -> None:
         if problems := getattr(error, "problems", ()):
             shown["problems"] = [msgspec.to_builtins(problem) for problem in problems]
         shown = {name: printable(value) if isinstance(value, str) else value for name, value in shown.items()}
-        typer.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
+        print_json(shown)
 
 
 def leave(status: int) -> NoReturn:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from imagen.cli.parameters import Config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,6 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits and . _ : -")]
-Config = Annotated[Path | None, typer.Option(help="Configuration file.")]
 
 
 @app.command("list")
@@ -26,7 +26,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False, config: Config = None
 ) -> None:
     """Show every semaphore: its limit and how many places are held now."""
-    from imagen.cli.output import print_json, print_lines
+    from imagen.cli.output import print_json, print_lines, remark
     from imagen.cli.run import run_app
 
     async def command(app: App) -> Sequence[Semaphore]:
@@ -38,7 +38,7 @@ def list_(
     elif found:
         print_lines(f"{one.name}  {one.held} of {one.limit} held" for one in found)
     else:
-        typer.echo("No semaphore yet. `imagen semaphore register NAME LIMIT` makes one.", err=True)
+        remark("No semaphore yet. `imagen semaphore register NAME LIMIT` makes one.")
 
 
 @app.command()
@@ -48,6 +48,7 @@ def register(
     config: Config = None,
 ) -> None:
     """Make a semaphore, or give one another limit; places that are held stay held."""
+    from imagen.cli.output import remark
     from imagen.cli.run import run_app
     from imagen.domain.semaphore import check_semaphore
 
@@ -56,16 +57,17 @@ def register(
         await app.semaphores.register(name, limit)
 
     run_app(command, config=config)
-    typer.echo(f"semaphore {name}: {limit} at once", err=True)
+    remark(f"semaphore {name}: {limit} at once")
 
 
 @app.command()
 def remove(name: Name, config: Config = None) -> None:
     """Remove a semaphore and everything that is held in it."""
+    from imagen.cli.output import remark
     from imagen.cli.run import run_app
 
     async def command(app: App) -> None:
         await app.semaphores.remove(name)
 
     run_app(command, config=config)
-    typer.echo(f"semaphore {name} removed", err=True)
+    remark(f"semaphore {name} removed")

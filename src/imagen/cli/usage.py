@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from imagen.cli.parameters import Config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +56,7 @@ def usage(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Show so many rows at most.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on standard output; money in dollars.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output; exact dollars.")] = False,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file.")] = None,
+    config: Config = None,
 ) -> None:
     """Show what was made and what it cost, from the ledger."""
     from imagen.cli.output import remark

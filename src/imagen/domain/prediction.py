@@ -127,6 +127,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     settled_at: datetime | None = None
 
     @property
+    def unheard(self) -> bool:
+        """Nothing is known of it but the intent: neither what upstream calls it, nor an end."""
+        return self.upstream_id is None and not self.status.terminal
+
+    @property
     def finished(self) -> bool:
         """Nothing is left to do: it ended, and its pictures, if it made any, were delivered or given up."""
         return self.status.terminal and (self.delivered_at is not None or self.status is not Status.SUCCEEDED)

@@ -9,11 +9,11 @@ from imagen.domain.events import Adopted, AnswerLost, Event
 from imagen.domain.prediction import Prediction
 from imagen.errors import UpstreamTaken
 from imagen.ports import Backend, Clock, PredictionStore
+from imagen.service.follow import Pace
 from imagen.service.sight import take_note
 
 REMEMBERED_UPSTREAM = timedelta(hours=1)
 """Replicate removes a prediction's input after an hour; without it nothing can be recognised."""
-_FIRST_SECONDS, _FACTOR, _CAP_SECONDS = 0.5, 1.5, 5.0
 _KNOWN_SINCE = timedelta(days=1)
 
 
@@ -42,10 +42,11 @@ async def adopt(
     """
     notify(AnswerLost(prediction, within_seconds))
     until = clock.monotonic() + within_seconds
-    pause = _FIRST_SECONDS
+    pace = Pace()
+    pause = pace.first_seconds
     while True:
         stored = await store.get(prediction.id)
-        if stored.upstream_id is not None or stored.status.terminal:
+        if not stored.unheard:
             return stored
         known = await store.known_upstream_ids(prediction.account, since=prediction.created_at - _KNOWN_SINCE)
         sighting = await backend.find(prediction, ignore=known)
@@ -60,4 +61,4 @@ async def adopt(
         if left <= 0:
             return None
         await clock.sleep(min(pause, left))
-        pause = min(pause * _FACTOR, _CAP_SECONDS)
+        pause = pace.after(pause)

@@ -80,7 +80,7 @@ async def buy(
                 raise lost
             repeats_left -= 1
         prediction = await store.save(msgspec.structs.replace(prediction, sent_at=clock.now()))
-        if prediction.status.terminal or prediction.upstream_id is not None:
+        if not prediction.unheard:
             return prediction  # somebody canceled or found it in the meantime
 
 

@@ -201,7 +201,7 @@ class Finisher:
                 hint="The same `imagen generate` command looks once more, and then buys it.",
             )
         sent = await self._store.save(msgspec.structs.replace(prediction, sent_at=self._clock.now()))
-        return sent if sent.status.terminal or sent.upstream_id is not None else await buying(sent)
+        return await buying(sent) if sent.unheard else sent
 
     async def _deliver(
         self, backend: Backend, prediction: Prediction, notify: Notify

@@ -178,7 +178,7 @@ class Gateway:
             within_seconds=self._rules.grace_seconds,
             notify=_quietly(observer),
         )
-        if seen.upstream_id is None and not seen.status.terminal:
+        if seen.unheard:
             raise OutcomeUnknown(
                 f"the create of {seen.id} is not known to the service: most likely it never arrived",
                 prediction_id=seen.id,
@@ -226,8 +226,8 @@ class Gateway:
                 owner=self._owners.me,
                 destination=None if place is None else to_stored(place),
             )
-            if place is not None and not await self._is_left(intent, request):
-                self._deliverer.check(place, intent, images=plan.expected_images)
+            if place is not None:
+                await self._check_place(place, intent, plan, request)
             first += plan.expected_images
             intents.append(intent)
         return intents
@@ -304,9 +304,18 @@ class Gateway:
         except ImagenError as error:
             _log.debug("releasing %s failed: %s", prediction.id, error.code)
 
-    async def _is_left(self, intent: Prediction, request: GenerationRequest) -> bool:
-        """Whether its pictures may lie there already, from a process that died before it could say so."""
-        return request.resume and bool(await self._store.unfinished(request_key=intent.request_key))
+    async def _check_place(
+        self, place: Destination, intent: Prediction, plan: Plan, request: GenerationRequest
+    ) -> None:
+        """Refuse a place that cannot take the pictures, unless they may lie there already.
+
+        That is so when a process died between putting them there and writing it down.
+        """
+        try:
+            self._deliverer.check(place, intent, images=plan.expected_images)
+        except InvalidRequest:
+            if not (request.resume and await self._store.unfinished(request_key=intent.request_key)):
+                raise
 
     async def _take_left(self, intent: Prediction, given_up: set[str]) -> Prediction | None:
         """An unfinished prediction of the same request that no living process follows, now ours."""
