@@ -2,6 +2,7 @@
 
 docs/reference/cli.md       every command, argument and option
 docs/reference/errors.md    every error, its code and its exit status
+docs/reference/settings.md  its tables: every setting
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from imagen import errors
 from imagen.cli.exit_status import EXIT_STATUS, INTERNAL, INTERRUPTED
 from imagen.cli.main import app
 from imagen.errors import ImagenError
+from imagen.settings import BACKEND_ROWS, ROWS, Row
 
 REFERENCE = Path(__file__).parent / "reference"
 WRITTEN_BY = "<!-- Written by `make docs` from the code. Change it there. -->"
@@ -25,7 +27,33 @@ WRITTEN_BY = "<!-- Written by `make docs` from the code. Change it there. -->"
 
 def build_pages() -> dict[Path, str]:
     """Every generated page with its text."""
-    return {REFERENCE / "cli.md": build_cli_page(), REFERENCE / "errors.md": build_errors_page()}
+    return {
+        REFERENCE / "cli.md": build_cli_page(),
+        REFERENCE / "errors.md": build_errors_page(),
+        REFERENCE / "settings.md": build_settings_page(),
+    }
+
+
+# --- settings --------------------------------------------------------------------------------------------
+
+
+def build_settings_page() -> str:
+    """The page of the settings, with the rows of its two tables written anew."""
+    parts: list[str] = []
+    tables = iter([ROWS, BACKEND_ROWS])
+    for line in (REFERENCE / "settings.md").read_text("utf-8").splitlines():
+        if line.startswith("| `"):
+            continue
+        parts.append(line)
+        if line.startswith("|---"):
+            parts += map(_setting, next(tables))
+    return "\n".join(parts) + "\n"
+
+
+def _setting(row: Row) -> str:
+    default = row.absent if row.default is None else f"`{row.default}`"
+    variables = "" if row in BACKEND_ROWS else f"{', '.join(f'`{name}`' for name in row.variables)} | "
+    return f"| `{row.name}` | {variables}{default} | {row.kind.allowed} | {row.help} |"
 
 
 # --- commands --------------------------------------------------------------------------------------------

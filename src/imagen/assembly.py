@@ -8,32 +8,45 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from imagen import __version__
 from imagen.backends.registry import BackendContext, build_backend
 from imagen.catalog import Catalog
 from imagen.credentials import CredentialStore
+from imagen.domain.caller import Caller
 from imagen.domain.events import Event
+from imagen.domain.limits import AccountRules
 from imagen.domain.secret import Secret
 from imagen.errors import NotFound
 from imagen.identity import resolve_caller
 from imagen.instrumentation.clock import SystemClock
 from imagen.limits.admission import Admission
-from imagen.ports import Backend, Clock, Observer
+from imagen.limits.calls import SharedCallBudget
+from imagen.limits.line import Line, LineRules
+from imagen.pictures.shelf import FolderShelf
+from imagen.ports import Backend, CallBudget, Clock, Observer
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules
 from imagen.service.deliver import Deliverer
 from imagen.service.finish import Finisher
 from imagen.service.gateway import Gateway
+from imagen.service.keys import KeyBook
 from imagen.settings import EMULATOR, BackendSettings, Settings, choose_backend, user_config_folder
 from imagen.store.database import Database
 from imagen.store.kept_entries import KeptEntries
+from imagen.store.keys import SqlKeys
 from imagen.store.ledger import SqlLedger
+from imagen.store.limits import SqlLimits
 from imagen.store.owners import FileOwners
 from imagen.store.predictions import SqlPredictionStore
 from imagen.store.semaphores import SqlSemaphores
 from imagen.transport.client import HttpClient
+from imagen.transport.message import is_loopback
 
 SOFTWARE = f"imagen {__version__}"
+GATEWAY = "gateway"
+"""The backend of the account that `replicate` names at the top of the settings: any model, as asked for."""
 
 
 class Silent:
@@ -75,8 +88,10 @@ class ConfiguredBackends:
         catalog: Catalog,
         clock: Clock,
         observer: Observer,
+        calls: CallBudget,
     ) -> None:
         self._settings = settings
+        self._calls = calls
         self._tokens = tokens
         self._client = client
         self._catalog = catalog
@@ -94,9 +109,23 @@ class ConfiguredBackends:
         """See the port."""
         return tuple(self._settings.backends)
 
+    def own(self) -> Backend:
+        """That of the gateway's own account; practice when there is no token and only this machine is served."""
+        practises = not self._tokens.is_set(self._settings.replicate.api_token_env)
+        if practises and is_loopback(self._settings.server.host):
+            return self.get(EMULATOR)
+        return self.get(GATEWAY)
+
+    def of(self, token: Secret) -> Backend:
+        """That of a caller's own token, made for one request and kept nowhere."""
+        return build_backend(self._gateway_context(token))
+
     def get(self, name: str | None) -> Backend:
         """See the port."""
         name = name or self.default
+        if name == GATEWAY and name not in self._built:
+            token = self._tokens.find(self._settings.replicate.api_token_env)
+            self._built[name] = build_backend(self._gateway_context(token))
         if name not in self._built:
             found = self._settings.backends.get(name)
             if found is None:
@@ -106,6 +135,19 @@ class ConfiguredBackends:
                 )
             self._built[name] = build_backend(self._context(found))
         return self._built[name]
+
+    def _gateway_context(self, token: Secret | None) -> BackendContext:
+        """The account that the settings name at the top level, or another one of the same service."""
+        settings = self._settings
+        return msgspec.structs.replace(
+            self._context(
+                BackendSettings(
+                    name=GATEWAY, type="replicate", default_aspect_ratio="1:1", store=False, extra={}
+                )
+            ),
+            token=token,
+            deadline_seconds=settings.timeout.total_seconds() if settings.timeout else None,
+        )
 
     def _context(self, backend: BackendSettings) -> BackendContext:
         settings = self._settings
@@ -127,6 +169,7 @@ class ConfiguredBackends:
             catalog=self._catalog,
             clock=self._clock,
             observer=self._observer,
+            calls=self._calls,
         )
 
     async def aclose(self) -> None:
@@ -151,6 +194,25 @@ class App:
             connect_seconds=settings.replicate.connect_timeout.total_seconds(),
             user_agent=f"imagen/{__version__}",
         )
+        self.database = Database(data / "imagen.db")
+        self.store = SqlPredictionStore(self.database)
+        self.ledger = SqlLedger(self.database)
+        self.semaphores = SqlSemaphores(self.database)
+        self.keys = KeyBook(keys=SqlKeys(self.database), catalog=self.catalog, clock=clock)
+        rules = AccountRules(
+            concurrent=settings.limits.concurrent,
+            creates_per_minute=settings.limits.creates_per_minute,
+            calls_per_minute=settings.limits.calls_per_minute,
+        )
+        self.limits = SqlLimits(self.database, rules)
+        self.line = Line(
+            limits=self.limits,
+            clock=clock,
+            rules=LineRules(
+                waiting=settings.limits.waiting, waiting_per_caller=settings.limits.waiting_per_caller
+            ),
+        )
+        self.admission = Admission(limits=self.limits, line=self.line, clock=clock)
         self.backends = ConfiguredBackends(
             settings,
             tokens=self.tokens,
@@ -158,11 +220,10 @@ class App:
             catalog=self.catalog,
             clock=clock,
             observer=observer,
+            calls=SharedCallBudget(
+                limits=self.limits, clock=clock, per_minute=settings.limits.calls_per_minute
+            ),
         )
-        self.database = Database(data / "imagen.db")
-        self.store = SqlPredictionStore(self.database)
-        self.ledger = SqlLedger(self.database)
-        self.semaphores = SqlSemaphores(self.database)
         self.owners = FileOwners(data / "owners")
         self.bookkeeper = Bookkeeper(
             ledger=self.ledger,
@@ -170,33 +231,36 @@ class App:
             kept=KeptEntries(data / "unwritten-usage.jsonl"),
             clock=clock,
         )
+        self.shelf = FolderShelf(settings.pictures.folder or data / "kept")
         deliverer = Deliverer(
             default_folder=Path(settings.output) if settings.output else data / "pictures",
             incoming=data / "incoming",
             limit_bytes=settings.max_picture_mb << 20,
             software=SOFTWARE,
+            shelf=self.shelf,
             clock=clock,
         )
-        rules = BuyingRules(grace_seconds=settings.replicate.lost_answer_grace.total_seconds())
-        finisher = Finisher(
-            store=self.store, bookkeeper=self.bookkeeper, deliverer=deliverer, clock=clock, rules=rules
+        buying = BuyingRules(grace_seconds=settings.replicate.lost_answer_grace.total_seconds())
+        self.finisher = Finisher(
+            store=self.store, bookkeeper=self.bookkeeper, deliverer=deliverer, clock=clock, rules=buying
         )
         self.gateway = Gateway(
             backends=self.backends,
             store=self.store,
             bookkeeper=self.bookkeeper,
-            finisher=finisher,
+            finisher=self.finisher,
             deliverer=deliverer,
-            admission=Admission(semaphores=self.semaphores, clock=clock),
+            admission=self.admission,
             owners=self.owners,
             clock=clock,
-            rules=rules,
+            rules=buying,
+            observer=observer,
         )
         self._environ = environ
 
-    def caller(self) -> str:
+    def caller(self) -> Caller:
         """Whom the ledger names: the configured one, else MAI_FROM_ID, else the tmux pane's name, else `unknown`."""
-        return self.settings.caller or resolve_caller(self._environ)
+        return Caller(name=self.settings.caller or resolve_caller(self._environ))
 
     async def __aenter__(self) -> Self:
         return self

@@ -30,6 +30,7 @@ from imagen.errors import DeliveryError, ImagenError
 from imagen.pictures import PictureFacts
 from imagen.service.deliver import Destination
 from imagen.service.finish import Outcome
+from imagen.service.semaphore_lease import HeldSemaphore, SemaphoreLeases
 from imagen.settings import load_settings
 from imagen.transport.loop import new_event_loop
 
@@ -160,6 +161,9 @@ class AsyncClient:
             given[settings.replicate.api_token_env] = token
             settings = load_settings(config=path, environ=given, cwd=Path.cwd())
         self._app: App = build(settings, environ=given)
+        self._leases = SemaphoreLeases(
+            admission=self._app.admission, semaphores=self._app.semaphores, clock=self._app.clock
+        )
 
     async def generate(
         self,
@@ -259,8 +263,37 @@ class AsyncClient:
         """Stop a prediction upstream, and tell how it stands then."""
         return await self._app.gateway.cancel(prediction_id)
 
+    def semaphore(
+        self, name: str, *, wait: float = 600.0, ttl: float = 60.0, holder: str | None = None
+    ) -> HeldSemaphore:
+        """A place in a named limit that processes share, held while a block runs: `async with client.semaphore("gpu"):`.
+
+        It is renewed while the block runs, so `ttl` only bounds how long others wait for a process that died. Do not
+        block the loop for that long: a place that is not renewed is lost (`HeldSemaphore` tells how one learns of it).
+
+        Args:
+            name: a semaphore that was registered.
+            wait: seconds to wait for a place, 0 to 86400; 0 takes what is free now.
+            ttl: seconds after which the place of a process that died is free, 1 to 86400.
+            holder: whom others see; by default the caller.
+
+        Raises:
+            NotFound: on entering the block: no such semaphore; on leaving it: the place was lost meanwhile.
+            RateLimited: on entering the block: no place became free in `wait`.
+            InvalidInput, QueueFull: on entering the block, see `imagen.errors`.
+        """
+        caller = self._app.caller()
+        return self._leases.hold(
+            name,
+            holder=caller.name if holder is None else holder,
+            ttl_seconds=ttl,
+            wait_seconds=wait,
+            turn=caller.turn,
+        )
+
     async def aclose(self) -> None:
         """Give everything back."""
+        await self._leases.aclose()
         await self._app.__aexit__(None, None, None)
 
     async def __aenter__(self) -> Self:
@@ -304,6 +337,13 @@ class Client:
         """See `AsyncClient.cancel`."""
         return self._thread.run(self._inner.cancel(prediction_id))
 
+    def semaphore(
+        self, name: str, *, wait: float = 600.0, ttl: float = 60.0, holder: str | None = None
+    ) -> SemaphoreBlock:
+        """See `AsyncClient.semaphore`: `with client.semaphore("gpu"):`. It is renewed however busy the block is."""
+        held = self._inner.semaphore(name, wait=wait, ttl=ttl, holder=holder)
+        return SemaphoreBlock(self, self._thread, held)
+
     def close(self) -> None:
         """Give everything back. Called by itself when the client goes away or the program ends."""
         self._closing()
@@ -315,6 +355,47 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class SemaphoreBlock:
+    """`HeldSemaphore` for code that is not async. Made by `Client.semaphore`."""
+
+    def __init__(self, client: Client, thread: _LoopThread, held: HeldSemaphore) -> None:
+        self._client = client  # who goes away closes itself
+        self._thread = thread
+        self._held = held
+
+    @property
+    def lost(self) -> ImagenError | None:
+        """Why the place was lost while the block ran; None while it is ours."""
+        return self._held.lost
+
+    def check(self) -> None:
+        """Make sure that the place is ours still.
+
+        Raises:
+            NotFound: it was lost.
+        """
+        self._held.check()
+
+    def __enter__(self) -> Self:
+        try:
+            self._thread.run(self._held.take())
+        except BaseException:
+            self._give_back()  # Ctrl-C may come in the moment in which it was taken
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._give_back()
+        if error is None:
+            self._held.check()
+
+    def _give_back(self) -> None:
+        if self._held.is_held:  # otherwise the client may be closed already
+            self._thread.run(self._held.give_back())
 
 
 class _LoopThread:

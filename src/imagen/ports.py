@@ -7,18 +7,20 @@ Every protocol states its failure contract. Implementations live in `backends`, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from imagen.domain.events import Event
+from imagen.domain.key import Key
+from imagen.domain.limits import AccountState, LineReport, Need, Refusal, Verdict
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, Sighting, Status
+from imagen.domain.prediction import Allowance, Prediction, Sighting, Status
 from imagen.domain.request import GenerationRequest
-from imagen.domain.semaphore import Semaphore
+from imagen.domain.semaphore import Holder, Lease, Semaphore
 from imagen.domain.usage import UsageEntry
 
 
@@ -52,6 +54,28 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True):
 
     size_bytes: int
     media_type: str | None
+
+
+class ShelvedPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture on the shelf.
+
+    Attributes:
+        id: `pic_…`, unguessable: whoever knows it may look at the picture.
+        name: a file name for it, id and extension.
+        media_type: such as `image/png`.
+        size_bytes: its length.
+        kept_at: when it was put there, aware, UTC.
+        version: differs when the bytes under this id differ; printable, without quotes.
+        path: the file that holds it.
+    """
+
+    id: str
+    name: str
+    media_type: str
+    size_bytes: int
+    kept_at: datetime
+    version: str
+    path: Path
 
 
 class Backend(Protocol):
@@ -184,8 +208,14 @@ class PredictionStore(Protocol):
     async def add(self, prediction: Prediction) -> None:
         """Write down a new intent."""
 
-    async def save(self, prediction: Prediction) -> Prediction:
+    async def save(self, prediction: Prediction, *, entry: UsageEntry | None = None) -> Prediction:
         """Write its present state. A stored terminal status is never left: the stored row wins and is returned.
+
+        Whatever places it held are free from the moment in which its end is written down.
+
+        Args:
+            prediction: as it is now.
+            entry: of the ledger, written in the same transaction; the prediction counts as settled then.
 
         Raises:
             UpstreamTaken: its upstream id belongs to another of our predictions.
@@ -218,7 +248,7 @@ class PredictionStore(Protocol):
 
 
 class Semaphores(Protocol):
-    """Named limits, shared by everything on one store. A place is leased; a lease ends by itself.
+    """Named limits, shared by everything on one store. Their places are given by `Limits`.
 
     Raises:
         NotFound: no semaphore is called so.
@@ -231,14 +261,152 @@ class Semaphores(Protocol):
     async def remove(self, name: str) -> None:
         """Remove one, with its leases."""
 
-    async def list(self, *, now: datetime) -> Sequence[Semaphore]:
-        """All of them by name, with the places that are held now."""
+    async def list(self, *, now: float) -> Sequence[Semaphore]:
+        """All of them by name, with the places that are held now and those who wait."""
 
-    async def acquire(self, name: str, lease: str, *, now: datetime, lasts: timedelta) -> bool:
-        """Take a place, or renew the one that this lease holds already; False when none is free."""
+    async def show(self, name: str, *, now: float) -> tuple[Semaphore, Sequence[Holder]]:
+        """One of them with its holders, the oldest first."""
+
+    async def renew(self, name: str, lease: str, *, now: float, lasts_seconds: float) -> Lease:
+        """Let a lease that has not ended last longer.
+
+        Raises:
+            NotFound: there is none of that id, or it has ended.
+        """
 
     async def release(self, name: str, lease: str) -> None:
         """Give a place back; one that has ended already is no mistake."""
+
+
+class Limits(Protocol):
+    """Who may go now: places and rates, counted exactly for all processes of one store.
+
+    Instants are epoch seconds. A place that a prediction holds is given back by the store itself in the moment in which
+    its end is written down, or when its lease ends; `give_back` is for everything else.
+
+    Raises:
+        StoreError: the store could not be read or written; nothing changed.
+    """
+
+    async def take(
+        self, needs: Sequence[Need], *, now: float, line: str, waiting: Mapping[str, LineReport]
+    ) -> Sequence[Verdict]:
+        """Give each need all it asks for or nothing, in this order, in one transaction.
+
+        Args:
+            needs: those whose turn it is, the first first.
+            now: the instant.
+            line: the name of the line that asks; lines of all processes are served first come, first served.
+            waiting: who else stands in that line, by limit.
+        """
+
+    async def give_back(self, lease: str, *, unsent: bool = False) -> None:
+        """Free every place of a lease; with `unsent` also forget its intent, of which nothing was sent."""
+
+    async def leave(self, line: str) -> None:
+        """Nobody stands in that line any more."""
+
+    async def refused(self, account: str, refusal: Refusal, *, now: float) -> None:
+        """The service said 429: the account's gate is closed for everybody until its reset."""
+
+    async def told(
+        self, account: str, allowance: Allowance, *, sequence: int, age: float, now: float
+    ) -> None:
+        """The answer to the create `sequence`, sent `age` seconds ago, told what is left."""
+
+    async def take_calls(self, account: str, count: int, *, now: float) -> float:
+        """Take `count` calls that are not creates; seconds to wait when there are none now (then nothing is taken)."""
+
+    async def show(self, account: str, *, now: float) -> AccountState:
+        """How an account stands."""
+
+
+class CallBudget(Protocol):
+    """Paces the calls of an account that are not creates. Shared between tasks."""
+
+    async def enter(self, account: str) -> None:
+        """Wait until one more call may be made."""
+
+    async def refused(self, account: str, *, retry_after: float | None, detail: str) -> None:
+        """The service said 429 to such a call."""
+
+
+class PictureShelf(Protocol):
+    """Keeps pictures under unguessable ids, for as long as nobody removes them. Safe to share between processes.
+
+    Raises:
+        StoreError: the shelf could not be read.
+    """
+
+    def check(self) -> None:
+        """Find out whether a picture could be put here now. Quick; leaves nothing behind.
+
+        Raises:
+            ConfigError: it could not, saying why and what to do.
+        """
+
+    async def put(self, content: bytes, *, media_type: str, key: str | None = None) -> ShelvedPicture:
+        """Keep a picture. When this returns it is there to stay; when it raises nothing of it is there.
+
+        Args:
+            content: the whole picture.
+            media_type: one of those that `imagen.pictures` can check.
+            key: a secret that names the picture: what was put under the same key before is replaced, so that
+                putting twice is the same as putting once.
+
+        Raises:
+            InvalidRequest: a picture of that type is not kept.
+            DeliveryError: no space, no permission, and the like.
+        """
+
+    async def locate(self, picture_id: str) -> ShelvedPicture:
+        """The picture of that id. Any text may be asked for.
+
+        Raises:
+            NotFound: there is none.
+        """
+
+    async def at(self, path: Path) -> ShelvedPicture | None:
+        """The picture that lies at `path`, as `ShelvedPicture.path` told it; None when this shelf has none there."""
+
+    async def remove(self, picture_id: str) -> None:
+        """Take a picture away for good; whoever reads it just now reads it to its end.
+
+        Raises:
+            NotFound: there is none.
+        """
+
+
+class Keys(Protocol):
+    """Named keys of the gateway, kept by the hash of what is shown. Each method is one durable transaction.
+
+    Raises:
+        StoreError: they could not be read or written; nothing changed.
+    """
+
+    async def add(self, key: Key, *, digest: str) -> None:
+        """Write down a new key.
+
+        Args:
+            key: the key.
+            digest: sha256 of what its holder shows, in hex.
+
+        Raises:
+            IdempotencyConflict: a key that is not revoked has that name.
+        """
+
+    async def list(self) -> Sequence[Key]:
+        """All that are not revoked, by name."""
+
+    async def revoke(self, name: str, *, at: datetime) -> Key:
+        """Let a key be good for nothing from now on; its name may be given again.
+
+        Raises:
+            NotFound: no key is called so, or it is revoked already.
+        """
+
+    async def find(self, digest: str) -> Key | None:
+        """The key of that digest, as it is now; None when there is none, or it is revoked."""
 
 
 class Ledger(Protocol):

@@ -108,7 +108,7 @@ def test_killed_before_the_create_was_sent(practised: Any, replicate_emulator: E
 @pytest.mark.timeout(180)
 def test_killed_at_random_moments(practised: Any, replicate_emulator: EmulatorThread) -> None:
     """Ten kills in a row anywhere in the life of the command; then it is let through."""
-    chance = random.Random(20261122)  # noqa: S311 - repeatable, not secret
+    chance = random.Random(20261122)
     for _ in range(10):
         process = practised.start(*COMMAND)
         time.sleep(chance.uniform(0.3, 2.2))  # anywhere: from imports to the last rename

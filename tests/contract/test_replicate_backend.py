@@ -75,6 +75,16 @@ class Heard:
         self.events.append(event)
 
 
+class Unpaced:
+    """A call budget that lets everything pass."""
+
+    async def enter(self, account: str) -> None:
+        """At once."""
+
+    async def refused(self, account: str, *, retry_after: float | None, detail: str) -> None:
+        """And takes no note."""
+
+
 @pytest.fixture
 def heard() -> Heard:
     return Heard()
@@ -115,6 +125,7 @@ async def context(
                 "catalog": CATALOG,
                 "clock": clock,
                 "observer": heard,
+                "calls": Unpaced(),
             }
             return BackendContext(**{**given_, **changes})
 

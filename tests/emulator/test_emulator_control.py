@@ -337,13 +337,13 @@ def _post(emulator: EmulatorThread, body: Any, headers: dict[str, str] | None = 
 
 
 def _asked(request: urllib.request.Request) -> Any:
-    with urllib.request.urlopen(request) as reply:  # noqa: S310 - the emulator's own http address
+    with urllib.request.urlopen(request) as reply:
         return json.load(reply)
 
 
 def _request(url: str, headers: dict[str, str] | None = None) -> urllib.request.Request:
     sent = {"Authorization": "Bearer r8_thread", **(headers or {})}
-    return urllib.request.Request(url, headers=sent)  # noqa: S310 - the emulator's own http address
+    return urllib.request.Request(url, headers=sent)
 
 
 def _names(kind: type) -> set[str]:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from imagen import AsyncClient, Client, Usd
-from imagen.domain.events import Ended, Event, Submitted
+from imagen.domain.events import Ended, Event, LetIn, Submitted
 from imagen.emulator import EmulatorThread
 from imagen.errors import BudgetExceeded, DeliveryError, InvalidInput, PredictionFailed
 
@@ -89,7 +89,8 @@ def test_events_and_an_observer_that_raises(client: Client) -> None:
         raise RuntimeError("an observer's own fault")
 
     client.generate("a fox", on_event=listen)
-    assert isinstance(seen[0], Submitted)
+    assert isinstance(seen[0], LetIn)
+    assert isinstance(seen[1], Submitted)
     assert isinstance(seen[-1], Ended)
 
 

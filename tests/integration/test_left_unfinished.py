@@ -222,7 +222,7 @@ async def test_a_service_that_goes_away_while_it_runs_is_waited_for(
 ) -> None:
     replicate_emulator.add_fault("hold_returns_starting")
     replicate_emulator.add_fault("slow", run_seconds=1.0)
-    replicate_emulator.add_fault("rate_limit", operation="predictions.get", retry_after=0, times=9)
+    replicate_emulator.add_fault("rate_limit", operation="predictions.get", retry_after=1, times=5)
     outcome = await again(open_app())
     assert outcome.error is None
     assert replicate_emulator.purchases == 1

@@ -241,10 +241,10 @@ async def test_a_place_that_cannot_be_given_back_costs_no_picture(
     async with open_app() as app:
         await app.semaphores.register("two", 2)
 
-        async def busy(*_: Any) -> None:
+        async def busy(*_: Any, **__: Any) -> None:
             raise StoreBusy("somebody holds it")
 
-        monkeypatch.setattr(app.semaphores, "release", busy)
+        monkeypatch.setattr(app.limits, "give_back", busy)
         (outcome,) = await app.gateway.generate(
             msgspec.structs.replace(FOX, semaphore="two"), destination=Destination()
         )

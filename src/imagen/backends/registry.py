@@ -12,7 +12,7 @@ import msgspec
 from imagen.catalog import Catalog
 from imagen.domain.secret import Secret
 from imagen.errors import ConfigError
-from imagen.ports import Backend, Clock, Observer
+from imagen.ports import Backend, CallBudget, Clock, Observer
 from imagen.transport.client import HttpClient
 from imagen.transport.retry import RetryPolicy
 
@@ -31,7 +31,8 @@ class BackendContext(msgspec.Struct, frozen=True, kw_only=True):
         deadline_seconds: replaces every model's own.
         extra: settings that only this type knows.
         cache_folder: for what it may forget.
-        observer: told about waits.
+        observer: told about calls and waits.
+        calls: paces the calls that are not creates.
     """
 
     name: str
@@ -50,6 +51,7 @@ class BackendContext(msgspec.Struct, frozen=True, kw_only=True):
     catalog: Catalog
     clock: Clock
     observer: Observer
+    calls: CallBudget
     policy: RetryPolicy = RetryPolicy()
 
 

@@ -37,6 +37,7 @@ class Catalog:
         ordered = sorted(models, key=lambda model: model.name.lower())
         self._models = tuple(_with_bare_names(ordered))
         self._by_name = _index(self._models)
+        self._schemas: dict[str, dict[str, Any] | None] = {}
         self.hardware: Mapping[str, PriceFact] = MappingProxyType(dict(hardware or {}))
 
     @classmethod
@@ -84,6 +85,12 @@ class Catalog:
         A deployment is not found: it may run any version on any hardware.
         """
         return self._by_name.get(text.strip().lower().split(":", 1)[0])
+
+    def input_schema(self, model: Model) -> dict[str, Any] | None:
+        """`Model.input_schema`, made once; whoever gets it leaves it as it is."""
+        if model.name not in self._schemas:
+            self._schemas[model.name] = model.input_schema()
+        return self._schemas[model.name]
 
     def resolve(self, text: str) -> ModelRef:
         """What `text` means: an alias becomes the ref of its model, an `owner/name` stays as it is.

@@ -13,9 +13,11 @@ from imagen.cli import (
     doctor,
     emulator,
     generate,
+    keys,
     models,
     predictions,
     semaphore,
+    serve,
     usage,
 )
 
@@ -60,9 +62,11 @@ app.command("models")(models.models)
 app.command("usage")(usage.usage)
 app.add_typer(predictions.app, name="predictions")
 app.add_typer(semaphore.app, name="semaphore")
+app.add_typer(keys.app, name="keys")
 app.add_typer(auth.app, name="auth")
 app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)
+app.command("serve")(serve.serve)
 app.command("emulator")(emulator.emulator)
 
 

@@ -113,6 +113,8 @@ def _line(event: events.Event) -> str | None:  # noqa: C901 - a table of sentenc
             )
         case events.Waiting(reason, seconds):
             return f"waiting {seconds:g} s: {reason}"
+        case events.InLine(limit, position):
+            return f"waiting for {_limit_in_words(limit)}, number {position} in line"
         case events.LedgerDelayed(prediction_id, reason):
             return f"warning: the cost of {prediction_id} could not be written down yet and is kept: {reason}"
         case events.Canceled(prediction):
@@ -223,3 +225,10 @@ def _report(outcome: Outcome, *, practice: bool) -> dict[str, Any]:
     if outcome.error is not None:
         report |= {"error": outcome.error.code, "detail": outcome.error.detail, "hint": outcome.error.hint}
     return report
+
+
+def _limit_in_words(limit: str) -> str:
+    kind, _, name = limit.partition(":")
+    return (
+        f"a place in semaphore {name}" if kind == "semaphore" else f"the limits of this {kind or 'account'}"
+    )

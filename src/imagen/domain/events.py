@@ -49,6 +49,33 @@ class Waiting(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class InLine(msgspec.Struct, frozen=True):
+    """It waits for a place or a turn. `position` counts from 1; `limit` says for what, such as `semaphore:ID`."""
+
+    limit: str
+    position: int
+
+
+class LetIn(msgspec.Struct, frozen=True):
+    """It holds all that it needs, after waiting for so long."""
+
+    waited_seconds: float
+
+
+class Throttled(msgspec.Struct, frozen=True):
+    """The service said 429: nobody of this account goes for about `seconds`."""
+
+    reason: str
+    seconds: float
+
+
+class Called(msgspec.Struct, frozen=True):
+    """One exchange with the service; `status` is None when no answer came."""
+
+    operation: str
+    status: int | None
+
+
 class Fetching(msgspec.Struct, frozen=True):
     """Picture `index` (from 1) of `count` is being fetched."""
 
@@ -111,6 +138,10 @@ Event = (
     | AnswerLost
     | Adopted
     | Waiting
+    | InLine
+    | LetIn
+    | Throttled
+    | Called
     | Fetching
     | Saved
     | LedgerDelayed

@@ -13,3 +13,9 @@ def new_id(prefix: str, now: datetime) -> str:
     number = int(now.timestamp() * 1000) << 80 | secrets.randbits(80)
     digits = [_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5)]
     return f"{prefix}_{''.join(digits)}"
+
+
+def new_secret(prefix: str) -> str:
+    """`prefix_` and 32 characters of 160 random bits: whoever knows it may use what it names."""
+    number = secrets.randbits(160)
+    return f"{prefix}_{''.join(_ALPHABET[number >> shift & 31] for shift in range(155, -1, -5))}"

@@ -17,6 +17,7 @@ from imagen.errors import Problem
 
 Schema = Mapping[str, Any]
 
+_ADDRESSES = ("https://", "http://", "data:")
 _BOOLEANS = {
     "true": True,
     "yes": True,
@@ -111,6 +112,8 @@ def _check_value(name: str, schema: Schema, value: Any, root: Schema) -> list[Pr
         choices = ", ".join(str(choice) for choice in schema["enum"])
         return [Problem(name, f"{_shown(value)} is not allowed; it must be one of {choices}")]
     problems = [Problem(name, message) for message in _limits(schema, value)]
+    if schema.get("format") == "uri" and isinstance(value, str) and not value.startswith(_ADDRESSES):
+        problems.append(Problem(name, "it must be an address (https://…) or a data URI"))
     if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
         items = _flattened(schema["items"], root)
         for index, item in enumerate(value):

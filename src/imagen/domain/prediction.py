@@ -60,8 +60,15 @@ def next_status(current: Status, seen: Status) -> Status:
     return seen if seen in _NEXT[current] else current
 
 
+class Allowance(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer says about its limit: calls that would pass now, and seconds until there are more."""
+
+    remaining: int
+    reset_seconds: float | None = None
+
+
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
-    """What upstream said about a prediction at one look."""
+    """What upstream said about a prediction at one look; `allowance` is what is left of the account's rate."""
 
     upstream_id: str
     status: Status
@@ -77,6 +84,7 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
     completed_at: datetime | None = None
     data_removed: bool = False
+    allowance: Allowance | None = None
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,6 +38,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         repeat_lost: after a create whose answer was lost and which cannot be found, send it again.
         semaphore: a named limit to wait for before anything is bought.
         resume: take up an unfinished prediction of the very same request before buying a new one.
+        plain: send only what is given here: no format, shape or steps of ours.
     """
 
     prompt: str
@@ -58,6 +59,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     semaphore: str | None = None
     repeat_lost: bool = True
     resume: bool = True
+    plain: bool = False
 
     def check(self) -> None:
         """Refuse what no backend could serve.

@@ -1,4 +1,4 @@
-"""Admission: what a prediction must hold before it is bought."""
+"""Admission: what a prediction, or another service, holds while it works."""
 
 from __future__ import annotations
 
@@ -6,93 +6,201 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
 
-from imagen.domain.events import Event, Waiting
-from imagen.domain.prediction import Prediction
-from imagen.errors import RateLimited, StoreError
-from imagen.ports import Clock, Semaphores
+from msgspec.structs import replace
 
-MAX_WAIT_SECONDS = 600.0
-"""How long a prediction stays in line for a semaphore."""
-_LEASE_MARGIN_SECONDS = 300.0
-"""Above the deadline: throttled creates, a lost answer looked for, and a second create fit in."""
-_FIRST_SECONDS, _CAP_SECONDS = 0.1, 1.0
+from imagen.domain.caller import Caller
+from imagen.domain.events import Event, InLine, LetIn, Throttled
+from imagen.domain.identifiers import new_secret
+from imagen.domain.limits import Need, Patience, Refusal
+from imagen.domain.prediction import Allowance, Prediction
+from imagen.domain.semaphore import Lease, check_lease
+from imagen.errors import BackendRateLimited, StoreError
+from imagen.limits.line import Line
+from imagen.ports import Clock, Limits
+
+_TOLD_EVERY_SECONDS = 0.5
+_NEARLY_NOTHING = 3
+"""With so few creates left, each answer that says so counts."""
 
 _log = logging.getLogger(__name__)
+Notify = Callable[[Event], None]
 
 
 class Place:
-    """What an admitted prediction holds."""
+    """What an admitted prediction holds.
 
-    kept = False
+    Attributes:
+        intent: as it was written down when it was let in; None where nothing was.
+    """
 
-    def keep(self, prediction: Prediction) -> None:
-        """Leave the place to its lease where nobody saw the run end: it may go on upstream."""
+    def __init__(
+        self,
+        admission: Admission,
+        need: Need,
+        *,
+        sequence: int,
+        intent: Prediction | None,
+        since: float,
+        patience_until: float,
+        notify: Notify,
+    ) -> None:
+        self.intent = intent
+        self.kept = False
+        self.freed = False
+        self._admission = admission
+        self._need = need
+        self._sequence = sequence
+        self._since = since
+        self._until = patience_until
+        self._notify = notify
+
+    def ended(self, prediction: Prediction) -> None:
+        """How it stands when the work is over.
+
+        What ended upstream is freed with its end; what nobody saw end may go on there, so its place ends with its lease.
+        """
         self.kept = not prediction.status.terminal
+        self.freed = prediction.settled_at is not None
+
+    async def refused(self, error: BackendRateLimited) -> None:
+        """The service said 429: the gate is closed for everybody, and what this one holds is given back."""
+        await self._admission.refused(self._need, error, sequence=self._sequence, notify=self._notify)
+
+    async def again(self) -> None:
+        """Wait for another turn, at the head of the line.
+
+        Raises:
+            RateLimited: its patience is over before its turn comes.
+            Draining: the process is shutting down.
+        """
+        left = self._until - self._admission.now()
+        need = replace(self._need, intent=None)
+        admitted = await self._admission.line.enter(need, wait_seconds=left, since=self._since)
+        self._sequence = admitted.sequence
+
+    async def told(self, allowance: Allowance | None, *, sent_at: float) -> None:
+        """What the create's answer said about the rest of the allowance."""
+        if allowance is not None and self._need.account is not None:
+            await self._admission.told(
+                self._need.account, allowance, sequence=self._sequence, sent_at=sent_at
+            )
 
 
 class Admission:
-    """Admits predictions, one kind of limit after the other, and gives back in reverse."""
+    """Admits predictions and other services; what is taken is held by a context manager or ends by itself."""
 
-    def __init__(self, *, semaphores: Semaphores, clock: Clock) -> None:
-        self._semaphores = semaphores
+    def __init__(self, *, limits: Limits, line: Line, clock: Clock) -> None:
+        self.line = line
+        self._limits = limits
         self._clock = clock
+        self._told_at: dict[str, float] = {}
+
+    def now(self) -> float:
+        """Epoch seconds."""
+        return self._clock.now().timestamp()
 
     @asynccontextmanager
-    async def admit(
-        self, *, semaphore: str | None, lease: str, deadline_seconds: float, notify: Callable[[Event], None]
-    ) -> AsyncIterator[Place]:
-        """Hold what a prediction needs while the block runs.
+    async def admit(self, need: Need, *, patience: Patience, notify: Notify) -> AsyncIterator[Place]:
+        """Hold all that a prediction needs while the block runs.
 
-        Its place in a semaphore is leased until its run must have ended upstream, so that a process that dies gives
-        the place back neither too early nor never.
+        Its places last until its run must have ended upstream: a process that dies gives them back neither too early
+        nor never. A block that breaks off leaves them to that, unless the prediction's end was written down.
 
         Args:
-            semaphore: name of the semaphore; None for none.
-            lease: the prediction's id; asking again under the same id asks for the same place.
-            deadline_seconds: when its run must have ended.
+            need: what it needs; with its intent when it is new.
+            patience: how long it waits.
             notify: told while it waits.
 
         Raises:
             NotFound: no such semaphore.
-            RateLimited: no place became free in time.
+            QueueFull: too many wait already.
+            RateLimited: its turn did not come in time.
+            Draining: the process is shutting down.
         """
-        place = Place()
-        if semaphore is None:
-            yield place
-            return
-        await self._take(semaphore, lease, deadline_seconds, notify)
+        place = await self._enter(need, patience, notify)
         try:
             yield place
+            if not (place.freed or place.kept):
+                await self._give_back(need.lease)
         finally:
-            if not place.kept:
-                await self._give_back(semaphore, lease)
+            self.line.look_again()
 
-    async def _give_back(self, semaphore: str, lease: str) -> None:
-        """A place that cannot be given back now ends with its lease; the picture is there all the same."""
+    async def lease(
+        self, semaphore: str, *, holder: str, ttl_seconds: float, wait_seconds: float, turn: str
+    ) -> Lease:
+        """A place in a semaphore for somebody else's work; it ends by itself after `ttl_seconds`.
+
+        Args:
+            semaphore: its name.
+            holder: whom others see.
+            ttl_seconds: until it ends or is renewed.
+            wait_seconds: how long to wait for a place; 0 tries once.
+            turn: those who ask under the same name take one turn together.
+
+        Raises:
+            InvalidInput: holder or ttl make no sense.
+            NotFound: no such semaphore.
+            QueueFull, RateLimited, Draining: as `admit`.
+        """
+        check_lease(holder, ttl_seconds)
+        need = Need(
+            lease=new_secret("lease"),
+            holder=holder,
+            lasts_seconds=ttl_seconds,
+            semaphore=semaphore,
+            caller=Caller(name=turn),
+        )
+        await self.line.enter(need, wait_seconds=wait_seconds)
+        return Lease(id=need.lease, semaphore=semaphore, holder=holder, expires_at=self.now() + ttl_seconds)
+
+    async def refused(self, need: Need, error: BackendRateLimited, *, sequence: int, notify: Notify) -> None:
+        """A create met a 429: nobody of the account goes until its reset, and what this one holds is given back."""
+        if need.account is None:
+            return
+        refusal = Refusal(creates=True, retry_after=error.retry_after, detail=error.detail, sequence=sequence)
+        await self._limits.refused(need.account, refusal, now=self.now())
+        await self._limits.give_back(need.lease)
+        notify(Throttled(error.detail, error.retry_after or 0.0))
+
+    async def told(self, account: str, allowance: Allowance, *, sequence: int, sent_at: float) -> None:
+        """Pass on what an answer told, now and then: each of them would cost a write."""
+        now = self.now()
+        recent = now - self._told_at.get(account, 0.0) < _TOLD_EVERY_SECONDS
+        if recent and allowance.remaining > _NEARLY_NOTHING:
+            return
+        self._told_at[account] = now
         try:
-            await asyncio.shield(self._semaphores.release(semaphore, lease))
+            await self._limits.told(account, allowance, sequence=sequence, age=now - sent_at, now=now)
         except StoreError as error:
-            _log.warning(
-                "the place of %s in semaphore %s is held until its lease ends: %s", lease, semaphore, error
-            )
+            _log.debug("what an answer told about the limit was not written down: %s", error)
 
-    async def _take(
-        self, name: str, lease: str, deadline_seconds: float, notify: Callable[[Event], None]
-    ) -> None:
-        until = self._clock.monotonic() + MAX_WAIT_SECONDS
-        pause = _FIRST_SECONDS
-        told = False
-        lasts = timedelta(seconds=deadline_seconds + _LEASE_MARGIN_SECONDS)
-        while not await self._semaphores.acquire(name, lease, now=self._clock.now(), lasts=lasts):
-            if self._clock.monotonic() >= until:
-                raise RateLimited(
-                    f"no place in semaphore {name!r} became free within {MAX_WAIT_SECONDS:g} s; nothing was bought",
-                    hint="`imagen semaphore list` shows who holds it.",
-                )
-            if not told:
-                notify(Waiting(f"semaphore {name!r} is full", MAX_WAIT_SECONDS))
-                told = True
-            await self._clock.sleep(pause)
-            pause = min(pause * 1.5, _CAP_SECONDS)
+    async def _enter(self, need: Need, patience: Patience, notify: Notify) -> Place:
+        now = self.now()
+        if need.running:
+            await self._limits.take([need], now=now, line="", waiting={})
+            sequence, intent = 0, None
+        else:
+            admitted = await self.line.enter(
+                need,
+                wait_seconds=patience.line_seconds,
+                told=lambda limit, position: notify(InLine(limit, position)),
+            )
+            sequence, intent = admitted.sequence, admitted.intent
+        notify(LetIn(self.now() - now))
+        return Place(
+            self,
+            need,
+            sequence=sequence,
+            intent=intent,
+            since=now,
+            patience_until=now + patience.line_seconds,
+            notify=notify,
+        )
+
+    async def _give_back(self, lease: str) -> None:
+        """A place that cannot be given back now ends by itself; the picture is there all the same."""
+        try:
+            await asyncio.shield(self._limits.give_back(lease))
+        except StoreError as error:
+            _log.warning("the places of %s are held until they end by themselves: %s", lease, error)

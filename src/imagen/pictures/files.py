@@ -176,7 +176,7 @@ class Landing:
                 place = self._path
             else:
                 place = next(name for name in _names_beside(self._path) if self._take(name))
-            _sync_folder(self._target.parent)
+            sync_folder(self._target.parent)
         return place
 
     def _take(self, place: Path) -> bool:
@@ -268,7 +268,7 @@ def _clip(name: str, limit: int) -> str:
     return name
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the new name durable where the system can: some file systems cannot sync folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

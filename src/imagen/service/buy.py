@@ -12,8 +12,17 @@ from typing import Any
 import msgspec
 
 from imagen.domain.events import Event, Waiting
+from imagen.domain.limits import Patience
 from imagen.domain.prediction import Prediction, Status
-from imagen.errors import BackendError, ExchangeFailed, UpstreamTaken
+from imagen.errors import (
+    BackendError,
+    BackendRateLimited,
+    ExchangeFailed,
+    ImagenError,
+    Refused,
+    UpstreamTaken,
+)
+from imagen.limits.admission import Place
 from imagen.ports import Backend, Clock, PredictionStore
 from imagen.service.adopt import adopt
 from imagen.service.sight import take_note
@@ -32,61 +41,145 @@ class BuyingRules(msgspec.Struct, frozen=True, kw_only=True):
     policy: RetryPolicy = RetryPolicy()
 
 
-async def buy(
-    backend: Backend,
-    store: PredictionStore,
-    clock: Clock,
-    prediction: Prediction,
-    *,
-    hold_seconds: float,
-    secrets: Mapping[str, Any],
-    repeat_lost: bool,
-    rules: BuyingRules,
-    notify: Callable[[Event], None],
-) -> Prediction:
-    """Send the create of an intent that is written down, and write down what became of it.
+class Purchase(msgspec.Struct, frozen=True, kw_only=True):
+    """How one create is sent.
 
-    Raises:
-        BackendError: it was refused (the prediction is stored as failed), or its answer was lost and it could not be
-            found (the prediction stays unfinished, to be adopted later).
+    Attributes:
+        hold_seconds: how long its answer may be held back.
+        secrets: values that are sent and never written down.
+        repeat_lost: send it once more when its answer was lost and it cannot be found.
+        patience: how many 429s it takes, and how long ones.
     """
-    attempts, repeats_left = Attempts(), 1 if repeat_lost else 0
-    while True:
+
+    hold_seconds: float
+    secrets: Mapping[str, Any]
+    repeat_lost: bool
+    patience: Patience
+
+
+class Buyer:
+    """Buys the predictions of one backend.
+
+    Args:
+        backend: where they are bought.
+        store: where they are written down.
+        clock: tells the time.
+        rules: how creates are repeated.
+    """
+
+    def __init__(self, *, backend: Backend, store: PredictionStore, clock: Clock, rules: BuyingRules) -> None:
+        self._backend = backend
+        self._store = store
+        self._clock = clock
+        self._rules = rules
+
+    async def buy(
+        self, prediction: Prediction, purchase: Purchase, *, place: Place, notify: Callable[[Event], None]
+    ) -> Prediction:
+        """Send the create of an intent that is written down, and write down what became of it.
+
+        Args:
+            prediction: the intent.
+            purchase: how it is sent.
+            place: what it holds; after a 429 it waits there for another turn.
+            notify: told about everything on the way.
+
+        Raises:
+            RateLimited: after a 429 its turn did not come in time.
+            BackendError: it was refused (the prediction is stored as failed), or its answer was lost and it could not
+                be found (the prediction stays unfinished, to be adopted later).
+        """
+        attempts, repeats_left = Attempts(), 1 if purchase.repeat_lost else 0
+        while True:
+            got = await self._send(prediction, purchase, place)
+            if isinstance(got, Prediction):
+                return got
+            if got.delivered == "no":
+                await self._wait(got, attempts, prediction, purchase, place=place, notify=notify)
+                attempts = attempts.after(got)
+            else:
+                found = await adopt(
+                    self._backend,
+                    self._store,
+                    self._clock,
+                    prediction,
+                    within_seconds=self._rules.grace_seconds,
+                    notify=notify,
+                )
+                if found is not None:
+                    return found
+                if repeats_left == 0:
+                    raise got
+                repeats_left -= 1
+            prediction = await self._store.save(
+                msgspec.structs.replace(prediction, sent_at=self._clock.now())
+            )
+            if not prediction.unheard:
+                return prediction  # somebody canceled or found it in the meantime
+
+    async def _send(
+        self, prediction: Prediction, purchase: Purchase, place: Place
+    ) -> Prediction | BackendError:
+        """One create: what it bought, or why nothing is known of that."""
+        sent_at = self._clock.now().timestamp()
         try:
-            sighting = await backend.submit(prediction, hold_seconds=hold_seconds, secrets=secrets)
-            return await take_note(backend, store, clock, prediction, sighting)
+            sighting = await self._backend.submit(
+                prediction, hold_seconds=purchase.hold_seconds, secrets=purchase.secrets
+            )
+            seen = await take_note(self._backend, self._store, self._clock, prediction, sighting)
         except UpstreamTaken:
             # An equal create of ours, whose own answer was lost, took what this one bought. That one is ours then.
-            lost: BackendError = ExchangeFailed(
-                f"what {prediction.id} bought was adopted by an equal prediction"
-            )
+            return ExchangeFailed(f"what {prediction.id} bought was adopted by an equal prediction")
         except BackendError as error:
-            lost = error
-        if lost.delivered == "no":
-            wait = decide(lost, attempts, repeatable=False, policy=rules.policy)
-            if wait is None:
-                await _refuse(store, clock, prediction, lost)
-                raise told(lost, attempts, rules.policy) from lost.__cause__
-            attempts = attempts.after(lost)
-            notify(Waiting(lost.detail, wait))
-            await clock.sleep(wait)
-        else:
-            found = await adopt(
-                backend, store, clock, prediction, within_seconds=rules.grace_seconds, notify=notify
-            )
-            if found is not None:
-                return found
-            if repeats_left == 0:
-                raise lost
-            repeats_left -= 1
-        prediction = await store.save(msgspec.structs.replace(prediction, sent_at=clock.now()))
-        if not prediction.unheard:
-            return prediction  # somebody canceled or found it in the meantime
+            return error
+        await place.told(sighting.allowance, sent_at=sent_at)
+        return seen
 
+    async def _wait(
+        self,
+        error: BackendError,
+        attempts: Attempts,
+        prediction: Prediction,
+        purchase: Purchase,
+        *,
+        place: Place,
+        notify: Callable[[Event], None],
+    ) -> None:
+        """Wait until a create that surely was not bought may be sent again.
 
-async def _refuse(store: PredictionStore, clock: Clock, prediction: Prediction, error: BackendError) -> None:
-    await store.save(
-        msgspec.structs.replace(
-            prediction, status=Status.FAILED, error=error.detail, charged=False, ended_at=clock.now()
+        Raises:
+            BackendError: it may not; it is stored as failed.
+            Refused: its turn did not come again; the same.
+        """
+        policy = msgspec.structs.replace(
+            self._rules.policy,
+            rate_limited=purchase.patience.refusals,
+            longest_refusal_seconds=purchase.patience.refusal_seconds,
         )
-    )
+        seconds = decide(error, attempts, repeatable=False, policy=policy)
+        throttled = isinstance(error, BackendRateLimited)
+        if isinstance(error, BackendRateLimited):
+            await place.refused(error)
+        if seconds is None:
+            await self._refuse(prediction, error)
+            raise told(error, attempts, policy) from error.__cause__
+        notify(Waiting(error.detail, seconds))
+        if not throttled:
+            await self._clock.sleep(seconds)
+            return
+        try:
+            await place.again()
+        except Refused as refused:
+            await self._refuse(prediction, refused)
+            raise
+
+    async def _refuse(self, prediction: Prediction, error: ImagenError) -> None:
+        await self._store.save(
+            msgspec.structs.replace(
+                prediction,
+                status=Status.FAILED,
+                error=error.detail,
+                charged=False,
+                ended_at=self._clock.now(),
+            )
+        )

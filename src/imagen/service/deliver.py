@@ -1,4 +1,4 @@
-"""Fetching the pictures of a prediction: whole, really pictures, and kept where they belong."""
+"""Fetching the pictures of a prediction: whole, really pictures, and kept where they belong: in a file or on the shelf."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from imagen.domain.events import Event, Fetching, Saved
+from imagen.domain.identifiers import new_secret
 from imagen.domain.prediction import Prediction
 from imagen.errors import (
     BackendError,
@@ -34,8 +35,9 @@ from imagen.pictures import (
     inspect_picture,
     land,
 )
-from imagen.ports import Backend, Clock
+from imagen.ports import Backend, Clock, PictureShelf
 from imagen.service.adopt import is_remembered
+from imagen.service.endings import empty_output
 
 GONE_STATUSES = frozenset({403, 404, 410})
 """How a file host says that it does not have a file: after the hour for good, before it perhaps only now."""
@@ -49,6 +51,9 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
         force: replace what is there.
         metadata: write model, prompt and seed into the files.
         first: the number of this prediction's first picture among all of the request, from 1; total: of them all.
+        shelf: they go on the shelf, unless `output` names a place.
+        shelf_key: the secret that their ids are made of. `to_stored` chooses it before anything is bought, so that a
+            picture that lay on the shelf before a crash gets no second copy after it.
     """
 
     output: str | None = None
@@ -56,13 +61,21 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     metadata: bool = True
     first: int = 1
     total: int = 1
+    shelf: bool = False
+    shelf_key: str | None = None
+
+    @property
+    def shelved(self) -> bool:
+        """Whether the pictures go on the shelf."""
+        return self.shelf and self.output is None
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """One picture on disk."""
+    """One picture on disk; `shelf_id` is its id there when it lies on the shelf."""
 
     path: Path
     facts: PictureFacts
+    shelf_id: str | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -80,15 +93,24 @@ class Deliverer:
         incoming: for files that are still on their way.
         limit_bytes: the largest picture that is taken.
         software: named in the pictures' metadata.
+        shelf: keeps those that are to outlive the hour.
     """
 
     def __init__(
-        self, *, default_folder: Path, incoming: Path, limit_bytes: int, software: str, clock: Clock
+        self,
+        *,
+        default_folder: Path,
+        incoming: Path,
+        limit_bytes: int,
+        software: str,
+        shelf: PictureShelf,
+        clock: Clock,
     ) -> None:
         self._default_folder = default_folder
         self._incoming = incoming
         self._limit_bytes = limit_bytes
         self._software = software
+        self._shelf = shelf
         self._clock = clock
 
     def check(self, destination: Destination, prediction: Prediction, *, images: int) -> None:
@@ -96,7 +118,11 @@ class Deliverer:
 
         Raises:
             InvalidInput: for the field `output`, saying what to do instead.
+            ConfigError: they go on the shelf, and it takes none now.
         """
+        if destination.shelved:
+            self._shelf.check()
+            return
         pattern = self._pattern(destination)
         own_name = pattern.parts != OutputPattern.parse(None, default_folder=self._default_folder).parts
         for index in range(images):
@@ -115,41 +141,42 @@ class Deliverer:
     ) -> Delivery:
         """All pictures that can be had, in order; one that is bad or cannot be had now takes no other down."""
         if not prediction.output:
-            return Delivery(
-                (),
-                OutputDefective(
-                    "the prediction succeeded but its output is empty; it was charged",
-                    prediction_id=prediction.id,
-                    hint="Try again with another seed or prompt.",
-                ),
-            )
+            return Delivery((), empty_output(prediction))
         kept: list[Kept | None] = []
         errors: list[ImagenError] = []
         for index, url in enumerate(prediction.output):
             notify(Fetching(prediction, index + 1, len(prediction.output)))
             try:
-                one = await self._landed_before(prediction, index)
+                one = await self._landed_before(prediction, destination, index)
                 one = one or await self._deliver_one(backend, prediction, destination, index, url)
             except ImagenError as error:
                 errors.append(error)
                 kept.append(None)
                 continue
-            wanted = self._path(self._pattern(destination), destination, prediction, index, one.facts.format)
-            notify(Saved(prediction, one.path, renamed=one.path != wanted))
+            notify(Saved(prediction, one.path, renamed=self._is_renamed(one, prediction, destination, index)))
             kept.append(one)
         # What can still be had decides: a defective picture stays defective.
         errors.sort(key=lambda error: isinstance(error, OutputDefective))
         return Delivery(tuple(kept), errors[0] if errors else None)
 
-    async def _landed_before(self, prediction: Prediction, index: int) -> Kept | None:
-        """A picture that an earlier process delivered before something else of it failed."""
+    async def _landed_before(
+        self, prediction: Prediction, destination: Destination, index: int
+    ) -> Kept | None:
+        """A picture that an earlier process delivered before something else of it failed.
+
+        One that was asked for once more is delivered once more, but never a second time to the shelf.
+        """
         name = prediction.files[index] if index < len(prediction.files) else ""
-        if not name or prediction.delivered_at is not None:
+        if not name or (prediction.delivered_at is not None and not destination.shelved):
+            return None
+        lies = await self._shelf.at(Path(name))
+        if (lies is not None) != destination.shelved:
             return None
         try:
-            return Kept(Path(name), await asyncio.to_thread(inspect_picture, Path(name)))
+            facts = await asyncio.to_thread(inspect_picture, Path(name))
         except (OSError, DefectivePicture):
             return None
+        return Kept(Path(name), facts, None if lies is None else lies.id)
 
     async def _deliver_one(
         self, backend: Backend, prediction: Prediction, destination: Destination, index: int, url: str
@@ -159,10 +186,10 @@ class Deliverer:
             await asyncio.to_thread(self._incoming.mkdir, parents=True, exist_ok=True)
             await backend.fetch(url, part, limit_bytes=self._limit_bytes)
             try:
-                return await asyncio.to_thread(self._keep, part, prediction, destination, index)
+                return await self._keep(part, prediction, destination, index)
             except DefectivePicture:  # damaged on its way, perhaps: once more
                 await backend.fetch(url, part, limit_bytes=self._limit_bytes)
-                return await asyncio.to_thread(self._keep, part, prediction, destination, index)
+                return await self._keep(part, prediction, destination, index)
         except DefectivePicture as error:
             raise _defective(f"the picture {error.reason}", prediction) from error
         except (OutputDefective, InvalidResponse) as error:
@@ -190,15 +217,36 @@ class Deliverer:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
 
-    def _keep(self, part: Path, prediction: Prediction, destination: Destination, index: int) -> Kept:
+    async def _keep(self, part: Path, prediction: Prediction, destination: Destination, index: int) -> Kept:
+        facts, data = await asyncio.to_thread(self._checked, part, prediction, destination)
+        if not destination.shelved:
+            return await asyncio.to_thread(self._land, data, facts, prediction, destination, index)
+        key = None if destination.shelf_key is None else f"{destination.shelf_key}-{index + 1}"
+        lies = await self._shelf.put(data, media_type=facts.media_type, key=key)
+        return Kept(lies.path, facts, lies.id)
+
+    def _checked(
+        self, part: Path, prediction: Prediction, destination: Destination
+    ) -> tuple[PictureFacts, bytes]:
         facts = inspect_picture(part)
         data = part.read_bytes()
         if destination.metadata:
             data = embed(data, self._note(prediction))
+        return msgspec.structs.replace(facts, size_bytes=len(data)), data
+
+    def _land(
+        self, data: bytes, facts: PictureFacts, prediction: Prediction, destination: Destination, index: int
+    ) -> Kept:
         path = self._path(self._pattern(destination), destination, prediction, index, facts.format)
         if _holds(path, data):
             return Kept(path, facts)  # put there by a process that died before it could write that down
         return Kept(land(data, path, force=destination.force), facts)
+
+    def _is_renamed(self, one: Kept, prediction: Prediction, destination: Destination, index: int) -> bool:
+        if one.shelf_id is not None:
+            return False
+        wanted = self._path(self._pattern(destination), destination, prediction, index, one.facts.format)
+        return one.path != wanted
 
     def _note(self, prediction: Prediction) -> PictureNote:
         return PictureNote(
@@ -228,8 +276,11 @@ class Deliverer:
 
 
 def to_stored(destination: Destination) -> dict[str, Any]:
-    """A destination as the prediction keeps it."""
-    return {name: getattr(destination, name) for name in destination.__struct_fields__}
+    """A destination as the prediction keeps it, with a key of its own where its pictures go on the shelf."""
+    stored = {name: getattr(destination, name) for name in destination.__struct_fields__}
+    if destination.shelved and destination.shelf_key is None:
+        stored["shelf_key"] = new_secret("shelf")
+    return stored
 
 
 def from_stored(stored: dict[str, Any] | None) -> Destination | None:

@@ -7,6 +7,7 @@ from typing import TypedDict
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import (
     OutcomeUnknown,
+    OutputDefective,
     PredictionAborted,
     PredictionCanceled,
     PredictionError,
@@ -59,6 +60,15 @@ def error_of(prediction: Prediction) -> PredictionError | None:
             )
         case _:
             return None
+
+
+def empty_output(prediction: Prediction) -> OutputDefective:
+    """The error of one that succeeded and made nothing."""
+    return OutputDefective(
+        "the prediction succeeded but its output is empty; it was charged",
+        prediction_id=prediction.id,
+        hint="Try again with another seed or prompt.",
+    )
 
 
 def _stopped(prediction: Prediction, otherwise: str) -> str:

@@ -22,7 +22,7 @@ from imagen.service.adopt import adopt, is_remembered
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules
 from imagen.service.deliver import Deliverer, Kept, from_stored
-from imagen.service.endings import error_of
+from imagen.service.endings import empty_output, error_of
 from imagen.service.follow import follow, stop
 from imagen.service.sight import take_note
 
@@ -65,6 +65,8 @@ class Finisher:
         self._deliverer = deliverer
         self._clock = clock
         self._rules = rules
+        self.hands_over = False
+        """Whether what is broken off goes on upstream, for another process to take up."""
 
     async def finish(
         self, backend: Backend, prediction: Prediction, *, buying: Buying | None, fresh: bool, notify: Notify
@@ -101,7 +103,8 @@ class Finisher:
             error = trouble
             current = await self._as_stored(current)
         except asyncio.CancelledError:
-            await asyncio.shield(self._cancel_quietly(backend, current, notify))
+            if not self.hands_over:
+                await asyncio.shield(self._cancel_quietly(backend, current, notify))
             raise
         notify(Ended(current))
         return Outcome(current, pictures, error)
@@ -209,7 +212,11 @@ class Finisher:
         """Fetch and keep its pictures, and write down which of them are there."""
         place = from_stored(prediction.destination)
         if place is None:
-            return await self._mark_delivered(prediction, ()), (), None
+            if not prediction.output:
+                raise empty_output(prediction)
+            if prediction.delivered_at is None:
+                prediction = await self._mark_delivered(prediction, ())
+            return prediction, (), None
         delivery = await self._deliverer.deliver(backend, prediction, place, notify=notify)
         pictures = tuple(picture for picture in delivery.pictures if picture is not None)
         error = delivery.error

@@ -6,20 +6,22 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import msgspec
 
+from imagen.domain.caller import UNKNOWN, Caller
 from imagen.domain.events import Event, GivenUp, Resumed, Submitted
 from imagen.domain.identifiers import new_id
+from imagen.domain.limits import Lane, Need, Patience
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, request_key
 from imagen.domain.request import GenerationRequest
 from imagen.errors import BudgetExceeded, ImagenError, InvalidRequest, OutcomeUnknown, OutputDefective
-from imagen.limits.admission import Admission, Place
+from imagen.limits.admission import Admission
 from imagen.ports import Backend, Backends, Clock, Observer, Owners, Plan, PredictionStore
 from imagen.service.bookkeep import Bookkeeper
-from imagen.service.buy import BuyingRules, buy
+from imagen.service.buy import Buyer, BuyingRules, Purchase
 from imagen.service.deliver import Deliverer, Destination, to_stored
 from imagen.service.finish import Finisher, Notify, Outcome
 
@@ -28,9 +30,28 @@ HOLD_SECONDS = 60.0
 WATCHED_HOLD_SECONDS = 2.0
 """How long when somebody watches a slow model: its progress is only seen by looking."""
 _QUICK_SECONDS = 5.0
-_AT_ONCE = 16
+_LEASE_MARGIN_SECONDS = 90.0
+"""Above deadline and grace: connecting twice, and the service's own delays, fit in."""
 
 _log = logging.getLogger(__name__)
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that was checked and can be carried out. Nothing of it is written down yet.
+
+    Attributes:
+        intents: the predictions that it takes, each with its plan.
+        caller, lane, patience: whose turn it is, and how long it waits for it.
+        watched: somebody looks at the progress, so a slow model is looked at rather than held open.
+    """
+
+    request: GenerationRequest
+    backend: Backend
+    intents: tuple[tuple[Prediction, Plan], ...]
+    caller: Caller
+    lane: Lane
+    patience: Patience
+    watched: bool
 
 
 class _Owned:
@@ -58,6 +79,7 @@ class Gateway:
         owners: Owners,
         clock: Clock,
         rules: BuyingRules,
+        observer: Observer,
     ) -> None:
         self._backends = backends
         self._store = store
@@ -68,18 +90,19 @@ class Gateway:
         self._owners = owners
         self._clock = clock
         self._rules = rules
+        self._observer = observer
 
     async def generate(
         self,
         request: GenerationRequest,
         *,
         backend: str | None = None,
-        caller: str = "unknown",
+        caller: Caller = UNKNOWN,
         destination: Destination | None = None,
         observer: Observer | None = None,
         watched: bool = False,
     ) -> Sequence[Outcome]:
-        """Make the pictures of a request: one prediction, or several where the model makes fewer at a time.
+        """Make the pictures of a request: `prepare` and `carry_out`.
 
         Args:
             request: what to make.
@@ -95,30 +118,58 @@ class Gateway:
         Raises:
             InvalidRequest, Refused, ConfigError: before anything was bought.
         """
-        chosen = self._backends.get(backend)
-        plans = await chosen.check(request)
+        order = await self.prepare(
+            request,
+            backend=self._backends.get(backend),
+            caller=caller,
+            destination=destination,
+            watched=watched,
+        )
+        return await self.carry_out(order, observer=observer)
+
+    async def prepare(
+        self,
+        request: GenerationRequest,
+        *,
+        backend: Backend,
+        caller: Caller = UNKNOWN,
+        lane: Lane = Lane.INTERACTIVE,
+        patience: Patience = Patience(),  # noqa: B008 - frozen
+        destination: Destination | None = None,
+        watched: bool = False,
+    ) -> Order:
+        """Check everything that can be checked before anything is bought, and choose the seeds.
+
+        Raises:
+            InvalidRequest, Refused, ConfigError: it cannot be carried out.
+        """
+        plans = await backend.check(request)
+        intents = await self._intend(backend, request, plans, caller, destination)
+        _check_cost(backend, request, intents)
+        return Order(
+            request=request,
+            backend=backend,
+            intents=tuple(zip(intents, plans, strict=True)),
+            caller=caller,
+            lane=lane,
+            patience=patience,
+            watched=watched,
+        )
+
+    async def carry_out(self, order: Order, *, observer: Observer | None = None) -> Sequence[Outcome]:
+        """Buy, follow and deliver: one prediction, or several where the model makes fewer pictures at a time.
+
+        Returns:
+            One outcome for each prediction, in order; those that failed, or were not let in, carry their error.
+        """
         await self._bookkeeper.catch_up_once()
-        intents = await self._intend(chosen, request, plans, caller, destination)
-        _check_cost(chosen, request, intents)
-        notify = _quietly(observer)
-        gate = asyncio.Semaphore(_AT_ONCE)
-
-        async def one(intent: Prediction, plan: Plan) -> Outcome:
-            async with gate:
-                hold = _hold_seconds(plan, watched=watched)
-                try:
-                    return await self._run(chosen, intent, plan, request, hold_seconds=hold, notify=notify)
-                except ImagenError as error:
-                    return Outcome(intent, error=error)  # not admitted, or not written down: not bought
-                except Exception as error:  # noqa: BLE001 - a fault of ours must not cancel what others paid for
-                    _log.error("%s ended in an unexpected fault: %s", intent.id, type(error).__name__)
-                    _log.debug("the fault of %s", intent.id, exc_info=error)
-                    fault = ImagenError(f"an unexpected fault ({type(error).__name__}); please report it")
-                    return Outcome(intent, error=fault)
-
+        notify = _quietly(observer, self._observer)
+        if len(order.intents) == 1:
+            return [await self._guarded(order, *order.intents[0], notify)]
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(one(intent, plan)) for intent, plan in zip(intents, plans, strict=True)
+                group.create_task(self._guarded(order, intent, plan, notify))
+                for intent, plan in order.intents
             ]
         return [task.result() for task in tasks]
 
@@ -149,7 +200,7 @@ class Gateway:
         async with self._owned(prediction) as owned:
             return owned.ended(
                 await self._finisher.finish(
-                    backend, prediction, buying=None, fresh=False, notify=_quietly(observer)
+                    backend, prediction, buying=None, fresh=False, notify=_quietly(observer, self._observer)
                 )
             )
 
@@ -176,7 +227,7 @@ class Gateway:
             self._backend_of(prediction),
             prediction,
             within_seconds=self._rules.grace_seconds,
-            notify=_quietly(observer),
+            notify=_quietly(observer, self._observer),
         )
         if seen.unheard:
             raise OutcomeUnknown(
@@ -193,7 +244,7 @@ class Gateway:
         backend: Backend,
         request: GenerationRequest,
         plans: Sequence[Plan],
-        caller: str,
+        caller: Caller,
         destination: Destination | None,
     ) -> Sequence[Prediction]:
         """The intents: complete, seeds chosen, and sure to find room for their pictures, before anything is sent."""
@@ -219,7 +270,7 @@ class Gateway:
                 prompt=request.prompt,
                 input=values,
                 request_key=request_key(backend.account, plan.model, plan.identity, index=index),
-                caller=caller,
+                caller=caller.name,
                 created_at=now,
                 deadline_seconds=plan.deadline_seconds,
                 seed=seed if isinstance(seed, int) else None,
@@ -232,60 +283,74 @@ class Gateway:
             intents.append(intent)
         return intents
 
-    async def _run(
-        self,
-        backend: Backend,
-        intent: Prediction,
-        plan: Plan,
-        request: GenerationRequest,
-        *,
-        hold_seconds: float,
-        notify: Notify,
-    ) -> Outcome:
+    async def _guarded(self, order: Order, intent: Prediction, plan: Plan, notify: Notify) -> Outcome:
+        """One prediction, with whatever goes wrong as part of its outcome."""
+        try:
+            return await self._run(order, intent, plan, notify)
+        except ImagenError as error:
+            return Outcome(intent, error=error)  # not admitted, or not written down: not bought
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not cancel what others paid for
+            _log.error("%s ended in an unexpected fault: %s", intent.id, type(error).__name__)
+            _log.debug("the fault of %s", intent.id, exc_info=error)
+            fault = ImagenError(f"an unexpected fault ({type(error).__name__}); please report it")
+            return Outcome(intent, error=fault)
+
+    async def _run(self, order: Order, intent: Prediction, plan: Plan, notify: Notify) -> Outcome:
         """Take up the unfinished prediction of the very same request, or buy a new one."""
-
-        async def buying(prediction: Prediction) -> Prediction:
-            return await buy(
-                backend,
-                self._store,
-                self._clock,
-                prediction,
-                hold_seconds=hold_seconds,
-                secrets=plan.secrets,
-                repeat_lost=request.repeat_lost,
-                rules=self._rules,
-                notify=notify,
-            )
-
-        def admitted(prediction: Prediction) -> AbstractAsyncContextManager[Place]:
-            return self._admission.admit(
-                semaphore=request.semaphore,
-                lease=prediction.id,
-                deadline_seconds=plan.deadline_seconds,
-                notify=notify,
-            )
-
         given_up: set[str] = set()
-        while request.resume and (left := await self._take_left(intent, given_up)) is not None:
+        while order.request.resume and (left := await self._take_left(intent, given_up)) is not None:
             notify(Resumed(left))
-            again = buying if request.repeat_lost else None
-            async with self._owned(left) as owned, admitted(left) as place:
-                outcome = owned.ended(
-                    await self._finisher.finish(backend, left, buying=again, fresh=False, notify=notify)
-                )
-                place.keep(outcome.prediction)
+            outcome = await self._hold_and_finish(order, left, plan, fresh=False, notify=notify)
             if not _expired(outcome.error):
                 return outcome
             given_up.add(left.id)
             notify(GivenUp(outcome.prediction, str(outcome.error)))
-        async with self._owned(intent) as owned, admitted(intent) as place:
-            intent = msgspec.structs.replace(intent, sent_at=self._clock.now())
-            await self._store.add(intent)
-            notify(Submitted(intent, plan.typical_seconds))
-            outcome = owned.ended(
-                await self._finisher.finish(backend, intent, buying=buying, fresh=True, notify=notify)
+        return await self._hold_and_finish(order, intent, plan, fresh=True, notify=notify)
+
+    async def _hold_and_finish(
+        self, order: Order, prediction: Prediction, plan: Plan, *, fresh: bool, notify: Notify
+    ) -> Outcome:
+        """Hold what it needs, and bring it to its end. A fresh one is written down in the moment it is let in."""
+        need = Need(
+            lease=prediction.id,
+            holder=order.caller.name,
+            lasts_seconds=plan.deadline_seconds + self._rules.grace_seconds + _LEASE_MARGIN_SECONDS,
+            account=prediction.account,
+            caller=order.caller,
+            semaphore=order.request.semaphore,
+            lane=order.lane,
+            running=prediction.upstream_id is not None,
+            intent=prediction if fresh else None,
+        )
+        async with (
+            self._owned(prediction) as owned,
+            self._admission.admit(need, patience=order.patience, notify=notify) as place,
+        ):
+            buyer = Buyer(backend=order.backend, store=self._store, clock=self._clock, rules=self._rules)
+            purchase = Purchase(
+                hold_seconds=_hold_seconds(plan, watched=order.watched),
+                secrets=plan.secrets,
+                repeat_lost=order.request.repeat_lost,
+                patience=order.patience,
             )
-            place.keep(outcome.prediction)
+
+            async def buying(sent: Prediction) -> Prediction:
+                return await buyer.buy(sent, purchase, place=place, notify=notify)
+
+            if fresh and place.intent is not None:
+                prediction = place.intent
+                notify(Submitted(prediction, plan.typical_seconds))
+            may_buy = fresh or order.request.repeat_lost
+            outcome = owned.ended(
+                await self._finisher.finish(
+                    order.backend,
+                    prediction,
+                    buying=buying if may_buy else None,
+                    fresh=fresh,
+                    notify=notify,
+                )
+            )
+            place.ended(outcome.prediction)
             return outcome
 
     @asynccontextmanager
@@ -368,15 +433,15 @@ def _expired(error: ImagenError | None) -> bool:
     return isinstance(error, OutputDefective) and error.expired
 
 
-def _quietly(observer: Observer | None) -> Notify:
+def _quietly(*observers: Observer | None) -> Notify:
     """An observer's failure never fails a request."""
+    present = [observer for observer in dict.fromkeys(observers) if observer is not None]
 
     def notify(event: Event) -> None:
-        if observer is None:
-            return
-        try:
-            observer.notify(event)
-        except Exception:  # noqa: BLE001 - an observer may raise anything
-            _log.exception("an observer failed on %s", type(event).__name__)
+        for observer in present:
+            try:
+                observer.notify(event)
+            except Exception:  # noqa: BLE001 - an observer may raise anything
+                _log.exception("an observer failed on %s", type(event).__name__)
 
     return notify

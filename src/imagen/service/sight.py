@@ -8,7 +8,8 @@ import logging
 import msgspec
 
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, Sighting
+from imagen.domain.prediction import Prediction, Sighting, Status
+from imagen.domain.usage import UsageEntry
 from imagen.errors import BackendError, StoreError, UpstreamTaken
 from imagen.ports import Backend, Clock, PredictionStore
 
@@ -20,19 +21,27 @@ async def take_note(
 ) -> Prediction:
     """The prediction after a sighting, written down when its status or its upstream id is new.
 
-    An ended prediction has its cost before it is stored, so that whoever finds it later can settle it.
+    An ended prediction has its cost before it is stored, and its end, its ledger entry and the places that it held are
+    one transaction: whoever finds it later finds all of it done.
 
     Raises:
         UpstreamTaken: another of our predictions has that upstream id.
     """
-    seen = prediction.observe(sighting, now=clock.now())
+    now = clock.now()
+    seen, entry = prediction.observe(sighting, now=now), None
     if seen.status.terminal and not prediction.status.terminal:
-        cost = backend.price(seen) if seen.charged else Usd(0)
-        seen = msgspec.structs.replace(seen, cost=cost)
+        seen = msgspec.structs.replace(
+            seen,
+            cost=backend.price(seen) if seen.charged else Usd(0),
+            delivered_at=now
+            if seen.status is Status.SUCCEEDED and seen.output and seen.destination is None
+            else None,
+        )
+        entry = UsageEntry.from_prediction(seen, at=now)
     if seen.status is prediction.status and seen.upstream_id == prediction.upstream_id:
         return seen
     try:
-        stored = await store.save(seen)
+        stored = await store.save(seen, entry=entry)
     except UpstreamTaken:
         raise
     except StoreError as error:

@@ -104,6 +104,19 @@ ROWS: tuple[Row, ...] = (
         absent="not set: admits nobody",
     ),
     Row(
+        "public_url",
+        kinds.base_url(),
+        None,
+        "the address under which callers reach the gateway; addresses of kept pictures begin with it",
+        absent="as callers name it",
+    ),
+    Row(
+        "allow_env_fallback",
+        kinds.flag(),
+        "false",
+        "let callers without credentials use the server's own Replicate account, also beyond this machine",
+    ),
+    Row(
         "replicate.api_base",
         kinds.base_url(without="/v1"),
         "https://api.replicate.com",
@@ -138,6 +151,12 @@ ROWS: tuple[Row, ...] = (
         aliases=("FLASK_PORT",),
     ),
     Row(
+        "server.drain",
+        kinds.seconds(3600, zero=True),
+        "30",
+        "seconds that the gateway, told to stop, gives what is under way before it hands it over",
+    ),
+    Row(
         "limits.concurrent",
         kinds.whole(1, 100_000),
         "60",
@@ -156,6 +175,37 @@ ROWS: tuple[Row, ...] = (
         kinds.whole(1, 1_000_000),
         "3000",
         "other calls of one account in a minute",
+    ),
+    Row(
+        "limits.wait",
+        kinds.seconds(DAY),
+        "600",
+        "seconds that a request to the gateway waits for its turn before it is refused",
+    ),
+    Row(
+        "limits.waiting",
+        kinds.whole(1, 1_000_000),
+        "20000",
+        "predictions that may wait for their turn in one process",
+    ),
+    Row(
+        "limits.waiting_per_caller",
+        kinds.whole(1, 1_000_000),
+        "10000",
+        "predictions of one caller that may wait",
+    ),
+    Row(
+        "pictures.keep",
+        kinds.flag(),
+        "false",
+        "keep every picture that the gateway makes, so that its address outlives the hour",
+    ),
+    Row(
+        "pictures.folder",
+        kinds.folder(),
+        None,
+        "where the gateway keeps pictures; relative to the file that names it",
+        absent="kept in data_dir",
     ),
     Row(
         "supabase.url",

@@ -61,18 +61,29 @@ class ReplicateSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the gateway listens."""
+    """Where the gateway listens, and how long it takes leave."""
 
     host: str
     port: int
+    drain: timedelta
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What one account may do."""
+    """What one account may do, and how many wait how long for it."""
 
     concurrent: int
     creates_per_minute: int
     calls_per_minute: int
+    wait: timedelta
+    waiting: int
+    waiting_per_caller: int
+
+
+class PictureSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Which pictures the gateway keeps, and where; no folder means `kept` in `data_dir`."""
+
+    keep: bool
+    folder: Path | None
 
 
 class SupabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,9 +121,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: timedelta | None
     caller: str | None
     admin_api_key: Secret | None
+    public_url: str | None
+    allow_env_fallback: bool
     replicate: ReplicateSettings
     server: ServerSettings
     limits: LimitSettings
+    pictures: PictureSettings
     supabase: SupabaseSettings
     log: LogSettings
     config_file: Path | None

@@ -11,9 +11,9 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -108,50 +108,87 @@ class Database:
 
     def _work(self, engine: Engine) -> None:
         ending = False
-        while not ending:
-            first = self._jobs.get()
-            if first is None:
-                return
-            group = [first]
-            while len(group) < _MOST_IN_GROUP and not self._jobs.empty():
-                following = self._jobs.get()
-                if following is None:
-                    ending = True
-                    break
-                group.append(following)
-            self._commit(engine, group)
+        with _Writer(engine, self._path) as writer:
+            while not ending:
+                first = self._jobs.get()
+                if first is None:
+                    return
+                group = [first]
+                while len(group) < _MOST_IN_GROUP and not self._jobs.empty():
+                    following = self._jobs.get()
+                    if following is None:
+                        ending = True
+                        break
+                    group.append(following)
+                writer.commit(group)
 
-    def _commit(self, engine: Engine, group: list[Job]) -> None:
+
+class _Writer:
+    """The writer's own connection, made when it is needed and made anew after a fault."""
+
+    def __init__(self, engine: Engine, path: Path) -> None:
+        self._engine = engine
+        self._path = path
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drop()
+
+    def commit(self, group: list[Job]) -> None:
         """One transaction for all of a group. When one of them fails, each gets a transaction of its own."""
         try:
-            with _translated(self._path), engine.begin() as connection:
+            with _translated(self._path), self._begun() as connection:
                 results = [job(connection) for job, _, _ in group]
         except Exception as error:  # noqa: BLE001 - handed to the one who asked
             if len(group) == 1:
-                _answer(group[0], None, error)
+                _answer(group, [None], error)
                 return
             for job in group:
-                self._commit(engine, [job])
+                self.commit([job])
             return
-        for job, result in zip(group, results, strict=True):
-            _answer(job, result, None)
+        _answer(group, results, None)
+
+    @contextmanager
+    def _begun(self) -> Iterator[Connection]:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        connection = self._connection
+        try:
+            with connection.begin():
+                yield connection
+        except BaseException:
+            if connection.closed or connection.invalidated or connection.in_transaction():
+                self._drop()
+            raise
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(SQLAlchemyError, sqlite3.Error):
+                connection.close()
 
 
-def _answer(job: Job, result: Any, error: BaseException | None) -> None:
-    _, future, loop = job
+def _answer(group: list[Job], results: list[Any], error: BaseException | None) -> None:
+    """Tell those who asked; each loop is woken once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    for (_, future, loop), result in zip(group, results, strict=True):
+        by_loop.setdefault(loop, []).append((future, result))
 
-    def settle() -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+    def settle(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+        for future, result in answers:
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
 
-    try:
-        loop.call_soon_threadsafe(settle)
-    except RuntimeError:
-        return  # the loop is closed: nobody waits any more
+    for loop, answers in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, answers)
 
 
 def _engine(path: Path) -> Engine:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from imagen.domain.usage import UsageEntry
 from imagen.store.database import Database
+from imagen.store.statement import Statement
 from imagen.store.tables import predictions, usage
 
 _FIELDS = UsageEntry.__struct_fields__
+
+
+_WRITE = Statement(insert(usage).on_conflict_do_nothing(), columns=_FIELDS)
+_SETTLED = Statement(
+    update(predictions).where(predictions.c.id == bindparam("this_id")).values(settled_at=bindparam("now"))
+)
 
 
 class SqlLedger:
@@ -25,12 +32,11 @@ class SqlLedger:
         """See the port."""
         if not entries:
             return
-        rows = [{name: getattr(entry, name) for name in _FIELDS} for entry in entries]
-        settled = update(predictions).where(predictions.c.id.in_([entry.id for entry in entries]))
+        now = datetime.now(UTC)
 
         def job(connection: Connection) -> None:
-            connection.execute(insert(usage).on_conflict_do_nothing(), rows)
-            connection.execute(settled.values(settled_at=datetime.now(UTC)))
+            write_entries(connection, entries)
+            _SETTLED.run_many(connection, [{"this_id": entry.id, "now": now} for entry in entries])
 
         await self._database.write(job)
 
@@ -48,3 +54,8 @@ class SqlLedger:
         return await self._database.read(
             lambda connection: [UsageEntry(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001
         )
+
+
+def write_entries(connection: Connection, entries: Sequence[UsageEntry]) -> None:
+    """Write entries, in the transaction of `connection`; those that are there stay as they are."""
+    _WRITE.run_many(connection, [{name: getattr(entry, name) for name in _FIELDS} for entry in entries])

@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    delete,
     false,
     func,
     insert,
@@ -21,12 +22,14 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import IntegrityError
 
 from imagen.domain.prediction import TERMINAL, Prediction, Status
+from imagen.domain.usage import UsageEntry
 from imagen.errors import NotFound, StoreError, UpstreamTaken
 from imagen.store.database import Database
-from imagen.store.tables import predictions
+from imagen.store.ledger import write_entries
+from imagen.store.statement import Statement
+from imagen.store.tables import leases, predictions
 
 _COLUMNS = tuple(column.name for column in predictions.columns)
 _CHANGING = tuple(name for name in _COLUMNS if name not in {"id", "owner", "input"})
@@ -36,13 +39,16 @@ _UNFINISHED = or_(
     and_(predictions.c.status == Status.SUCCEEDED, predictions.c.delivered_at.is_(None)),
 )
 
-# The statements of every request are built once: building one costs more than running it.
-_ADD = insert(predictions)
-_SAVE = (
+# The statements of every request are compiled once and run straight on the driver.
+_ADD = Statement(insert(predictions), columns=_COLUMNS)
+_SAVE = Statement(
     update(predictions)
     .where(
         predictions.c.id == bindparam("this_id"),
-        or_(predictions.c.status.not_in(TERMINAL), predictions.c.status == bindparam("this_status")),
+        or_(
+            and_(*(predictions.c.status != ended for ended in sorted(TERMINAL))),
+            predictions.c.status == bindparam("this_status"),
+        ),
     )
     .values(
         {name: bindparam(name) for name in _CHANGING}
@@ -60,10 +66,18 @@ _SAVE = (
     )
     .returning(predictions.c.status, *(predictions.c[name] for name in _KEPT))
 )
+_SAVED = Statement(
+    select(
+        bindparam("this_status", type_=predictions.c.status.type),
+        *(bindparam(name, type_=predictions.c[name].type) for name in _KEPT),
+    )
+)
+"""What `_SAVE` returns when nobody else has written, as the database has it."""
+_FREE = Statement(delete(leases).where(leases.c.lease == bindparam("this_id")))
 _BY_ID = select(predictions).where(predictions.c.id == bindparam("this_id"))
 _IN_ORDER = select(predictions).where(_UNFINISHED).order_by(predictions.c.created_at, predictions.c.id)
 _OF_REQUEST = _IN_ORDER.where(predictions.c.request_key == bindparam("this_key"))
-_RELEASE = (
+_RELEASE = Statement(
     update(predictions)
     .where(predictions.c.id == bindparam("this_id"), predictions.c.owner == bindparam("this_owner"))
     .values(owner=None)
@@ -78,31 +92,34 @@ class SqlPredictionStore:
 
     async def add(self, prediction: Prediction) -> None:
         """See the port."""
-        row = _to_row(prediction)
+        await self._database.write(lambda connection: write_intents(connection, [prediction]))
 
-        def job(connection: Connection) -> None:
-            try:
-                connection.execute(_ADD, row)
-            except IntegrityError as error:
-                raise StoreError(f"prediction {prediction.id} is written down already") from error
-
-        await self._database.write(job)
-
-    async def save(self, prediction: Prediction) -> Prediction:
+    async def save(self, prediction: Prediction, *, entry: UsageEntry | None = None) -> Prediction:
         """See the port. Owner and input stay as they are: `take` and `release` move the one, nothing the other."""
+        settled_at = prediction.settled_at if entry is None else entry.created_at
         row = {name: getattr(prediction, name) for name in _CHANGING}
-        row |= {"this_id": prediction.id, "this_status": prediction.status}
+        row |= {"this_id": prediction.id, "this_status": prediction.status, "settled_at": settled_at}
 
         def job(connection: Connection) -> Prediction:
             try:
-                kept = connection.execute(_SAVE, row).one_or_none()
-            except IntegrityError as error:
+                kept = _SAVE.run(connection, row).fetchone()
+            except connection.dialect.loaded_dbapi.IntegrityError as error:
                 raise UpstreamTaken(
                     f"upstream prediction {prediction.upstream_id} belongs to another prediction here"
                 ) from error
-            if kept is not None:
-                return msgspec.structs.replace(prediction, **kept._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
-            return _one(connection, _BY_ID, prediction.id, {"this_id": prediction.id})
+            if prediction.status.terminal:
+                _FREE.run(connection, {"this_id": prediction.id})
+            if kept is None:
+                return _one(connection, _BY_ID, prediction.id, {"this_id": prediction.id})
+            if entry is not None:
+                write_entries(connection, [entry])
+            stored = msgspec.structs.replace(prediction, settled_at=settled_at)
+            if tuple(kept) == _SAVED.bound(connection, row):
+                return stored
+            facts = _one(connection, _BY_ID, prediction.id, {"this_id": prediction.id})
+            return msgspec.structs.replace(
+                stored, status=facts.status, **{name: getattr(facts, name) for name in _KEPT}
+            )
 
         return await self._database.write(job)
 
@@ -129,7 +146,7 @@ class SqlPredictionStore:
     async def release(self, prediction_id: str, *, owner: str) -> None:
         """See the port."""
         row = {"this_id": prediction_id, "this_owner": owner}
-        await self._database.write(lambda connection: connection.execute(_RELEASE, row))
+        await self._database.write(lambda connection: _RELEASE.run(connection, row))
 
     async def list(self, *, limit: int, status: Status | None = None) -> Sequence[Prediction]:
         """See the port."""
@@ -169,6 +186,18 @@ class SqlPredictionStore:
         return await self._database.read(
             lambda connection: [_from_row(row) for row in connection.execute(statement, values or {})]
         )
+
+
+def write_intents(connection: Connection, intents: Sequence[Prediction]) -> None:
+    """Write down new predictions, in the transaction of `connection`.
+
+    Raises:
+        StoreError: one is written down already.
+    """
+    try:
+        _ADD.run_many(connection, map(_to_row, intents))
+    except connection.dialect.loaded_dbapi.IntegrityError as error:
+        raise StoreError(f"prediction {intents[0].id} is written down already") from error
 
 
 def _to_row(prediction: Prediction) -> dict[str, Any]:

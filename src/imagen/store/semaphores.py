@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, func, literal, select, update
 from sqlalchemy.dialects.sqlite import insert
 
-from imagen.domain.semaphore import Semaphore
+from imagen.domain.limits import semaphore_limit
+from imagen.domain.semaphore import Holder, Lease, Semaphore, unknown_semaphore
 from imagen.errors import NotFound
 from imagen.store.database import Database
-from imagen.store.tables import leases, semaphores
+from imagen.store.limits import LINE_LIVES_SECONDS
+from imagen.store.tables import leases, lines, semaphores
+
+_RESOURCE = literal(semaphore_limit("")) + semaphores.c.name
 
 
 class SqlSemaphores:
@@ -30,58 +34,68 @@ class SqlSemaphores:
         """See the port."""
 
         def job(connection: Connection) -> None:
-            _limit(connection, name)
-            connection.execute(delete(leases).where(leases.c.semaphore == name))
-            connection.execute(delete(semaphores).where(semaphores.c.name == name))
+            connection.execute(delete(leases).where(leases.c.resource == semaphore_limit(name)))
+            if not connection.execute(delete(semaphores).where(semaphores.c.name == name)).rowcount:
+                raise unknown_semaphore(name)
 
         await self._database.write(job)
 
-    async def list(self, *, now: datetime) -> Sequence[Semaphore]:
+    async def list(self, *, now: float) -> Sequence[Semaphore]:
         """See the port."""
-        held = (
-            select(leases.c.semaphore, func.count().label("held"))
-            .where(leases.c.expires_at > now)
-            .group_by(leases.c.semaphore)
-            .subquery()
-        )
-        statement = (
-            select(semaphores.c.name, semaphores.c.limit, func.coalesce(held.c.held, 0))
-            .join(held, held.c.semaphore == semaphores.c.name, isouter=True)
-            .order_by(semaphores.c.name)
-        )
         return await self._database.read(
-            lambda connection: [Semaphore(*row) for row in connection.execute(statement).tuples()]
+            lambda connection: [
+                Semaphore(*row) for row in connection.execute(_overview(now).order_by("name"))
+            ]
         )
 
-    async def acquire(self, name: str, lease: str, *, now: datetime, lasts: timedelta) -> bool:
+    async def show(self, name: str, *, now: float) -> tuple[Semaphore, Sequence[Holder]]:
         """See the port."""
+        holders = (
+            select(leases.c.holder, leases.c.since, leases.c.expires_at)
+            .where(leases.c.resource == semaphore_limit(name), leases.c.expires_at > now)
+            .order_by(leases.c.since)
+        )
 
-        def job(connection: Connection) -> bool:
-            limit = _limit(connection, name)
-            connection.execute(delete(leases).where(leases.c.expires_at <= now))
-            others = connection.scalar(
-                select(func.count()).where(leases.c.semaphore == name, leases.c.lease != lease)
+        def job(connection: Connection) -> tuple[Semaphore, Sequence[Holder]]:
+            row = connection.execute(_overview(now).where(semaphores.c.name == name)).one_or_none()
+            if row is None:
+                raise unknown_semaphore(name)
+            return Semaphore(*row), [Holder(*each) for each in connection.execute(holders)]
+
+        return await self._database.read(job)
+
+    async def renew(self, name: str, lease: str, *, now: float, lasts_seconds: float) -> Lease:
+        """See the port."""
+        statement = (
+            update(leases)
+            .where(
+                leases.c.resource == semaphore_limit(name), leases.c.lease == lease, leases.c.expires_at > now
             )
-            if (others or 0) >= limit:
-                return False
-            values = {"semaphore": name, "lease": lease, "expires_at": now + lasts}
-            statement = insert(leases).values(values)
-            connection.execute(statement.on_conflict_do_update(set_={"expires_at": now + lasts}))
-            return True
+            .values(expires_at=now + lasts_seconds)
+            .returning(leases.c.holder)
+        )
+
+        def job(connection: Connection) -> Lease:
+            row = connection.execute(statement).one_or_none()
+            if row is None:
+                raise NotFound(
+                    f"semaphore {name[:100]!r} has no such lease, or it has ended",
+                    hint="Take a new one before the old one ends, or renew it in time.",
+                )
+            return Lease(id=lease, semaphore=name, holder=row.holder, expires_at=now + lasts_seconds)
 
         return await self._database.write(job)
 
     async def release(self, name: str, lease: str) -> None:
         """See the port."""
-        statement = delete(leases).where(leases.c.semaphore == name, leases.c.lease == lease)
+        statement = delete(leases).where(leases.c.resource == semaphore_limit(name), leases.c.lease == lease)
         await self._database.write(lambda connection: connection.execute(statement))
 
 
-def _limit(connection: Connection, name: str) -> int:
-    limit: int | None = connection.scalar(select(semaphores.c.limit).where(semaphores.c.name == name))
-    if limit is None:
-        raise NotFound(
-            f"External semaphore {name[:100]!r} not found",
-            hint="`imagen semaphore register NAME LIMIT` makes one.",
-        )
-    return limit
+def _overview(now: float) -> Any:
+    """Name, limit, places held and how many wait, of each semaphore."""
+    held = select(func.count()).where(leases.c.resource == _RESOURCE, leases.c.expires_at > now)
+    waiting = select(func.coalesce(func.sum(lines.c.count), 0)).where(
+        lines.c.resource == _RESOURCE, lines.c.seen_at > now - LINE_LIVES_SECONDS
+    )
+    return select(semaphores.c.name, semaphores.c.limit, held.scalar_subquery(), waiting.scalar_subquery())

@@ -67,13 +67,54 @@ semaphores = Table(
     Column("limit", Integer, nullable=False),
 )
 
+# Instants of what is held and waited for are epoch seconds: they are compared in every transaction of the limits.
+
 leases = Table(
     "leases",
     metadata,
-    Column("semaphore", Text, primary_key=True),
+    Column("resource", Text, primary_key=True),  # semaphore:NAME, key:ID or account:FINGERPRINT@ORIGIN
     Column("lease", Text, primary_key=True),
-    Column("expires_at", Instant, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
 )
+Index("leases_by_lease", leases.c.lease)
+
+lines = Table(
+    "lines",
+    metadata,
+    Column("resource", Text, primary_key=True),
+    Column("line", Text, primary_key=True),
+    Column("lane", Integer, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("seen_at", Float, nullable=False),
+)
+
+gates = Table(
+    "gates",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("digest", Text, nullable=False),  # sha256 of what is shown; the key itself is nowhere
+    Column("models", Json, nullable=False),
+    Column("routes", Json, nullable=False),
+    Column("concurrent", Integer),
+    Column("per_minute", Integer),
+    Column("created_at", Instant, nullable=False),
+    Column("revoked_at", Instant),
+)
+Index("api_keys_by_digest", api_keys.c.digest, unique=True)
+_GOOD = api_keys.c.revoked_at.is_(None)
+# A name is given again after a revocation: the revoked row stays, so that ids of the past keep their meaning.
+Index("api_keys_by_name", api_keys.c.name, unique=True, sqlite_where=_GOOD, postgresql_where=_GOOD)
 
 usage = Table(
     "imagen_usage",

@@ -30,6 +30,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     base_seconds: float = 1.0
     quick_seconds: float = 0.5
     cap_seconds: float = 30.0
+    longest_refusal_seconds: float = 30.0
 
 
 class Attempts(msgspec.Struct, frozen=True):
@@ -60,8 +61,12 @@ def decide(error: BackendError, attempts: Attempts, *, repeatable: bool, policy:
         if attempts.rate_limited >= policy.rate_limited:
             return None
         told = error.retry_after
-        wait = policy.base_seconds * 2**attempts.rate_limited if told is None else told
-        return wait if wait <= policy.cap_seconds else None
+        wait = (
+            min(policy.base_seconds * 2 ** min(attempts.rate_limited, 10), policy.cap_seconds)
+            if told is None
+            else told
+        )
+        return wait if wait <= policy.longest_refusal_seconds else None
     allowed = policy.repeatable if repeatable else policy.unconnected
     if attempts.failed >= allowed or not (repeatable or error.delivered == "no"):
         return None
@@ -98,8 +103,8 @@ async def call_with_retry(
 def told(error: BackendError, attempts: Attempts, policy: RetryPolicy) -> BackendError:
     """The error with what was tried, and with the wait that was too long."""
     if isinstance(error, BackendRateLimited):
-        if error.retry_after is not None and error.retry_after > policy.cap_seconds:
-            error.hint = f"It asks to wait {error.retry_after:g} s, longer than the {policy.cap_seconds:g} s that we wait by ourselves. Try again then."
+        if error.retry_after is not None and error.retry_after > policy.longest_refusal_seconds:
+            error.hint = f"It asks to wait {error.retry_after:g} s, longer than the {policy.longest_refusal_seconds:g} s that we wait by ourselves. Try again then."
         elif attempts.rate_limited:
             error.detail += f" (429 after {attempts.rate_limited} retries)"
     elif attempts.failed:

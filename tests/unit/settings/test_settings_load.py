@@ -54,11 +54,18 @@ def test_the_defaults(tmp_path: Path) -> None:
         "connect_timeout": timedelta(seconds=10),
         "read_timeout": timedelta(seconds=30),
     }
-    assert msgspec.structs.asdict(settings.server) == {"host": "127.0.0.1", "port": 5003}
+    assert msgspec.structs.asdict(settings.server) == {
+        "host": "127.0.0.1",
+        "port": 5003,
+        "drain": timedelta(seconds=30),
+    }
     assert msgspec.structs.asdict(settings.limits) == {
         "concurrent": 60,
         "creates_per_minute": 600,
         "calls_per_minute": 3000,
+        "wait": timedelta(seconds=600),
+        "waiting": 20_000,
+        "waiting_per_caller": 10_000,
     }
     assert msgspec.structs.asdict(settings.log) == {"level": "warning", "format": "text"}
     assert settings.data_dir == tmp_path / ".local/share/imagen"
@@ -200,9 +207,9 @@ def test_the_backend_that_is_chosen(tmp_path: Path, text: str, token_present: bo
     [
         ("timeot: 3", "timeot", 1, "Did you mean timeout? Allowed: backends, replicate"),
         ("server.port: 3", "server.port", 1, "there is no setting 'server.port'"),
-        ("server:\n  prot: 3", "server.prot", 2, "Did you mean port? Allowed: host, port."),
+        ("server:\n  prot: 3", "server.prot", 2, "Did you mean port? Allowed: host, port, drain."),
         ("zzz: 3", "zzz", 1, "'zzz'. Allowed: "),
-        ("server: 3", "server", 1, "server must be a mapping of host, port, not '3'"),
+        ("server: 3", "server", 1, "server must be a mapping of host, port, drain, not '3'"),
         ("server: [3]", "server", 1, "not a list"),
         ("server:\n  port:", "server.port", 2, "from 0 to 65535, not empty"),
         ("server:\n  port: {a: b}", "server.port", 2, "not a mapping"),

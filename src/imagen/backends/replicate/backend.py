@@ -14,6 +14,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from imagen.backends.registry import BackendContext
 from imagen.backends.replicate.data_uri import decode_data_uri
 from imagen.backends.replicate.refusals import retry_after, without_quotes
@@ -24,12 +26,14 @@ from imagen.backends.replicate.wire import (
     ModelFacts,
     Page,
     Wire,
+    operation_of,
     outputs_asked_for,
+    read_allowance,
     read_sighting,
     read_time,
 )
 from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, EDIT_KEYS, GUIDE_KEYS, Model
-from imagen.domain.events import Waiting
+from imagen.domain.events import Called, Waiting
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
 from imagen.domain.prediction import HIDDEN, Prediction, Sighting
@@ -196,7 +200,8 @@ class ReplicateBackend:
         def read(response: HttpResponse, *, subject: str) -> Sighting:
             hidden = [value for value in secrets.values() if isinstance(value, str)]
             told = without_quotes(response, prediction.prompt, secrets=hidden)
-            return self._wire.parse_prediction(told, subject=subject)
+            sighting = self._wire.parse_prediction(told, subject=subject)
+            return msgspec.structs.replace(sighting, allowance=read_allowance(response))
 
         return await self._call(request, read, str(model), policy=_ONCE)
 
@@ -315,14 +320,33 @@ class ReplicateBackend:
         self, request: HttpRequest, read: _Reader[T], subject: str, *, policy: RetryPolicy | None = None
     ) -> T:
         """One call with its repeats, and its answer as `read` understands it."""
+        operation = operation_of(request)
 
         async def once() -> T:
-            response = await self._client.send(request)
+            if operation != "create":  # those are paced where they are admitted
+                await self._context.calls.enter(self.account)
+            response = await self._sent(request, operation)
             self._note_time(response)
-            return read(response, subject=subject)
+            try:
+                return read(response, subject=subject)
+            except BackendRateLimited as error:
+                if operation != "create":
+                    await self._context.calls.refused(
+                        self.account, retry_after=error.retry_after, detail=error.detail
+                    )
+                raise
 
         policy = policy or self._context.policy
         return await self._repeated(once, repeatable=request.repeatable, policy=policy)
+
+    async def _sent(self, request: HttpRequest, operation: str) -> HttpResponse:
+        status = None
+        try:
+            response = await self._client.send(request)
+            status = response.status
+        finally:
+            self._context.observer.notify(Called(operation, status))
+        return response
 
     async def _repeated(
         self, once: Callable[[], Awaitable[T]], *, repeatable: bool, policy: RetryPolicy

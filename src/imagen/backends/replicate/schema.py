@@ -65,7 +65,11 @@ class SchemaBook:
             ModelNotFound: Replicate does not know it.
         """
         known = None if ref.version or ref.deployment else self._catalog.find(ref.base)
-        if known is not None and known.official is not False and (schema := known.input_schema()) is not None:
+        if (
+            known is not None
+            and known.official is not False
+            and (schema := self._catalog.input_schema(known)) is not None
+        ):
             return KnownModel(ref, schema)
         facts = await self._facts(ref)
         if ref.version or ref.deployment or facts.official or facts.version is None:

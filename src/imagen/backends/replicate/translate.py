@@ -73,12 +73,13 @@ def translate(
         fields.ask("negative_prompt", request.negative_prompt, "negative_prompt")
     if image is not None:
         _add_image(fields, image)
-    fields.offer("output_format", request.output_format or _DEFAULT_FORMAT)
+    if request.output_format or not request.plain:
+        fields.offer("output_format", request.output_format or _DEFAULT_FORMAT)
     if request.seed is not None:
         fields.ask("seed", request.seed, "seed")
     count_key = fields.first_known(COUNT_KEYS)
     most = fields.maximum(count_key, 1) if count_key else 1
-    if count_key:
+    if count_key and not (request.plain and request.count == 1):
         fields.offer(count_key, min(request.count, most))
     options = {name: read_text(schema, name, text) for name, text in request.text_options.items()} | dict(
         request.options
@@ -153,7 +154,7 @@ class _Fields:
 def _add_shape(fields: _Fields, request: GenerationRequest, defaults: Defaults) -> None:
     if request.aspect_ratio is not None:
         fields.ask("aspect_ratio", request.aspect_ratio, "aspect_ratio")
-    elif fields.has("aspect_ratio"):
+    elif fields.has("aspect_ratio") and not (request.plain and request.width is None):
         fields.offer(
             "aspect_ratio", aspect_ratio_of(request.width, request.height, fallback=defaults.aspect_ratio)
         )
@@ -166,7 +167,7 @@ def _add_steps(fields: _Fields, request: GenerationRequest, defaults: Defaults) 
     name = fields.first_known(STEPS_KEYS) or STEPS_KEYS[0]
     if request.steps is not None:
         fields.ask(name, request.steps, "steps")
-    elif defaults.steps is not None:
+    elif defaults.steps is not None and not request.plain:
         fields.offer(name, defaults.steps)
 
 

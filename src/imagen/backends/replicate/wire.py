@@ -18,7 +18,7 @@ import msgspec
 from imagen.backends.replicate.refusals import categorize_failure, parse_refusal
 from imagen.catalog.model import COUNT_KEYS
 from imagen.domain.model_ref import ModelRef
-from imagen.domain.prediction import Sighting, Status
+from imagen.domain.prediction import Allowance, Sighting, Status
 from imagen.domain.secret import Secret
 from imagen.errors import GarbledResponse, InvalidModelRef
 from imagen.transport.message import HttpRequest, HttpResponse, origin
@@ -33,6 +33,7 @@ _MAX_FILE_NAME = 255
 _HOLD_MARGIN_SECONDS = 15.0
 _MOST_MEASURED = 10**9
 """Seconds or pictures of one run; a larger figure is none."""
+_MOST_DIGITS = 9
 _JSON = {"content-type": "application/json"}
 
 
@@ -50,6 +51,26 @@ class ModelFacts(msgspec.Struct, frozen=True):
     version: str | None
     input_schema: dict[str, Any] | None
     output_is_list: bool | None
+
+
+def operation_of(request: HttpRequest) -> str:
+    """What a request asks for: `create`, `look`, `cancel`, `list` or `other`."""
+    path = request.path
+    if path.endswith("/cancel"):
+        return "cancel"
+    if path.endswith("/predictions"):
+        return "create" if request.method == "POST" else "list"
+    return "look" if path.startswith("/v1/predictions/") else "other"
+
+
+def read_allowance(response: HttpResponse) -> Allowance | None:
+    """What the headers `ratelimit-remaining` and `ratelimit-reset` say; None where they say nothing."""
+    remaining = response.headers.get("ratelimit-remaining", "")
+    reset = response.headers.get("ratelimit-reset", "")
+    if not remaining.isascii() or not remaining.isdigit() or len(remaining) > _MOST_DIGITS:
+        return None
+    told = reset.isascii() and reset.isdigit() and len(reset) <= _MOST_DIGITS
+    return Allowance(remaining=int(remaining), reset_seconds=float(reset) if told else None)
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,30 @@
+"""Whom we serve."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who asks for pictures, and what they may have.
+
+    Attributes:
+        name: whom the ledger names.
+        key: the id of the key that was shown; None for callers without one. Equal for those who share a turn.
+        concurrent: predictions at the same time; None leaves it to the account.
+        per_minute: predictions a minute; None leaves it to the account.
+    """
+
+    name: str
+    key: str | None = None
+    concurrent: int | None = None
+    per_minute: int | None = None
+
+    @property
+    def turn(self) -> str:
+        """Callers take turns by this name."""
+        return self.key or self.name
+
+
+UNKNOWN = Caller(name="unknown")
+"""Somebody of whom nothing is known."""

@@ -1,0 +1,401 @@
+"""The line before the limits: who waits holds nothing, and one dispatcher lets in those whose turn it is.
+
+Turns: interactive work before batches; within a lane callers take turns; of one caller the first to come goes first.
+Whoever waits for something of its own, a full semaphore or its key's limit, keeps nobody else waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from imagen.domain.limits import (
+    Admitted,
+    Blocked,
+    Lane,
+    LineReport,
+    Missing,
+    Need,
+    Verdict,
+    key_limit,
+)
+from imagen.domain.semaphore import unknown_semaphore
+from imagen.errors import Draining, ImagenError, QueueFull, RateLimited
+from imagen.ports import Clock, Limits
+
+LOOK_SECONDS = 1.0
+"""So often a line that waits shows that it lives."""
+MOST_AT_ONCE = 128
+"""How many are asked for in one transaction."""
+_FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.02, 0.25
+"""Places that another process gives back are only seen by looking."""
+
+_log = logging.getLogger(__name__)
+Told = Callable[[str, int], None]
+
+
+class LineRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How many may wait in one process: of all callers together, and of one."""
+
+    waiting: int = 20_000
+    waiting_per_caller: int = 10_000
+
+
+class _Waiter:
+    """One need in line."""
+
+    __slots__ = ("admitted", "need", "since", "told", "until")
+
+    def __init__(self, need: Need, since: float, until: float, told: Told | None) -> None:
+        self.need = need
+        self.since = since
+        self.until = until
+        self.told = told
+        self.admitted: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
+
+
+class _Flow:
+    """Those of one caller who need the same things: they go in the order in which they came."""
+
+    __slots__ = ("needs", "waiters")
+
+    def __init__(self, needs: frozenset[str]) -> None:
+        self.needs = needs
+        self.waiters: deque[_Waiter] = deque()
+
+
+class Line:
+    """All who wait in this process. Safe to share between the tasks of one loop.
+
+    Args:
+        limits: asked for places and turns.
+        clock: tells the time.
+        rules: how many may wait.
+    """
+
+    def __init__(self, *, limits: Limits, clock: Clock, rules: LineRules | None = None) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._rules = rules or LineRules()
+        self._name = secrets.token_hex(8)
+        self._flows: dict[tuple[Lane, str, str | None, str | None], _Flow] = {}
+        self._turns: dict[tuple[Lane, str], float] = {}
+        self._turn: dict[Lane, float] = dict.fromkeys(Lane, 0.0)
+        self._waiting = 0
+        self._of_caller: dict[str, int] = {}
+        self._full: dict[str, float] = {}
+        self._closed_until: dict[str, float] = {}
+        self._pause = _FIRST_LOOK_SECONDS
+        self._wake = asyncio.Event()
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """How many wait here now."""
+        return self._waiting
+
+    def room_for(self, caller_turn: str) -> int:
+        """How many more of a caller may wait."""
+        rules = self._rules
+        own = rules.waiting_per_caller - self._of_caller.get(caller_turn, 0)
+        return max(0, min(rules.waiting - self._waiting, own))
+
+    def close(self) -> None:
+        """Send all who wait away, and let nobody else in."""
+        self._closed = True
+        for flow in self._flows.values():
+            for waiter in flow.waiters:
+                if not waiter.admitted.done():
+                    waiter.admitted.set_exception(draining())
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Something was given back: those who wait for places ask at once."""
+        self._full.clear()
+        self._pause = _FIRST_LOOK_SECONDS
+        self._wake.set()
+
+    async def enter(
+        self, need: Need, *, wait_seconds: float, told: Told | None = None, since: float | None = None
+    ) -> Admitted:
+        """Wait until all of a need is held.
+
+        Args:
+            need: what must be held.
+            wait_seconds: how long at most.
+            told: called once when it has to wait, with the limit that it waits for and its place in line, from 1.
+            since: epoch seconds at which it came first, for one that comes back to the head of the line.
+
+        Raises:
+            QueueFull: too many wait already.
+            RateLimited: its turn did not come in time.
+            NotFound: there is no such semaphore.
+            Draining: the process is shutting down.
+        """
+        if self._closed:
+            raise draining()
+        returning = since is not None
+        if not returning and self.room_for(need.caller.turn) == 0:
+            raise QueueFull(
+                f"{self._waiting} predictions are waiting already; nothing was bought",
+                hint="Try again later, or send fewer at a time.",
+                retry_after=10.0,
+            )
+        now = self._clock.now().timestamp()
+        waiter = _Waiter(need, now if since is None else since, now + wait_seconds, told)
+        self._join(waiter, first=returning)
+        try:
+            return await waiter.admitted
+        except asyncio.CancelledError:
+            self._wake.set()  # the dispatcher clears it away
+            if waiter.admitted.done() and not waiter.admitted.cancelled() and not waiter.admitted.exception():
+                await asyncio.shield(self._take_back(need))
+            raise
+
+    # --- who is where ------------------------------------------------------------------------------------
+
+    def _join(self, waiter: _Waiter, *, first: bool) -> None:
+        need = waiter.need
+        key = (need.lane, need.caller.turn, need.account, need.semaphore)
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._flows[key] = _Flow(frozenset(_needed(need)))
+            turn = (need.lane, need.caller.turn)
+            self._turns[turn] = max(self._turns.get(turn, 0.0), self._turn[need.lane])
+        if first:
+            flow.waiters.appendleft(waiter)
+        else:
+            flow.waiters.append(waiter)
+        self._count(waiter, 1)
+        self._wake.set()
+        if self._dispatcher is None:
+            self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch())
+
+    def _count(self, waiter: _Waiter, by: int) -> None:
+        self._waiting += by
+        turn = waiter.need.caller.turn
+        left = self._of_caller.get(turn, 0) + by
+        if left:
+            self._of_caller[turn] = left
+        else:
+            self._of_caller.pop(turn, None)
+
+    def _tidy(self, now: float) -> None:
+        """Take out those who went away and those who have waited too long."""
+        for key, flow in list(self._flows.items()):
+            while flow.waiters and (flow.waiters[0].admitted.done() or flow.waiters[0].until < now):
+                waiter = flow.waiters.popleft()
+                self._count(waiter, -1)
+                if not waiter.admitted.done():
+                    waiter.admitted.set_exception(_too_late(waiter))
+            if not flow.waiters:
+                del self._flows[key]
+        if not self._flows:
+            self._turns.clear()
+
+    def _next(self, now: float) -> list[_Waiter]:
+        """Those whose turn it is, in order; they leave the line."""
+        chosen: list[_Waiter] = []
+        for lane in Lane:
+            heads = [
+                (self._turns[lane, key[1]], flow.waiters[0].since, index, key, flow)
+                for index, (key, flow) in enumerate(self._flows.items())
+                if key[0] is lane and flow.waiters and not self._is_blocked(flow, now)
+            ]
+            heapq.heapify(heads)
+            while heads and len(chosen) < MOST_AT_ONCE:
+                turn, _, index, key, flow = heapq.heappop(heads)
+                own = max(turn, self._turns[lane, key[1]])
+                if own > turn:  # the caller has gone with another flow meanwhile
+                    heapq.heappush(heads, (own, flow.waiters[0].since, index, key, flow))
+                    continue
+                waiter = flow.waiters.popleft()
+                if waiter.admitted.done():
+                    self._count(waiter, -1)
+                else:
+                    chosen.append(waiter)
+                    self._turn[lane] = max(self._turn[lane], own)
+                    self._turns[lane, key[1]] = own + 1
+                if flow.waiters:
+                    heapq.heappush(
+                        heads, (self._turns[lane, key[1]], flow.waiters[0].since, index, key, flow)
+                    )
+        return chosen
+
+    def _is_blocked(self, flow: _Flow, now: float) -> bool:
+        return any(
+            self._full.get(limit, now) > now or self._closed_until.get(limit, now) > now
+            for limit in flow.needs
+        )
+
+    # --- letting in --------------------------------------------------------------------------------------
+
+    async def _dispatch(self) -> None:
+        """Run while anybody waits."""
+        try:
+            while True:
+                self._wake.clear()
+                now = self._clock.now().timestamp()
+                self._tidy(now)
+                if not self._waiting:
+                    await self._limits.leave(self._name)
+                    if not self._waiting:
+                        return
+                    continue
+                chosen = self._next(now)
+                if chosen:
+                    await self._ask(chosen, now)
+                else:
+                    self._tell()
+                    await self._sleep(now)
+        except Exception as error:  # noqa: BLE001 - those who wait must hear of it, whatever it is
+            _log.exception("the line broke off")
+            self._send_away(ImagenError(f"the line broke off ({type(error).__name__}); nothing was bought"))
+        finally:
+            self._dispatcher = None
+
+    async def _ask(self, chosen: list[_Waiter], now: float) -> None:
+        try:
+            verdicts = await self._limits.take(
+                [waiter.need for waiter in chosen], now=now, line=self._name, waiting=self._reports(chosen)
+            )
+        except ImagenError as error:  # nothing was written, so nobody was let in
+            for waiter in chosen:
+                self._count(waiter, -1)
+                if not waiter.admitted.done():
+                    waiter.admitted.set_exception(error)
+            return
+        again: list[_Waiter] = []
+        for waiter, verdict in zip(chosen, verdicts, strict=True):
+            if not await self._answer(waiter, verdict, now):
+                again.append(waiter)
+        for waiter in reversed(again):
+            self._back(waiter)
+        if len(again) < len(chosen):
+            self._pause = _FIRST_LOOK_SECONDS
+        if self._waiting:
+            self._tell()
+
+    async def _answer(self, waiter: _Waiter, verdict: Verdict, now: float) -> bool:
+        """Tell one how it stands; False when it has to wait on."""
+        match verdict:
+            case Blocked(limit, until):
+                if until is None:
+                    self._full[limit] = now + self._pause
+                else:
+                    self._closed_until[limit] = until
+                return False
+            case Missing(semaphore):
+                self._count(waiter, -1)
+                if not waiter.admitted.done():
+                    waiter.admitted.set_exception(unknown_semaphore(semaphore))
+            case Admitted():
+                self._count(waiter, -1)
+                if waiter.admitted.done():
+                    await self._take_back(waiter.need)
+                else:
+                    waiter.admitted.set_result(verdict)
+        return True
+
+    async def _take_back(self, need: Need) -> None:
+        """It was let in when nobody wanted it any more: nothing was sent, so nothing stays."""
+        try:
+            await self._limits.give_back(need.lease, unsent=need.intent is not None)
+        except ImagenError as error:
+            _log.warning("the places of %s are held until they end by themselves: %s", need.lease, error)
+        self.look_again()
+
+    def _back(self, waiter: _Waiter) -> None:
+        """Into the line again, at its head."""
+        self._count(waiter, -1)
+        self._join(waiter, first=True)
+        self._turns[waiter.need.lane, waiter.need.caller.turn] -= 1
+
+    async def _sleep(self, now: float) -> None:
+        """Until somebody comes, something is given back, a time has come, or somebody has waited too long."""
+        self._full = {limit: at for limit, at in self._full.items() if at > now}
+        self._closed_until = {limit: at for limit, at in self._closed_until.items() if at > now}
+        due = [*self._full.values(), *self._closed_until.values()]
+        ends = [flow.waiters[0].until for flow in self._flows.values() if flow.waiters]
+        seconds = max(0.001, min([*due, *ends, now + LOOK_SECONDS]) - now)
+        self._pause = min(self._pause * 1.5, _LAST_LOOK_SECONDS)
+        woken = asyncio.ensure_future(self._wake.wait())
+        slept = asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait({woken, slept}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+            slept.cancel()
+
+    def _reports(self, chosen: list[_Waiter]) -> dict[str, LineReport]:
+        """What the other lines may know of this one."""
+        counts: dict[str, int] = {}
+        heads: dict[str, tuple[Lane, float]] = {}
+        for key, flow in self._flows.items():
+            for limit in flow.needs:
+                counts[limit] = counts.get(limit, 0) + len(flow.waiters)
+                if flow.waiters:
+                    head = (key[0], flow.waiters[0].since)
+                    heads[limit] = min(heads.get(limit, head), head)
+        for waiter in chosen:
+            for limit in _needed(waiter.need):
+                counts[limit] = counts.get(limit, 0) + 1
+                head = (waiter.need.lane, waiter.since)
+                heads[limit] = min(heads.get(limit, head), head)
+        return {limit: LineReport(lane, since, counts[limit]) for limit, (lane, since) in heads.items()}
+
+    def _tell(self) -> None:
+        """Let those who wait know, once, for what, and how many go before them."""
+        for key, flow in self._flows.items():
+            before = sum(
+                len(other.waiters)
+                for (lane, _, account, _), other in self._flows.items()
+                if account == key[2] and lane <= key[0]
+            )
+            for index, waiter in enumerate(reversed(flow.waiters)):
+                if waiter.told is None:
+                    break  # those before it were told before
+                told, waiter.told = waiter.told, None
+                told(self._reason(flow), before - index)
+
+    def _reason(self, flow: _Flow) -> str:
+        return next((limit for limit in flow.needs if limit in self._full or limit in self._closed_until), "")
+
+    def _send_away(self, error: Exception) -> None:
+        for flow in self._flows.values():
+            for waiter in flow.waiters:
+                if not waiter.admitted.done():
+                    waiter.admitted.set_exception(error)
+        self._flows.clear()
+        self._turns.clear()
+        self._of_caller.clear()
+        self._waiting = 0
+
+
+def draining() -> Draining:
+    """The error for work that comes while the process shuts down."""
+    return Draining("this process is shutting down and takes no new work", retry_after=5.0)
+
+
+def _needed(need: Need) -> Iterator[str]:
+    """All limits that can keep a need waiting: places, and the rates of key and account, which go by the same names."""
+    yield from need.limits()
+    if need.account is not None and need.caller.key is not None and need.caller.concurrent is None:
+        yield key_limit(need.caller.key)
+
+
+def _too_late(waiter: _Waiter) -> RateLimited:
+    need = waiter.need
+    what = f"semaphore {need.semaphore!r}" if need.semaphore is not None else "the limits of the account"
+    return RateLimited(
+        f"no place became free in {what} in time; nothing was bought",
+        hint="Try again later; `imagen semaphore list` shows who holds places.",
+        retry_after=10.0,
+    )

@@ -1,0 +1,212 @@
+"""Who may come in: the admin, a key, a caller with a Replicate token of their own, or whoever is on this machine."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from imagen.domain.caller import Caller
+from imagen.domain.key import check_route
+from imagen.domain.secret import Secret
+from imagen.errors import Unauthenticated
+from imagen.ports import Backend
+from imagen.transport.message import is_loopback
+
+NO_CREDENTIALS = (
+    "Authentication failed. Provide 'X-Admin-API-Key' in headers or complete credentials in payload."
+)
+WRONG_ADMIN_KEY = "Invalid admin API key"
+WRONG_TOKEN = "Invalid Replicate API token in credentials"  # noqa: S105 - a sentence
+WRONG_KEY = "Invalid API key"
+_LONGEST_TOKEN = 512
+
+
+class Visitor(msgspec.Struct, frozen=True, kw_only=True):
+    """Who came in, and on whose account their pictures are made.
+
+    Attributes:
+        caller: whom the ledger names, with the limits of their key.
+        backend: makes the pictures, on the account that pays for them.
+        admin: whether they may do everything.
+        own_token: they brought a Replicate token of their own.
+        models: the models that they may use; empty for all.
+    """
+
+    caller: Caller
+    backend: Backend
+    admin: bool = False
+    own_token: bool = False
+    models: frozenset[str] = frozenset()
+
+
+class KeyRing(Protocol):
+    """Knows the keys of this gateway."""
+
+    async def find(self, shown: str) -> KeyFacts | None:
+        """The key that was shown; None when there is none, or it was revoked."""
+
+
+class KeyFacts(Protocol):
+    """What the door needs to know of a key."""
+
+    @property
+    def caller(self) -> Caller:
+        """Whom it names, with its limits."""
+
+    @property
+    def models(self) -> frozenset[str]:
+        """`owner/name` of the models it is good for; empty for all."""
+
+    @property
+    def routes(self) -> frozenset[str]:
+        """The paths it is good for; empty for all."""
+
+
+class Accounts(Protocol):
+    """Makes backends for accounts."""
+
+    def own(self) -> Backend:
+        """That of the server's own account."""
+
+    def of(self, token: Secret) -> Backend:
+        """That of a caller's own token; kept nowhere.
+
+        Raises:
+            Unauthenticated: no token looks like that.
+        """
+
+
+class Door:
+    """Lets in by three tiers, the highest first.
+
+    Args:
+        admin_key: what the admin shows; None admits nobody as admin.
+        accounts: backends of the server's and of callers' accounts.
+        keys: the named keys of this gateway.
+        fallback: whether callers without credentials use the server's account.
+        local_caller: whom the ledger names then.
+        local: whether only this machine can reach the gateway.
+    """
+
+    def __init__(
+        self,
+        *,
+        admin_key: Secret | None,
+        accounts: Accounts,
+        keys: KeyRing,
+        fallback: bool,
+        local_caller: Caller,
+        local: bool,
+    ) -> None:
+        self._admin_key = admin_key
+        self._accounts = accounts
+        self._keys = keys
+        self._fallback = fallback
+        self._local_caller = local_caller
+        self._local = local
+
+    @property
+    def fallback(self) -> bool:
+        """Whether callers without credentials use the server's account."""
+        return self._fallback
+
+    async def admit(self, headers: Mapping[str, str], *, credentials: Any = None, route: str) -> Visitor:
+        """Who asks.
+
+        Args:
+            headers: of the request, names in lower case.
+            credentials: `credentials` of the payload.
+            route: the path that is asked for, as keys are scoped by it.
+
+        Raises:
+            Unauthenticated: with the sentence that the seeds have for it.
+            PermissionDenied: the key is not good for this route.
+        """
+        if self.is_admin(headers):
+            return Visitor(caller=Caller(name="admin"), backend=self._accounts.own(), admin=True)
+        if (key := _shown_key(headers)) is not None:
+            return await self._by_key(key, route)
+        if credentials is not None:
+            return self._by_token(credentials)
+        if self._fallback and self._is_no_web_page(headers):
+            return Visitor(caller=self._local_caller, backend=self._accounts.own())
+        raise Unauthenticated(NO_CREDENTIALS)
+
+    def require_admin(self, headers: Mapping[str, str]) -> None:
+        """Let in nobody but the admin.
+
+        Raises:
+            Unauthenticated: no admin key, or a wrong one, was shown.
+        """
+        if not self.is_admin(headers):
+            raise Unauthenticated(
+                NO_CREDENTIALS if "x-admin-api-key" not in headers else WRONG_ADMIN_KEY,
+                hint="Send the admin key in the header X-Admin-API-Key.",
+            )
+
+    def is_admin(self, headers: Mapping[str, str]) -> bool:
+        """Whether the admin key was shown.
+
+        Raises:
+            Unauthenticated: a wrong one was shown.
+        """
+        shown = headers.get("x-admin-api-key")
+        if shown is None:
+            return False
+        wanted = b"" if self._admin_key is None else self._admin_key.reveal().encode()
+        same = hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), wanted)
+        if self._admin_key is None or not same:
+            raise Unauthenticated(WRONG_ADMIN_KEY)
+        return True
+
+    def _is_no_web_page(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request without credentials comes from a program, and not from some page in a browser here.
+
+        Any page may send requests to this machine. Browsers tell in `Origin` where the page is from, and in `Host`
+        under which name, perhaps a made-up one, they found us.
+        """
+        host = _host(f"//{headers.get('host', '')}")
+        if self._local and not is_loopback(host):
+            return False
+        return "origin" not in headers or _host(headers["origin"]) == host
+
+    async def _by_key(self, shown: str, route: str) -> Visitor:
+        key = await self._keys.find(shown)
+        if key is None:
+            raise Unauthenticated(WRONG_KEY, hint="`imagen keys list` shows the keys that are good.")
+        check_route(key.routes, route)
+        return Visitor(caller=key.caller, backend=self._accounts.own(), models=key.models)
+
+    def _by_token(self, credentials: Any) -> Visitor:
+        shown = credentials.get("replicate_api_token") if isinstance(credentials, dict) else None
+        if shown is None:
+            raise Unauthenticated(NO_CREDENTIALS)
+        if not isinstance(shown, str) or not _looks_like_token(shown):
+            raise Unauthenticated(WRONG_TOKEN)
+        token = Secret(shown)
+        backend = self._accounts.of(token)
+        return Visitor(
+            caller=Caller(name=f"token:{token.fingerprint()[:8]}"), backend=backend, own_token=True
+        )
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def _shown_key(headers: Mapping[str, str]) -> str | None:
+    if (key := headers.get("x-api-key")) is not None:
+        return key
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else None
+
+
+def _looks_like_token(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_TOKEN and all("!" <= character <= "~" for character in text)

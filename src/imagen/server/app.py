@@ -1,0 +1,157 @@
+"""The gateway as an ASGI application: its faces, and the shell around them that counts, logs and turns errors into answers."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from imagen import __version__
+from imagen.errors import ImagenError
+from imagen.instrumentation.logs import access_line, request_id
+from imagen.server import documents
+from imagen.server.answers import ErrorBody, error_answer, json_answer
+from imagen.server.context import Context, Gone
+from imagen.server.operation import Operation
+
+FACES = (*documents.FACES, documents)
+"""The modules whose `OPERATIONS` make the gateway."""
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_CLIENT_CLOSED = 499
+_NO_SUCH_METHOD = 405
+
+_log = logging.getLogger(__name__)
+
+
+def operations() -> tuple[Operation, ...]:
+    """All that can be asked of the gateway."""
+    return tuple(operation for face in FACES for operation in face.OPERATIONS)
+
+
+def build_server(context: Context) -> ASGIApp:
+    """The gateway of one application."""
+    app = FastAPI(title="imagen", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    straight = {}
+    for path, found in _by_path(operations()).items():
+        methods: dict[str, Any] = {each.method: partial(each.handler, context) for each in found}
+        endpoint = _Endpoint(path, methods)
+        app.router.routes.append(Route(path, endpoint, methods=[*methods]))
+        straight.update({(method, path): endpoint for method in methods})
+    app.add_exception_handler(HTTPException, _nothing_there)
+    return Shell(app, context, straight=straight)
+
+
+async def _nothing_there(request: Request, error: Exception) -> Response:
+    """The answer for paths and methods that there are not."""
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    headers = getattr(error, "headers", None) or {}
+    what = f"{request.method} {request.url.path[:100]}"
+    if status == _NO_SUCH_METHOD:
+        body = ErrorBody(error=f"{what} is not supported", code="not_found", hint="GET /docs lists what is.")
+    else:
+        body = ErrorBody(
+            error=f"{what} was not found", code="not_found", hint="GET /docs lists what there is."
+        )
+    return json_answer({"success": False, **msgspec.to_builtins(body)}, status=status, headers=headers)
+
+
+class _Endpoint:
+    """The handlers of one path, by method."""
+
+    def __init__(self, path: str, methods: dict[str, Any]) -> None:
+        self._path = path
+        self._methods = methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["imagen.route"] = self._path
+        request = Request(scope, receive, send)
+        method = "GET" if request.method == "HEAD" and "HEAD" not in self._methods else request.method
+        try:
+            answer = await self._methods[method](request)
+        except ImagenError as error:
+            answer = error_answer(error)
+        except Gone:
+            answer = Response(status_code=_CLIENT_CLOSED)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not show its text to strangers
+            _log.error("a request ended in an unexpected fault: %s", type(error).__name__)
+            _log.debug("the fault", exc_info=error)
+            fault = f"an unexpected fault ({type(error).__name__}); please report it with its request id"
+            answer = error_answer(ImagenError(fault))
+        await answer(scope, receive, send)
+
+
+def _by_path(all_of_them: Iterable[Operation]) -> dict[str, list[Operation]]:
+    found: dict[str, list[Operation]] = {}
+    for operation in all_of_them:
+        found.setdefault(operation.path, []).append(operation)
+    return found
+
+
+class Shell:
+    """Around every request: an id, an answer whatever happens, a count and a line in the log.
+
+    Args:
+        app: everything that can be asked.
+        context: of the server.
+        straight: endpoints by method and path, to which requests go without passing the framework's own layers.
+    """
+
+    def __init__(
+        self, app: FastAPI, context: Context, *, straight: Mapping[tuple[str, str], ASGIApp]
+    ) -> None:
+        self._app = app
+        self._context = context
+        self._straight = straight
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection, as ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        told = _header(scope, b"x-request-id")
+        this = told if _ID.fullmatch(told) else secrets.token_hex(8)
+        token = request_id.set(this)
+        began, status = time.perf_counter(), 0
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"].append((b"x-request-id", this.encode()))
+            await send(message)
+
+        try:
+            endpoint = self._straight.get((scope["method"], scope["path"]), self._app)
+            await endpoint(scope, receive, answered)
+        finally:
+            seconds = time.perf_counter() - began
+            route = scope.get("imagen.route", "other")
+            self._context.metrics.request(route, scope["method"], status, seconds)
+            access_line(
+                method=scope["method"],
+                route=route,
+                path=scope["path"],
+                status=status,
+                ms=seconds * 1000,
+                caller=scope.get("imagen.caller"),
+            )
+            request_id.reset(token)
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return ""

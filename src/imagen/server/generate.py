@@ -1,0 +1,118 @@
+"""`POST /generate`: one wish, its pictures."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from imagen.domain.limits import Lane
+from imagen.server.answers import json_answer
+from imagen.server.bodies import read_object
+from imagen.server.context import Context
+from imagen.server.operation import Operation
+from imagen.server.results import GeneratedFile, Turn, cost_header, dollars, generated_files
+from imagen.server.wishes import Credentials, Wish, as_told, keeps, name_for, prepare_order, read_wish
+
+
+class GenerateBody(Wish, frozen=True, kw_only=True):
+    """A wish, with the model's own parameters beside these fields.
+
+    Attributes:
+        credentials: a Replicate account of the caller's own, instead of a key.
+    """
+
+    credentials: Credentials | None = None
+
+
+class GenerateAnswer(msgspec.Struct, kw_only=True):
+    """The pictures of a wish.
+
+    Attributes:
+        output_filename: as it was given, or as it was chosen.
+        generated_files: one for each picture, in order.
+        external_semaphore_used: whether a named limit was waited for; `semaphore_id` says which.
+        prediction_id: ours, good for `imagen predictions show`; replicate_id: Replicate's.
+        seed: with which the same picture can be made again; null for models without one.
+        cost_usd: null where the price is not known.
+        seconds: from sending it to seeing its end.
+        practice: true where the emulator painted it and no model was run.
+    """
+
+    success: bool
+    model_name: str
+    prompt: str
+    output_filename: str
+    generated_files: list[GeneratedFile]
+    count: int
+    external_semaphore_used: bool
+    semaphore_id: str | None
+    prediction_id: str
+    replicate_id: str | None
+    model: str
+    seed: int | None
+    cost_usd: float | None
+    seconds: float
+    practice: bool
+
+
+async def generate(context: Context, request: Request) -> Response:
+    """Make the pictures of one wish; the answer comes when they are ready."""
+    fields = await read_object(request)
+    visitor = await context.enter(request, credentials=fields.get("credentials"))
+    wish, options = read_wish(fields)
+    order = await prepare_order(context, visitor, wish, options, lane=Lane.INTERACTIVE)
+    turn = Turn()
+    (outcome,) = await context.stay(
+        request,
+        context.app.gateway.carry_out(order, observer=turn),
+        goes_on=keeps(context, wish),
+    )
+    if outcome.error is not None:
+        raise as_told(outcome.error, visitor)
+    prediction, name = outcome.prediction, name_for(wish, context)
+    files = generated_files(context, request, wish, outcome, name=name)
+    answer = GenerateAnswer(
+        success=True,
+        model_name=wish.model_name,
+        prompt=wish.prompt,
+        output_filename=name,
+        generated_files=files,
+        count=len(files),
+        external_semaphore_used=wish.external_semaphore_id is not None,
+        semaphore_id=wish.external_semaphore_id,
+        prediction_id=prediction.id,
+        replicate_id=prediction.upstream_id,
+        model=prediction.model,
+        seed=prediction.seed,
+        cost_usd=dollars(prediction.cost),
+        seconds=(prediction.latency_ms or 0) / 1000,
+        practice=visitor.backend.practice,
+    )
+    headers = {"x-imagen-prediction-id": prediction.id} | cost_header(prediction.cost) | turn.headers()
+    return json_answer(answer, headers=headers)
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        method="POST",
+        path="/generate",
+        handler=generate,
+        summary="Make the pictures of one prompt",
+        description=(
+            "Whatever stands beside the fields below is a parameter of the model by its own name, checked against the "
+            "model's schema before anything is bought. Without `store` the addresses live for an hour."
+        ),
+        tag="generate",
+        access="caller",
+        body=GenerateBody,
+        answers={200: GenerateAnswer},
+        errors=(401, 402, 403, 404, 422, 429, 502, 503, 504),
+        example={
+            "model_name": "flux-dev",
+            "prompt": "A serene mountain landscape at sunset",
+            "output_filename": "mountain_sunset",
+            "aspect_ratio": "16:9",
+        },
+    ),
+)

@@ -1,0 +1,53 @@
+"""One operation of the gateway as a value: routes, access and the OpenAPI document are made of these."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from imagen.server.context import Context
+
+Handler = Callable[[Context, Request], Awaitable[Response]]
+Access = Literal["anyone", "caller", "admin"]
+
+
+class Parameter(msgspec.Struct, frozen=True, kw_only=True):
+    """A parameter in path, query or header, as OpenAPI has it."""
+
+    name: str
+    place: Literal["path", "query", "header"]
+    description: str
+    schema: Mapping[str, Any] = msgspec.field(default_factory=lambda: {"type": "string"})
+    required: bool = False
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be asked for under one method and path.
+
+    Attributes:
+        handler: answers it. Errors of ours that it raises become answers in `app`.
+        summary, description: for people.
+        access: `anyone`, a `caller` of one of the tiers, or the `admin` alone. Handlers check it; this tells it.
+        body: the type of the request's JSON, None for no body.
+        answers: the type of the JSON of each status besides errors; None for no JSON.
+        errors: statuses besides 400 that it answers with an `ErrorBody`.
+        media_type: of an answer that is no JSON.
+    """
+
+    method: Literal["GET", "POST", "DELETE", "PUT", "PATCH"]
+    path: str
+    handler: Handler
+    summary: str
+    tag: str
+    access: Access
+    answers: Mapping[int, Any]
+    description: str = ""
+    body: Any = None
+    errors: tuple[int, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    media_type: str = "application/json"
+    example: Any = None

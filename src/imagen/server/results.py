@@ -1,0 +1,83 @@
+"""What came of a wish, in the documented shape."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+
+from imagen.domain.events import Event, InLine, LetIn
+from imagen.domain.money import Usd
+from imagen.server.context import Context
+from imagen.server.wishes import Wish, file_names
+from imagen.service.finish import Outcome
+
+
+class GeneratedFile(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One picture.
+
+    Attributes:
+        url: where the service has it, for an hour.
+        filename: what the caller may call it.
+        stored_url: where the gateway keeps it, when it was asked to.
+    """
+
+    url: str
+    filename: str
+    stored_url: str | None = None
+
+
+class Turn:
+    """An observer that remembers how long somebody waited, and from which position in line."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.waited_seconds = 0.0
+
+    def notify(self, event: Event) -> None:
+        """See `ports.Observer`."""
+        if isinstance(event, InLine):
+            self.position = max(self.position, event.position)
+        elif isinstance(event, LetIn):
+            self.waited_seconds += event.waited_seconds
+
+    def headers(self) -> dict[str, str]:
+        """The same for the answer."""
+        return {
+            "x-imagen-queue-position": str(self.position),
+            "x-imagen-waited-ms": str(round(self.waited_seconds * 1000)),
+        }
+
+
+def generated_files(
+    context: Context, request: Request, wish: Wish, outcome: Outcome, *, name: str
+) -> list[GeneratedFile]:
+    """The pictures of a prediction that succeeded, each with its addresses and its name."""
+    urls = outcome.prediction.output
+    names = file_names(wish.output_filename or name, len(urls))
+    kept = [picture.shelf_id for picture in outcome.pictures]
+    return [
+        GeneratedFile(
+            url=url,
+            filename=names[index],
+            stored_url=None
+            if index >= len(kept) or kept[index] is None
+            else context.url_of(request, f"/pictures/{kept[index]}"),
+        )
+        for index, url in enumerate(urls)
+    ]
+
+
+def dollars(cost: Usd | None) -> float | None:
+    """Money as it is shown in JSON."""
+    return None if cost is None else cost.to_json()
+
+
+def cost_header(cost: Usd | None) -> dict[str, str]:
+    """What it cost; `unknown` where nobody knows the price."""
+    return {"x-imagen-cost-usd": "unknown" if cost is None else f"{cost.to_decimal():f}"}
+
+
+def total_cost(costs: list[Usd | None]) -> Usd | None:
+    """All of it; None when a part is not known."""
+    known = [cost for cost in costs if cost is not None]
+    return Usd.total(known) if len(known) == len(costs) else None

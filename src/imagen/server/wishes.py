@@ -1,0 +1,222 @@
+"""What the documented face asks for, read and checked: one wish, as a request of its own or as a task of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+
+from imagen.domain.identifiers import new_id
+from imagen.domain.limits import Lane, Patience
+from imagen.domain.money import Usd
+from imagen.domain.request import GenerationRequest
+from imagen.errors import (
+    BackendUnauthenticated,
+    ImagenError,
+    InvalidInput,
+    InvalidRequest,
+    NotFound,
+    Problem,
+    Unauthenticated,
+)
+from imagen.server.access import WRONG_TOKEN, Visitor
+from imagen.server.answers import ModelNotSupported
+from imagen.server.bodies import to_value
+from imagen.server.context import Context
+from imagen.service.deliver import Destination
+from imagen.service.gateway import Order
+from imagen.service.keys import check_scope
+
+DEFAULT_EXTENSION = ".jpg"
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".svg", ".bmp", ".tif", ".tiff", ".heic", ".jxl"}
+)
+"""What is taken as the extension of a file name; any other ending is a part of the name."""
+_BATCH_SECONDS = 86_400.0
+"""A batch waits as long as its caller stays."""
+_LONGEST_NAME = 200
+_UNLIMITED_REFUSALS = 1_000_000
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """One picture, or several of one prompt. Whatever else stands beside these fields is a parameter of the model.
+
+    Attributes:
+        model_name: a name of the catalog such as `flux-dev`, or `owner/name[:version]`.
+        prompt: what the picture shall show.
+        output_filename: how the caller names it; an extension is kept, else it gets `.jpg`, and several get `_1`, `_2`, ….
+        external_semaphore_id: a named limit to wait for.
+        store: keep the pictures, so that they outlive the hour.
+        timeout: seconds until the prediction must have ended.
+        max_cost: US dollars; refuse before buying when it would cost more.
+    """
+
+    model_name: str
+    prompt: str
+    output_filename: str | None = None
+    external_semaphore_id: str | None = None
+    store: bool = False
+    timeout: float | None = None
+    max_cost: float | str | None = None
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """A caller's own Replicate account; the token is used for this request and kept nowhere."""
+
+    replicate_api_token: str
+
+
+_KNOWN = frozenset(Wish.__struct_fields__)
+_BESIDES = frozenset({"credentials"})
+
+
+class SeedRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What the documented face says of a model beyond the model's own schema; it goes by the documented name."""
+
+    required: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = {}
+    ranges: Mapping[str, tuple[float, float]] = {}
+
+
+SEED_RULES: Mapping[str, SeedRules] = {
+    "flux-kontext-max": SeedRules(required=("input_image",)),
+    "qwen-image": SeedRules(
+        defaults={"num_inference_steps": 50, "guidance": 4.0}, ranges={"lora_scale": (0, 2)}
+    ),
+}
+
+
+def read_wish(fields: Mapping[str, Any]) -> tuple[Wish, dict[str, Any]]:
+    """A wish and the model's own parameters beside it.
+
+    Raises:
+        InvalidRequest: a required field is missing.
+        InvalidInput: naming the field and what is allowed.
+    """
+    for name in ("model_name", "prompt"):
+        if name not in fields or fields[name] is None or fields[name] == "":
+            raise InvalidRequest(f"Missing required field: {name}")
+    wish = to_value({name: value for name, value in fields.items() if name in _KNOWN}, Wish)
+    if wish.output_filename is not None:
+        _check_name(wish.output_filename)
+    options = {
+        name: value
+        for name, value in fields.items()
+        if name not in _KNOWN and name not in _BESIDES and value is not None
+    }
+    return wish, options
+
+
+async def prepare_order(
+    context: Context, visitor: Visitor, wish: Wish, options: Mapping[str, Any], *, lane: Lane
+) -> Order:
+    """Check a wish against its model, the key and the money; nothing is bought yet.
+
+    Raises:
+        InvalidRequest, Refused: it cannot be carried out.
+    """
+    app = context.app
+    try:
+        model = app.catalog.resolve(wish.model_name)
+    except NotFound as error:
+        raise ModelNotSupported(wish.model_name, hint=error.hint) from error
+    check_scope(visitor.models, model)
+    request = GenerationRequest(
+        prompt=wish.prompt,
+        model=model,
+        options=_by_the_seed(wish.model_name, options),
+        max_cost=None if wish.max_cost is None else _read_cost(wish.max_cost),
+        deadline_seconds=wish.timeout,
+        semaphore=wish.external_semaphore_id,
+        resume=False,
+        plain=True,
+    )
+    kept = Destination(shelf=True, metadata=app.settings.metadata) if keeps(context, wish) else None
+    wait = app.settings.limits.wait.total_seconds()
+    try:
+        return await app.gateway.prepare(
+            request,
+            backend=visitor.backend,
+            caller=visitor.caller,
+            lane=lane,
+            patience=Patience(
+                line_seconds=_BATCH_SECONDS if lane is Lane.BATCH else wait,
+                refusals=_UNLIMITED_REFUSALS,
+                refusal_seconds=_BATCH_SECONDS if lane is Lane.BATCH else wait,
+            ),
+            destination=kept,
+        )
+    except ImagenError as error:
+        raise as_told(error, visitor) from error
+
+
+def keeps(context: Context, wish: Wish) -> bool:
+    """Whether the pictures of a wish are kept here."""
+    return wish.store or context.app.settings.pictures.keep
+
+
+def as_told(error: ImagenError, visitor: Visitor) -> ImagenError:
+    """The error as the caller is told: whose token was refused makes a difference."""
+    if visitor.own_token and isinstance(error, BackendUnauthenticated):
+        return Unauthenticated(WRONG_TOKEN)
+    return error
+
+
+def name_for(wish: Wish, context: Context) -> str:
+    """The name that the caller gave, or one that no other picture has."""
+    if wish.output_filename is not None:
+        return wish.output_filename
+    model = wish.model_name.rpartition("/")[2].partition(":")[0]
+    return f"{model}_{new_id('', context.app.clock.now()).strip('_')}"
+
+
+def file_names(name: str, count: int) -> list[str]:
+    """The names of `count` pictures: the given extension or `.jpg`, and numbers from 1 where there are several."""
+    given = PurePosixPath(name).suffix
+    extension = given if given.lower() in EXTENSIONS else DEFAULT_EXTENSION
+    stem = name.removesuffix(given) if given.lower() in EXTENSIONS else name
+    if count == 1:
+        return [stem + extension]
+    return [f"{stem}_{number}{extension}" for number in range(1, count + 1)]
+
+
+def _by_the_seed(model_name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    rules = SEED_RULES.get(model_name)
+    if rules is None:
+        return options
+    problems = [
+        Problem(name, f"it is required by {model_name}") for name in rules.required if not options.get(name)
+    ]
+    for name, (least, most) in rules.ranges.items():
+        value = options.get(name)
+        if isinstance(value, int | float) and not least <= value <= most:
+            problems.append(Problem(name, f"{value:g} is not allowed; it must be from {least} to {most}"))
+    if problems:
+        raise InvalidInput(problems, subject=model_name)
+    return {**rules.defaults, **options}
+
+
+def _check_name(name: str) -> None:
+    """A name is only told back, but whoever writes files by it shall not be led astray."""
+    bad = not name.strip() or name.strip(". ") == "" or "/" in name or "\\" in name or not name.isprintable()
+    if bad or len(name) > _LONGEST_NAME:
+        raise InvalidInput(
+            [
+                Problem(
+                    "output_filename",
+                    f"it must be a file name of 1 to {_LONGEST_NAME} printable characters without / and \\",
+                )
+            ]
+        )
+
+
+def _read_cost(told: float | str) -> Usd:
+    try:
+        amount = Usd.parse(str(told))
+    except ValueError as error:
+        raise InvalidInput([Problem("max_cost", str(error))]) from None
+    if amount < Usd(0):
+        raise InvalidInput([Problem("max_cost", f"{told} is below zero")])
+    return amount

@@ -1,0 +1,86 @@
+"""A gateway in this process, on a real socket, in front of the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from imagen.assembly import App
+from imagen.emulator import EmulatorThread
+from imagen.server.run import serving
+from imagen.settings import load_settings
+
+ADMIN_KEY = "an-admin-key-for-tests"
+ADMIN = {"X-Admin-API-Key": ADMIN_KEY}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class RunningGateway:
+    """Ask it."""
+
+    def __init__(self, url: str, app: App, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self.app = app
+        self.session = session
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        data: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        async with self.session.request(
+            method, self.url + path, json=json, data=data, headers=headers, allow_redirects=False
+        ) as response:
+            body = await response.read()
+            found = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, found, body)
+
+    async def generate(self, *, headers: dict[str, str] | None = None, **fields: Any) -> Answer:
+        wish = {"model_name": "flux-dev", "prompt": "a red fox in the snow"} | fields
+        return await self.request(
+            "POST", "/generate", json=wish, headers=ADMIN if headers is None else headers
+        )
+
+
+@asynccontextmanager
+async def running_gateway(
+    tmp_path: Path, emulator: EmulatorThread | None, **environ: str
+) -> AsyncIterator[RunningGateway]:
+    given = {
+        "HOME": str(tmp_path),
+        "IMAGEN_DATA_DIR": str(tmp_path / "data"),
+        "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
+        "FLASK_PORT": "0",
+        "REPLICATE_API_TOKEN": "r8_the_servers_own_token",
+    } | environ
+    if emulator is not None:
+        given["IMAGEN_REPLICATE__API_BASE"] = emulator.url
+    settings = load_settings(environ=given, cwd=tmp_path)
+    async with (
+        serving(settings, environ=given) as served,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        yield RunningGateway(served.url, served.app, session)
+        await asyncio.sleep(0)
