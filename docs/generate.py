@@ -1,28 +1,39 @@
 """Writes the pages of the reference that repeat the code: `make docs`. A test compares them with the code.
 
 docs/reference/cli.md       every command, argument and option
-docs/reference/errors.md    every error, its code and its exit status
+docs/reference/errors.md    every error, its code, its exit status and its HTTP status
+docs/reference/http.md      its middle: every operation of the gateway, and the shapes of what goes in and out
 docs/reference/settings.md  its tables: every setting
 """
 
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import typer
 
-from imagen import errors
+from imagen import __version__, errors
 from imagen.cli.exit_status import EXIT_STATUS, INTERNAL, INTERRUPTED
 from imagen.cli.main import app
-from imagen.errors import ImagenError
+from imagen.errors import ImagenError, PredictionFailed
+from imagen.server.answers import HTTP_STATUS, ErrorBody, http_status
+from imagen.server.app import operations
+from imagen.server.documents import openapi_document
+from imagen.server.operation import Operation
 from imagen.settings import BACKEND_ROWS, ROWS, Row
 
 REFERENCE = Path(__file__).parent / "reference"
 WRITTEN_BY = "<!-- Written by `make docs` from the code. Change it there. -->"
+MIDDLE = ("<!-- What follows is written by `make docs` from the code. -->", "<!-- Written by hand again. -->")
+INTERNAL_ERROR = 500
 
 
 def build_pages() -> dict[Path, str]:
@@ -30,6 +41,7 @@ def build_pages() -> dict[Path, str]:
     return {
         REFERENCE / "cli.md": build_cli_page(),
         REFERENCE / "errors.md": build_errors_page(),
+        REFERENCE / "http.md": build_http_page(),
         REFERENCE / "settings.md": build_settings_page(),
     }
 
@@ -136,6 +148,181 @@ def _default(option: Any) -> str:
     return f" Default: `{default}`." if plain and not option.is_flag else ""
 
 
+# --- HTTP ------------------------------------------------------------------------------------------------
+
+
+def build_http_page() -> str:
+    """The page of the gateway, with what is between its two marks written anew."""
+    text = (REFERENCE / "http.md").read_text("utf-8")
+    before, _, rest = text.partition(MIDDLE[0])
+    _, _, after = rest.partition(MIDDLE[1])
+    if not after:
+        raise ValueError(f"http.md has lost its marks {MIDDLE}")
+    return f"{before}{MIDDLE[0]}\n\n{_http_middle(operations())}\n\n{MIDDLE[1]}{after}"
+
+
+def _http_middle(all_of_them: Sequence[Operation]) -> str:
+    document = openapi_document(all_of_them, __version__)
+    schemas = document["components"]["schemas"]
+    schemas.pop(ErrorBody.__name__)
+    for operation in all_of_them:
+        for kind in (operation.body, *operation.answers.values()):
+            if _is_shape(kind):
+                _inherit(schemas[kind.__name__], kind)
+    rows = [
+        (f"[`{_line(one)}`](#{_http_anchor(_line(one))})", ACCESS[one.access], one.summary)
+        for one in all_of_them
+    ]
+    shapes = [_shape(name, schema) for name, schema in schemas.items()]
+    return "\n\n".join(
+        [
+            "## Operations",
+            _table(("Operation", "For", "What it does"), rows),
+            *(_operation(one, document["paths"][_path(one)][one.method.lower()]) for one in all_of_them),
+            "## Shapes",
+            "A field without default must be there; of answers, it is there.",
+            *shapes,
+        ]
+    )
+
+
+MEANINGS = {
+    "charged": "whether it is billed.",
+    "code": "the stable name of the error.",
+    "count": "how many pictures.",
+    "error": "what went wrong, a sentence for people.",
+    "external_semaphore_used": "whether a named limit was waited for.",
+    "failed_count": "tasks without pictures.",
+    "generated_files": "one for each picture, in order.",
+    "model": "as it was run: owner/name, with a version where one was pinned.",
+    "model_name": "as it was asked for.",
+    "output_filename": "as it was asked for, or as it was chosen.",
+    "prediction_id": "ours, good for `imagen predictions show`.",
+    "prompt": "what the picture shall show.",
+    "ready": "whether work is taken.",
+    "reason": "why it is not.",
+    "replicate_api_token": "of that account.",
+    "seed": "with which the same picture can be made again.",
+    "semaphore_id": "which named limit.",
+    "success": "whether there are pictures.",
+    "successful_count": "tasks with pictures.",
+    "task_index": "the number of the task, from 0.",
+    "total_tasks": "how many tasks there were.",
+    "cost_usd": "US dollars; null where the price is not known.",
+    "version": "the version of the model that ran.",
+}
+"""What fields mean whose classes leave it to their names."""
+ACCESS = {"anyone": "anyone", "caller": "callers of every tier", "admin": "the admin"}
+
+
+def _operation(operation: Operation, told: Mapping[str, Any]) -> str:
+    """A section; `told` is the operation in the OpenAPI document."""
+    parts = [f"### {_line(operation)}", f"{operation.summary}. For {ACCESS[operation.access]}."]
+    if operation.description:
+        parts.append(_one_line(operation.description))
+    if found := told.get("parameters"):
+        parameters = [(f"`{one['name']}`", one["in"], _one_line(one.get("description", ""))) for one in found]
+        parts.append(_table(("Parameter", "In", "Meaning"), parameters))
+    if operation.body is not None:
+        parts.append(f"It takes a {_link(operation.body.__name__)}.")
+    if operation.example is not None:
+        what = "For example" if operation.body is not None else "It answers, for example"
+        parts.append(f"{what}:\n\n```json\n{json.dumps(operation.example, indent=2)}\n```")
+    parts.append(_table(("Status", "Answer"), _responses(told["responses"])))
+    return "\n\n".join(parts)
+
+
+def _responses(responses: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows, errors = [], []
+    for status, answer in responses.items():
+        content = answer.get("content", {})
+        kind = _kind(content["application/json"]["schema"]) if "application/json" in content else ""
+        if kind == _link(ErrorBody.__name__):
+            errors.append(status)
+        else:
+            rows.append((status, kind or " or ".join(f"`{one}`" for one in content) or "nothing"))
+    return [*rows, (", ".join(errors), "[an error](#errors)")] if errors else rows
+
+
+def _path(operation: Operation) -> str:
+    """Without the kinds of its parameters."""
+    return re.sub(r"\{(\w+):\w+\}", r"{\1}", operation.path)
+
+
+def _line(operation: Operation) -> str:
+    return f"{operation.method} {_path(operation)}"
+
+
+def _link(name: str) -> str:
+    return f"[`{name}`](#{name.lower()})"
+
+
+def _is_shape(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _shape(name: str, schema: Mapping[str, Any]) -> str:
+    required = set(schema.get("required", ()))
+    rows = [
+        (
+            f"`{field}`",
+            _kind(facts),
+            "" if field in required else _told_default(facts),
+            _one_line(facts.get("description") or MEANINGS.get(field, "")),
+        )
+        for field, facts in schema.get("properties", {}).items()
+    ]
+    parts = [f"### {name}", _one_line(schema.get("description", ""))]
+    if rows:
+        parts.append(_table(("Field", "Type", "Default", "Meaning"), rows))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _told_default(facts: Mapping[str, Any]) -> str:
+    return f"`{json.dumps(facts['default'])}`" if facts.get("default") is not None else "left out"
+
+
+def _kind(facts: Mapping[str, Any]) -> str:
+    """A JSON schema in words."""
+    if "$ref" in facts:
+        return _link(facts["$ref"].rpartition("/")[2])
+    if "anyOf" in facts:
+        return " or ".join(_kind(one) for one in facts["anyOf"])
+    if "enum" in facts:
+        return " or ".join(f"`{one}`" for one in facts["enum"])
+    kind = facts.get("type", "")
+    if kind == "array":
+        each = _kind(facts["items"]) if "items" in facts else "anything"
+        return f"list of ({each})" if " or " in each else f"list of {each}"
+    words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+    if facts.get("format") == "date-time":
+        return "instant"
+    return words.get(kind, kind or "anything") + _bounds(facts)
+
+
+def _bounds(facts: Mapping[str, Any]) -> str:
+    if "maxLength" in facts:
+        return f" of {facts.get('minLength', 0)} to {facts['maxLength']} characters"
+    if "exclusiveMinimum" in facts:
+        return f" above {facts['exclusiveMinimum']}, at most {facts['maximum']}"
+    return f" from {facts['minimum']} to {facts['maximum']}" if "maximum" in facts else ""
+
+
+def _inherit(schema: dict[str, Any], kind: type) -> None:
+    """Tell of fields what the classes say that a class inherits them from."""
+    for base in kind.__mro__[1:]:
+        text = inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")[2]
+        for found in re.finditer(r"^    (\w+): (.+(?:\n {5,}.+)*)", text, re.MULTILINE):
+            facts = schema["properties"].get(found[1])
+            if facts is not None:
+                facts.setdefault("description", found[2])
+
+
+def _http_anchor(heading: str) -> str:
+    """By the rule of the usual viewers."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 # --- errors ----------------------------------------------------------------------------------------------
 
 
@@ -146,6 +333,7 @@ def build_errors_page() -> str:
             f"`{kind.code}`",
             f"`{kind.__name__}`",
             str(_status(kind)),
+            _answered(kind),
             "yes" if kind.retryable else "",
             _meaning(kind),
         )
@@ -156,8 +344,9 @@ def build_errors_page() -> str:
 {WRITTEN_BY}
 
 Every error that imagen raises on purpose is an `ImagenError`. Who is at fault decides the branch, and the branch decides
-the exit status. An error has a `code` that stays the same between releases, a `detail` that says what happened without
-prompt or secret, mostly a `hint` that says what to do next, and `retry_after` (seconds) where that is known.
+the exit status and the status over HTTP. An error has a `code` that stays the same between releases, a `detail` that says
+what happened without prompt or secret, mostly a `hint` that says what to do next, and `retry_after` (seconds) where that
+is known.
 
 On the command line an error is one line on standard error. With `--json` it is an object on standard output besides:
 `error` (the code), `detail`, `hint`, and where they apply `problems`, `prediction_id`, `charged`, `retry_after`,
@@ -174,11 +363,18 @@ On the command line an error is one line on standard error. With `--json` it is 
 "Retryable" means that the same request may succeed later. It does not mean that imagen repeats it: whether a create is
 repeated is told in [paying once](../explanation/paying-once.md).
 
-{_table(("Code", "Class", "Exit status", "Retryable", "Meaning"), rows)}
+{_table(("Code", "Class", "Exit status", "HTTP status", "Retryable", "Meaning"), rows)}
 
 ## Exit status
 
 {_table(("Status", "Meaning"), _statuses())}
+
+## HTTP status
+
+What the gateway answers with. The body is always [the same shape](http.md#errors). 429 and 503 come with `Retry-After`
+where a wait is known.
+
+{_table(("Status", "Errors"), _answers())}
 """
 
 
@@ -201,6 +397,28 @@ def _statuses() -> list[tuple[str, ...]]:
     rows = {status: ", ".join(names) for status, names in branches.items()} | fixed
     rows[INTERNAL] = rows.get(INTERNAL, "") + ", and any fault of the program itself"
     return [(str(status), rows[status]) for status in sorted(rows)]
+
+
+def _answered(kind: type[ImagenError]) -> str:
+    """The status of the gateway's answer; an error of the branch itself is looked at, without its arguments."""
+    error = kind.__new__(kind)
+    if not isinstance(error, PredictionFailed):
+        return str(http_status(error))
+    vars(error)["category"] = None
+    others = http_status(error)
+    vars(error)["category"] = "safety"
+    return f"{others}; {http_status(error)} for `safety`"
+
+
+def _answers() -> list[tuple[str, ...]]:
+    rows: dict[str, list[str]] = {}
+    for kind, _ in HTTP_STATUS:
+        for status in re.findall(r"\d+", _answered(kind)):
+            rows.setdefault(status, []).append(f"`{kind.code}`")
+    rows.setdefault(str(INTERNAL_ERROR), []).append("any fault of the program itself")
+    return [
+        (f"{status} {HTTPStatus(int(status)).phrase}", ", ".join(rows[status])) for status in sorted(rows)
+    ]
 
 
 def _meaning(kind: type[ImagenError]) -> str:

@@ -26,12 +26,17 @@ from imagen.limits.calls import SharedCallBudget
 from imagen.limits.line import Line, LineRules
 from imagen.pictures.shelf import FolderShelf
 from imagen.ports import Backend, CallBudget, Clock, Observer
+from imagen.remote.connection import Connection
+from imagen.remote.generate import Preset, RemoteGateway
+from imagen.remote.keys import RemoteKeys
+from imagen.remote.semaphores import RemoteLeases, RemoteSemaphores
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules
-from imagen.service.deliver import Deliverer
+from imagen.service.deliver import Advice, Deliverer
 from imagen.service.finish import Finisher
 from imagen.service.gateway import Gateway
 from imagen.service.keys import KeyBook
+from imagen.service.semaphore_lease import SemaphoreLeases
 from imagen.settings import EMULATOR, BackendSettings, Settings, choose_backend, user_config_folder
 from imagen.store.database import Database
 from imagen.store.kept_entries import KeptEntries
@@ -120,6 +125,27 @@ class ConfiguredBackends:
         """That of a caller's own token, made for one request and kept nowhere."""
         return build_backend(self._gateway_context(token))
 
+    def tokenless(self) -> Backend:
+        """One that fetches what others have made, and that has no token to show."""
+        return build_backend(self._gateway_context(None))
+
+    def preset(self, name: str | None) -> Preset:
+        """What a configured backend says where the caller says nothing.
+
+        Args:
+            name: of the backend; None for the one that makes pictures where there is a token.
+
+        Raises:
+            NotFound: none is called so.
+        """
+        found = self._configured(name or choose_backend(self._settings, token_present=True))
+        return Preset(
+            model=found.model,
+            steps=found.default_steps,
+            aspect_ratio=found.default_aspect_ratio,
+            deadline_seconds=found.timeout.total_seconds() if found.timeout else None,
+        )
+
     def get(self, name: str | None) -> Backend:
         """See the port."""
         name = name or self.default
@@ -127,14 +153,20 @@ class ConfiguredBackends:
             token = self._tokens.find(self._settings.replicate.api_token_env)
             self._built[name] = build_backend(self._gateway_context(token))
         if name not in self._built:
-            found = self._settings.backends.get(name)
-            if found is None:
-                raise NotFound(
-                    f"no backend is called {name[:80]!r}; configured are {', '.join(self.names())}",
-                    hint="`imagen backends` lists them.",
-                )
-            self._built[name] = build_backend(self._context(found))
+            found = self._configured(name)
+            token_env = found.api_token_env or self._settings.replicate.api_token_env
+            token = None if found.type == EMULATOR else self._tokens.find(token_env)
+            self._built[name] = build_backend(self._context(found, token))
         return self._built[name]
+
+    def _configured(self, name: str) -> BackendSettings:
+        found = self._settings.backends.get(name)
+        if found is None:
+            raise NotFound(
+                f"no backend is called {name[:80]!r}; configured are {', '.join(self.names())}",
+                hint="`imagen backends` lists them.",
+            )
+        return found
 
     def _gateway_context(self, token: Secret | None) -> BackendContext:
         """The account that the settings name at the top level, or another one of the same service."""
@@ -143,22 +175,21 @@ class ConfiguredBackends:
             self._context(
                 BackendSettings(
                     name=GATEWAY, type="replicate", default_aspect_ratio="1:1", store=False, extra={}
-                )
+                ),
+                token,
             ),
-            token=token,
             deadline_seconds=settings.timeout.total_seconds() if settings.timeout else None,
         )
 
-    def _context(self, backend: BackendSettings) -> BackendContext:
+    def _context(self, backend: BackendSettings, token: Secret | None) -> BackendContext:
         settings = self._settings
-        token_env = backend.api_token_env or settings.replicate.api_token_env
         return BackendContext(
             name=backend.name,
             type=backend.type,
             model=backend.model,
             api_base=backend.api_base or settings.replicate.api_base,
-            token=None if backend.type == EMULATOR else self._tokens.find(token_env),
-            token_env=token_env,
+            token=token,
+            token_env=backend.api_token_env or settings.replicate.api_token_env,
             default_steps=backend.default_steps,
             default_aspect_ratio=backend.default_aspect_ratio,
             deadline_seconds=backend.timeout.total_seconds() if backend.timeout else None,
@@ -176,6 +207,35 @@ class ConfiguredBackends:
         """Close those that were built."""
         for backend in self._built.values():
             await backend.aclose()
+
+
+class Remote:
+    """The parts of a running gateway that do what those of an `App` do.
+
+    Attributes:
+        gateway, semaphores, leases, keys: as in `App`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        catalog: Catalog,
+        backends: ConfiguredBackends,
+        deliverer: Deliverer,
+        clock: Clock,
+    ) -> None:
+        self.semaphores = RemoteSemaphores(connection)
+        self.leases = RemoteLeases(connection, self.semaphores, clock)
+        self.keys = RemoteKeys(connection)
+        self.gateway = RemoteGateway(
+            connection,
+            catalog=catalog,
+            presets=backends.preset,
+            deliverer=deliverer,
+            source=backends.tokenless(),
+            clock=clock,
+        )
 
 
 class App:
@@ -212,7 +272,13 @@ class App:
                 waiting=settings.limits.waiting, waiting_per_caller=settings.limits.waiting_per_caller
             ),
         )
-        self.admission = Admission(limits=self.limits, line=self.line, clock=clock)
+        self.admission = Admission(
+            limits=self.limits,
+            line=self.line,
+            clock=clock,
+            creates_per_minute=settings.limits.creates_per_minute,
+        )
+        self.leases = SemaphoreLeases(admission=self.admission, semaphores=self.semaphores, clock=clock)
         self.backends = ConfiguredBackends(
             settings,
             tokens=self.tokens,
@@ -232,14 +298,7 @@ class App:
             clock=clock,
         )
         self.shelf = FolderShelf(settings.pictures.folder or data / "kept")
-        deliverer = Deliverer(
-            default_folder=Path(settings.output) if settings.output else data / "pictures",
-            incoming=data / "incoming",
-            limit_bytes=settings.max_picture_mb << 20,
-            software=SOFTWARE,
-            shelf=self.shelf,
-            clock=clock,
-        )
+        deliverer = self._deliverer(Advice())
         buying = BuyingRules(grace_seconds=settings.replicate.lost_answer_grace.total_seconds())
         self.finisher = Finisher(
             store=self.store, bookkeeper=self.bookkeeper, deliverer=deliverer, clock=clock, rules=buying
@@ -261,6 +320,39 @@ class App:
     def caller(self) -> Caller:
         """Whom the ledger names: the configured one, else MAI_FROM_ID, else the tmux pane's name, else `unknown`."""
         return Caller(name=self.settings.caller or resolve_caller(self._environ))
+
+    def at(self, url: str | None) -> App | Remote:
+        """Whoever does the work: the gateway that runs at `url`, or this process when that is None.
+
+        Args:
+            url: as `remote.url` may be.
+        """
+        if url is None:
+            return self
+        settings = self.settings
+        connection = Connection(
+            url, client=self.client, key=settings.remote.api_key, admin_key=settings.admin_api_key
+        )
+        fetched_by_hand = Advice(again="`curl -O {url}`", addresses="It is at {url}")
+        return Remote(
+            connection,
+            catalog=self.catalog,
+            backends=self.backends,
+            deliverer=self._deliverer(fetched_by_hand),
+            clock=self.clock,
+        )
+
+    def _deliverer(self, advice: Advice) -> Deliverer:
+        settings = self.settings
+        return Deliverer(
+            default_folder=Path(settings.output) if settings.output else settings.data_dir / "pictures",
+            incoming=settings.data_dir / "incoming",
+            limit_bytes=settings.max_picture_mb << 20,
+            software=SOFTWARE,
+            shelf=self.shelf,
+            clock=self.clock,
+            advice=advice,
+        )
 
     async def __aenter__(self) -> Self:
         return self

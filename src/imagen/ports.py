@@ -228,8 +228,15 @@ class PredictionStore(Protocol):
             NotFound: none, or several, begin like that.
         """
 
-    async def unfinished(self, *, request_key: str | None = None) -> Sequence[Prediction]:
-        """Predictions with something left to do, oldest first, of one request or all."""
+    async def unfinished(
+        self, *, request_key: str | None = None, besides: str | None = None
+    ) -> Sequence[Prediction]:
+        """Predictions with something left to do, oldest first.
+
+        Args:
+            request_key: only those of one request.
+            besides: leave out what this owner follows.
+        """
 
     async def take(self, prediction_id: str, *, owner: str, was: str | None) -> bool:
         """Become the owner, if the owner still is `was`. False when somebody was quicker."""
@@ -319,6 +326,9 @@ class Limits(Protocol):
 
     async def show(self, account: str, *, now: float) -> AccountState:
         """How an account stands."""
+
+    async def sweep(self, *, now: float) -> None:
+        """Forget what has no meaning any more: ended leases, lines of the dead, rates that nobody used for a day."""
 
 
 class CallBudget(Protocol):

@@ -1,4 +1,4 @@
-"""errors.py is a tree that three tables hang on: each of them covers all of it."""
+"""errors.py is a tree that four tables hang on: each of them covers all of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from imagen import errors
 from imagen.cli.exit_status import EXIT_STATUS, INTERNAL, exit_status
-from imagen.errors import ConnectFailed, ExchangeFailed, ImagenError, InvalidResponse
+from imagen.errors import ConnectFailed, ExchangeFailed, ImagenError, InvalidResponse, PredictionFailed
+from imagen.server.answers import HTTP_STATUS, http_status
 from imagen.transport.client import FOREIGN_ERRORS
 
 NEVER_SENT = {
@@ -100,6 +101,36 @@ def test_an_error_leaves_with_the_status_of_its_branch(kind: type[ImagenError]) 
     error = kind.__new__(kind)
     expected = next((status for branch, status in EXIT_STATUS if issubclass(kind, branch)), INTERNAL)
     assert exit_status(error) == expected
+
+
+def test_every_branch_has_an_http_status() -> None:
+    branches = {kind for kind in our_errors() if kind.__bases__ == (ImagenError,)}
+    assert branches - {kind for kind, _ in HTTP_STATUS} == set()
+    assert {kind for kind, _ in HTTP_STATUS} <= set(our_errors())
+    assert {status for _, status in HTTP_STATUS} <= set(range(400, 600))
+
+
+def test_no_http_status_is_hidden_by_one_before_it() -> None:
+    """First match wins: a class stands before the branch that it hangs on."""
+    kinds = [kind for kind, _ in HTTP_STATUS]
+    assert len(set(kinds)) == len(kinds)
+    hidden = [
+        (before.__name__, kind.__name__)
+        for index, kind in enumerate(kinds)
+        for before in kinds[:index]
+        if issubclass(kind, before)
+    ]
+    assert hidden == []
+
+
+@pytest.mark.parametrize("kind", our_errors())
+def test_an_error_is_answered_with_the_status_of_the_nearest_class_above_it(kind: type[ImagenError]) -> None:
+    statuses = dict(HTTP_STATUS)
+    expected = next((statuses[above] for above in kind.__mro__ if above in statuses), 500)
+    error = kind.__new__(kind)
+    if issubclass(kind, PredictionFailed):
+        vars(error)["category"] = None
+    assert http_status(error) == expected
 
 
 def ours(foreign: type[BaseException]) -> type[ImagenError]:

@@ -208,6 +208,25 @@ async def test_lines_of_all_processes_are_served_first_come_first_served(open_ho
     assert isinstance(verdict, Admitted)
 
 
+async def test_a_batch_of_one_process_leaves_the_rate_to_who_waits_in_another(open_house: Any) -> None:
+    house = open_house(concurrent=100, creates_per_minute=60)
+    await take(house, *(need(number) for number in range(100)))  # the minute's burst is gone
+    account, now = f"account:{ACCOUNT}", NOW + 1
+    somebody = {account: LineReport(Lane.INTERACTIVE, now, 1)}
+    batch = {account: LineReport(Lane.BATCH, NOW, 50)}
+    first = need(201, lane=Lane.BATCH)
+    at = now
+    for _ in range(200):
+        (verdict,) = await house.limits.take([need(200)], now=at, line="somebody", waiting=somebody)
+        if isinstance(verdict, Admitted):
+            break
+        (verdict,) = await house.limits.take([first], now=at, line="batch", waiting=batch)
+        assert isinstance(verdict, Blocked)
+        at += 0.05
+    else:
+        pytest.fail("somebody was never let in")
+
+
 async def test_a_line_of_a_process_that_died_keeps_nobody_waiting(open_house: Any) -> None:
     house = open_house(concurrent=1)
     await take(house, need(1))

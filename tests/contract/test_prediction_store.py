@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta, timezone
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -201,6 +202,32 @@ async def test_unfinished_comes_oldest_first_and_of_one_request_if_wanted(store:
     assert [one.id[-1] for one in await store.unfinished()] == ["1", "2", "3"]
     assert [one.id[-1] for one in await store.unfinished(request_key="a")] == ["1", "3"]
     assert list(await store.unfinished(request_key="c")) == []
+
+
+async def test_unfinished_may_leave_out_what_one_owner_follows(store: PredictionStore):
+    for number, owner in ((1, "me"), (2, "you"), (3, None)):
+        await store.add(make_prediction(number, owner=owner))
+    assert [one.id[-1] for one in await store.unfinished(besides="me")] == ["2", "3"]
+
+
+async def test_an_end_and_its_ledger_entry_are_written_together(house: Any):
+    await house.store.add(make_prediction())
+    ended = make_prediction(status=Status.SUCCEEDED, upstream_id="up-1")
+    entry = make_entry(1)
+    kept = await house.store.save(ended, entry=entry)
+    assert kept.settled_at is not None
+    assert list(await house.ledger.entries()) == [entry]
+    assert list(await house.store.unsettled()) == []
+    # Whoever comes later with another end changes neither.
+    await house.store.save(make_prediction(status=Status.FAILED), entry=make_entry(1, outcome="failed"))
+    assert list(await house.ledger.entries()) == [entry]
+
+
+async def test_what_an_intent_says_once_stays(store: PredictionStore):
+    await store.add(make_prediction())
+    await store.save(make_prediction(status=Status.PROCESSING, prompt="another", seed=99, model="a/b"))
+    kept = await store.get(make_prediction().id)
+    assert (kept.prompt, kept.seed, kept.model) == ("a red fox in the snow", 7, make_prediction().model)
 
 
 async def test_of_fifty_takers_one_wins(store: PredictionStore):

@@ -35,7 +35,7 @@ class Process:
         self.semaphores = SqlSemaphores(self.database)
         limits = SqlLimits(self.database, AccountRules())
         self.line = Line(limits=limits, clock=clock)
-        self.admission = Admission(limits=limits, line=self.line, clock=clock)
+        self.admission = Admission(limits=limits, line=self.line, clock=clock, creates_per_minute=600)
         self.leases = SemaphoreLeases(admission=self.admission, semaphores=self.semaphores, clock=clock)
 
     def now(self) -> float:

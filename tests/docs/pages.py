@@ -12,7 +12,8 @@ from types import ModuleType
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 _FENCE = re.compile(
-    r"(?P<marked><!-- run -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.DOTALL | re.MULTILINE
+    r"(?P<marked><!-- run(?: with a gateway)? -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
 )
 
 
@@ -24,6 +25,11 @@ def blocks(page: Path) -> Iterator[tuple[bool, str, str]]:
     """Every fenced block: whether it is marked to be run, its language, its text."""
     for found in _FENCE.finditer(page.read_text(encoding="utf-8")):
         yield bool(found["marked"]), found["language"], found["body"]
+
+
+def needs_gateway(page: Path) -> bool:
+    """Whether blocks of a page speak to a gateway on port 5003."""
+    return "<!-- run with a gateway -->" in page.read_text(encoding="utf-8")
 
 
 def without_blocks(page: Path) -> str:

@@ -10,7 +10,20 @@ import pytest
 from pages import PAGES, ROOT, generator, name_of
 
 import imagen
+from imagen.domain.limits import Patience
+from imagen.limits.line import LineRules
 from imagen.pictures.naming import FIELDS
+from imagen.server.answers import ErrorBody
+from imagen.server.batch import MOST_TASKS
+from imagen.server.bodies import (
+    MOST_BYTES,
+    MOST_BYTES_OF_STRANGERS,
+    MOST_GROUPS,
+    MOST_VALUES,
+    SILENCE_SECONDS,
+)
+from imagen.server.results import Turn, cost_header
+from imagen.server.wishes import EXTENSIONS, SEED_RULES
 
 GENERATE = generator()
 COMMANDS = list(GENERATE.commands())
@@ -34,7 +47,8 @@ def test_every_command_and_option_says_what_it_does(name: str, command: Any) -> 
 def test_the_python_page_names_every_public_name_and_parameter() -> None:
     page = (ROOT / "docs/reference/python.md").read_text(encoding="utf-8")
     missing = [name for name in imagen.__all__ if f"`{name}" not in page]
-    for method in (imagen.AsyncClient.__init__, imagen.AsyncClient.generate):
+    client = imagen.AsyncClient
+    for method in (client.__init__, client.generate, client.semaphore):
         missing += [
             name for name in inspect.signature(method).parameters if name != "self" and f"{name}`" not in page
         ]
@@ -43,13 +57,62 @@ def test_the_python_page_names_every_public_name_and_parameter() -> None:
     assert missing == []
 
 
+def test_the_http_page_says_what_every_field_means() -> None:
+    page = (ROOT / "docs/reference/http.md").read_text(encoding="utf-8")
+    shapes = page.partition("## Shapes")[2].partition(GENERATE.MIDDLE[1])[0]
+    assert re.findall(r"^\| `.*\|\s*\|$", shapes, re.MULTILINE) == []
+    assert [name for name in GENERATE.MEANINGS if f"| `{name}` |" not in shapes] == []
+
+
+def test_the_http_page_names_every_header_and_field_of_an_error() -> None:
+    page = (ROOT / "docs/reference/http.md").read_text(encoding="utf-8")
+    headers = {*Turn().headers(), *cost_header(None), "x-imagen-prediction-id", "x-request-id", "retry-after"}
+    assert sorted(name for name in headers if f"| `{name}`" not in page.lower()) == []
+    assert [name for name in ErrorBody.__struct_fields__ if f"| `{name}` |" not in page] == []
+
+
+def test_the_http_page_tells_how_much_is_taken() -> None:
+    page = (ROOT / "docs/reference/http.md").read_text(encoding="utf-8")
+    for bound in (
+        f"{MOST_BYTES >> 20} MiB; {MOST_BYTES_OF_STRANGERS >> 20} MiB",
+        f"{MOST_GROUPS:,} objects and lists, {MOST_VALUES:,} values",
+        f"{SILENCE_SECONDS:g} seconds",
+        f"tasks of a batch | {MOST_TASKS:,}",
+    ):
+        assert bound in page
+
+
+def test_the_http_page_names_the_documented_ranges() -> None:
+    page = " ".join((ROOT / "docs/reference/http.md").read_text(encoding="utf-8").split())
+    assert set(SEED_RULES) == {"flux-kontext-max", "qwen-image"}
+    assert SEED_RULES["qwen-image"].defaults == {"num_inference_steps": 50, "guidance": 4.0}
+    assert "50 steps and a guidance of 4, and `lora_scale` goes from 0 to 2" in page
+    assert [ending for ending in EXTENSIONS if f"`{ending}`" not in page] == []
+
+
+@pytest.mark.parametrize("page", ["docs/how-to/run-the-gateway.md", "docs/explanation/limits.md"])
+def test_pages_of_the_gateway_tell_the_defaults(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rules = LineRules()
+    assert f"{rules.waiting:,}" in text
+    assert f"{rules.waiting_per_caller:,}" in text
+    assert f"{Patience().line_seconds:g}" in text
+
+
 def test_the_page_on_saving_names_every_field() -> None:
     page = (ROOT / "docs/how-to/save-pictures.md").read_text(encoding="utf-8")
     assert [field for field in FIELDS if f"`{{{field}}}`" not in page] == []
 
 
 @pytest.mark.parametrize(
-    "name", ["docs/architecture.md", "docs/explanation/paying-once.md", "CONTRIBUTING.md"]
+    "name",
+    [
+        "docs/architecture.md",
+        "docs/explanation/limits.md",
+        "docs/explanation/paying-once.md",
+        *(name_of(page) for page in PAGES if page.parent.name == "adr"),
+        "CONTRIBUTING.md",
+    ],
 )
 def test_files_that_are_named_exist(name: str) -> None:
     named = set(FILE_IN_SRC.findall((ROOT / name).read_text(encoding="utf-8")))

@@ -3,23 +3,31 @@ r"""What the pages show to the reader happens.
 A block behind `<!-- run -->` is run: lines of a `console` block that begin with `$ ` as commands of bash, a `python` block
 as a program. The blocks of one page share a folder, one after the other. Lines without `$ ` are what is shown: `…` stands
 for anything within a line, a line of `…` alone for any lines. Practice only: there is no token and no other network.
+
+Blocks behind `<!-- run with a gateway -->` have a real `imagen serve` on the same data folder; `5003` stands for its port.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from pages import PAGES, blocks, name_of
+from pages import PAGES, blocks, name_of, needs_gateway
 
 RUN = [page for page in PAGES if any(marked for marked, _, _ in blocks(page))]
+
+
+ADMIN_KEY = "the-admin-key-of-the-pages"
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -31,7 +39,28 @@ def environment(home: Path) -> dict[str, str]:
         "COLUMNS": "120",
         "LANG": "C.UTF-8",
         "PYTHONWARNINGS": "error",
+        "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
+        "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
     }
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A gateway that practises, for as long as the block runs; its port."""
+    home = folder / "home"
+    home.mkdir()
+    with (folder / "gateway.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "imagen", "serve", "--port", "0", "--json"],
+            env=environment(home), cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, encoding="utf-8",
+        )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["url"].rpartition(":")[2]
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0, (folder / "gateway.log").read_text()
 
 
 def run(command: list[str], folder: Path) -> tuple[int, str]:
@@ -59,7 +88,8 @@ def run(command: list[str], folder: Path) -> tuple[int, str]:
         os.close(theirs)
         watcher.join()
         os.close(ours)
-    return done.returncode, (seen + done.stderr).decode().replace("\r\n", "\n")
+    shown = (seen + done.stderr).decode().replace("\r\n", "\n")
+    return done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", shown)  # bold and colours
 
 
 def steps(body: str) -> Iterator[tuple[str, str]]:
@@ -81,9 +111,23 @@ def pattern(shown: str) -> str:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", RUN, ids=name_of)
+@pytest.mark.parametrize("page", [page for page in RUN if not needs_gateway(page)], ids=name_of)
 def test_what_a_page_shows_happens(page: Path, tmp_path: Path) -> None:
-    for marked, language, body in blocks(page):
+    check_blocks(page, tmp_path)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the pages speak to the gateway with curl")
+@pytest.mark.parametrize("page", [page for page in RUN if needs_gateway(page)], ids=name_of)
+def test_what_a_page_shows_of_the_gateway_happens(page: Path, tmp_path: Path) -> None:
+    with serving(tmp_path) as port:
+        check_blocks(page, tmp_path, port=port)
+
+
+def check_blocks(page: Path, tmp_path: Path, *, port: str = "5003") -> None:
+    """Run each marked block of a page and compare what it shows."""
+    for marked, language, text in blocks(page):
+        body = text.replace(":5003", f":{port}")
         if not marked:
             continue
         if language == "python":
@@ -102,6 +146,9 @@ def test_what_a_page_shows_happens(page: Path, tmp_path: Path) -> None:
 
 def test_some_pages_show_something() -> None:
     assert {"README.md", "docs/tutorial.md"} <= {name_of(page) for page in RUN}
+    assert {"docs/how-to/run-the-gateway.md", "docs/how-to/share-a-semaphore.md"} <= {
+        name_of(page) for page in PAGES if needs_gateway(page)
+    }
 
 
 def test_dots_stand_for_anything() -> None:

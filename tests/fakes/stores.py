@@ -20,18 +20,25 @@ class Memory:
         self.usage: dict[str, UsageEntry] = {}
 
 
+_SAID_ONCE = (
+    "owner", "backend", "backend_type", "account", "model", "prompt", "input", "request_key", "caller", "created_at",
+    "deadline_seconds", "seed",
+)  # fmt: skip
+
+
 class MemoryPredictionStore:
     """`ports.PredictionStore`."""
 
     def __init__(self, memory: Memory) -> None:
         self._rows = memory.predictions
+        self._usage = memory.usage
 
     async def add(self, prediction: Prediction) -> None:
         if prediction.id in self._rows:
             raise StoreError(f"prediction {prediction.id} is written down already")
         self._rows[prediction.id] = prediction
 
-    async def save(self, prediction: Prediction) -> Prediction:
+    async def save(self, prediction: Prediction, *, entry: UsageEntry | None = None) -> Prediction:
         stored = self._rows.get(prediction.id)
         if stored is None:
             raise NotFound(f"no prediction here is called {prediction.id!r}")
@@ -52,8 +59,12 @@ class MemoryPredictionStore:
             delivered_at=prediction.delivered_at or stored.delivered_at,
             settled_at=prediction.settled_at or stored.settled_at,
         )
+        if entry is not None:
+            self._usage.setdefault(entry.id, entry)
+            now = replace(now, settled_at=entry.created_at)
         kept = tuple("data:" if url.startswith("data:") else url for url in prediction.output)
-        self._rows[prediction.id] = replace(now, owner=stored.owner, input=stored.input, output=kept)
+        said = {name: getattr(stored, name) for name in _SAID_ONCE}
+        self._rows[prediction.id] = replace(now, **said, output=kept)
         return now
 
     async def get(self, prediction_id: str) -> Prediction:
@@ -66,9 +77,17 @@ class MemoryPredictionStore:
             )
         return found[0]
 
-    async def unfinished(self, *, request_key: str | None = None) -> Sequence[Prediction]:
+    async def unfinished(
+        self, *, request_key: str | None = None, besides: str | None = None
+    ) -> Sequence[Prediction]:
         rows = sorted(self._rows.values(), key=lambda one: (one.created_at, one.id))
-        return [one for one in rows if not one.finished and request_key in {None, one.request_key}]
+        return [
+            one
+            for one in rows
+            if not one.finished
+            and request_key in {None, one.request_key}
+            and (besides is None or one.owner != besides)
+        ]
 
     async def take(self, prediction_id: str, *, owner: str, was: str | None) -> bool:
         stored = self._rows.get(prediction_id)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagen.cli.parameters import Config
+from imagen.cli.parameters import Config, Server
 
 if TYPE_CHECKING:
     from imagen.assembly import App
@@ -16,6 +16,7 @@ Examples:
   imagen generate "a red fox in the snow"
   imagen generate "a red fox" -m flux-dev --aspect-ratio 16:9 -n 4 -o foxes/
   imagen generate "a red fox" -o 'out/{model}-{seed}.{ext}' --opt go_fast=false --json
+  IMAGEN_API_KEY=imk_… imagen generate "a red fox" --server https://pictures.example.com
 """
 
 
@@ -84,11 +85,13 @@ def generate(
     never_repeat: Annotated[
         bool, typer.Option("--never-repeat", help="Never send a create again whose answer was lost.")
     ] = False,
+    server: Server = None,
     config: Config = None,
 ) -> None:
     """Make a picture: buy it once, save it whole, say what it cost."""
     from imagen.cli.options import (
         absolute_output,
+        parts_at,
         read_cost,
         read_image,
         read_options,
@@ -99,10 +102,12 @@ def generate(
     from imagen.cli.run import leave, run_app
     from imagen.domain.request import GenerationRequest
     from imagen.service.deliver import Destination
+    from imagen.settings import EMULATOR
 
     renderer = Renderer(quiet=json)
 
     async def command(app: App) -> int:
+        parts = parts_at(server, app)
         request = GenerationRequest(
             prompt=read_prompt(prompt),
             model=None if model is None else app.catalog.resolve(model),
@@ -131,9 +136,10 @@ def generate(
                 metadata=app.settings.metadata and not no_metadata,
             )
         )
-        practice = app.backends.get(backend).practice
+        here = parts is app
+        practice = here and app.backends.get(backend).practice
         with renderer:
-            outcomes = await app.gateway.generate(
+            outcomes = await parts.gateway.generate(
                 request,
                 backend=backend,
                 caller=app.caller(),
@@ -141,7 +147,8 @@ def generate(
                 observer=renderer,
                 watched=renderer.shows_progress,
             )
-        return show_outcomes(outcomes, json=json, urls=url or no_download, practice=practice)
+        practice = practice or any(one.prediction.backend_type == EMULATOR for one in outcomes)
+        return show_outcomes(outcomes, json=json, urls=url or no_download, practice=practice, here=here)
 
     status = run_app(command, config=config, json=json, observer=renderer)
     if status:

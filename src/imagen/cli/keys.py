@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagen.cli.parameters import Config
+from imagen.cli.parameters import Config, Server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,14 +60,16 @@ def create(
     ] = None,
     rpm: Annotated[int | None, typer.Option(metavar="N", help="Predictions a minute, 1 to 1000000.")] = None,
     as_json: Json = False,
+    server: Server = None,
     config: Config = None,
 ) -> None:
     """Make a key and print it: this once, since only its hash is kept."""
+    from imagen.cli.options import parts_at
     from imagen.cli.output import print_json, print_lines, remark
     from imagen.cli.run import run_app
 
     async def command(app: App) -> tuple[Key, Secret]:
-        return await app.keys.create(
+        return await parts_at(server, app).keys.create(
             name, models=models or (), routes=routes or (), concurrent=concurrent, per_minute=rpm
         )
 
@@ -82,14 +84,15 @@ def create(
 
 
 @app.command("list", epilog=LIST_EXAMPLES)
-def list_(as_json: Json = False, config: Config = None) -> None:
+def list_(as_json: Json = False, server: Server = None, config: Config = None) -> None:
     """Show the keys that are good, with what they are good for; never the keys themselves."""
+    from imagen.cli.options import parts_at
     from imagen.cli.output import print_json, print_table, remark
     from imagen.cli.run import run_app
     from imagen.cli.tables import format_table
 
     async def command(app: App) -> Sequence[Key]:
-        return await app.keys.list()
+        return await parts_at(server, app).keys.list()
 
     found = run_app(command, config=config, json=as_json)
     if as_json:
@@ -101,13 +104,14 @@ def list_(as_json: Json = False, config: Config = None) -> None:
 
 
 @app.command(epilog=REVOKE_EXAMPLES)
-def revoke(name: Name, config: Config = None) -> None:
+def revoke(name: Name, server: Server = None, config: Config = None) -> None:
     """Let a key be good for nothing; a gateway that runs refuses it within a second."""
+    from imagen.cli.options import parts_at
     from imagen.cli.output import remark
     from imagen.cli.run import run_app
 
     async def command(app: App) -> Key:
-        return await app.keys.revoke(name)
+        return await parts_at(server, app).keys.revoke(name)
 
     key = run_app(command, config=config)
     remark(f"key {key.name} revoked")

@@ -6,10 +6,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imagen.domain.money import Usd
 from imagen.errors import InvalidInput, Problem
 from imagen.pictures import OutputPattern
+from imagen.settings import read_server_url
+
+if TYPE_CHECKING:
+    from imagen.assembly import App, Remote
 
 _MAX_PROMPT_BYTES = 1 << 20
 
@@ -63,6 +68,21 @@ def read_cost(text: str) -> Usd:
     if amount < Usd(0):
         raise InvalidInput([Problem("max_cost", f"{text} is below zero")])
     return amount
+
+
+def parts_at(server: str | None, app: App) -> App | Remote:
+    """Whoever does the work: the gateway that is named, else that of the settings, else this process.
+
+    Args:
+        server: an address; empty for this process, whatever the settings say.
+        app: this process.
+
+    Raises:
+        InvalidInput: it is no address to which a key may be shown.
+    """
+    if server is None:
+        return app.at(app.settings.remote.url)
+    return app.at(read_server_url(server) if server.strip() else None)
 
 
 def absolute_output(text: str | None) -> str | None:

@@ -14,6 +14,7 @@ from imagen.cli.output import on_terminal, print_json, remark
 from imagen.domain import events
 from imagen.domain.aspect_ratio import aspect_ratio_of
 from imagen.domain.money import Usd
+from imagen.domain.prediction import Prediction
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PRACTICE = "practice: these pictures come from the built-in emulator, not from a model, and cost nothing."
 REAL = "For real ones set REPLICATE_API_TOKEN or run `imagen auth login`."
+REAL_THERE = "For real ones set REPLICATE_API_TOKEN where the gateway runs."
 
 
 class Renderer:
@@ -97,7 +99,7 @@ class Renderer:
             self._progress = None
 
 
-def _line(event: events.Event) -> str | None:  # noqa: C901 - a table of sentences
+def _line(event: events.Event) -> str | None:  # noqa: C901, PLR0912 - a table of sentences
     match event:
         case events.Resumed(prediction):
             return f"taking up the unfinished prediction {prediction.id} of the same request instead of buying again"
@@ -129,10 +131,23 @@ def _line(event: events.Event) -> str | None:  # noqa: C901 - a table of sentenc
                 f"{prediction.id} was made already ({_billing(prediction.charged)}); "
                 f"`imagen predictions adopt {prediction.id}` fetches its picture within the hour"
             )
+        case events.HungUp(server, made):
+            return _left_at(server, made)
         case events.Saved(_, path, renamed) if renamed:
             return f"the name was taken meanwhile; saved as {path.name}"
         case _:
             return None
+
+
+def _left_at(server: str, made: Sequence[Prediction]) -> str:
+    if not made:
+        return (
+            f"the connection to {server} is closed: the gateway cancels what it was making "
+            "(pictures that it keeps it makes to their end)"
+        )
+    ids = ", ".join(prediction.id for prediction in made)
+    addresses = " ".join(_short(address) for prediction in made for address in prediction.output)
+    return f"the gateway at {server} had made {ids} already (charged); for an hour: {addresses}"
 
 
 def _billing(charged: bool | None) -> str:
@@ -141,12 +156,18 @@ def _billing(charged: bool | None) -> str:
     return "what ran is charged" if charged else "not charged"
 
 
+def _short(address: str) -> str:
+    return address if len(address) < 300 else f"{address[:60]}…"
+
+
 def _model_name(model: str) -> str:
     return model.partition(":")[0].rpartition("/")[2]
 
 
-def show_outcomes(outcomes: Sequence[Outcome], *, json: bool, urls: bool, practice: bool) -> int:
-    """What came of a request, and the exit status for it."""
+def show_outcomes(
+    outcomes: Sequence[Outcome], *, json: bool, urls: bool, practice: bool, here: bool = True
+) -> int:
+    """What came of a request, and the exit status for it; `here` is False when a gateway elsewhere did the work."""
     if json:
         report = build_report(outcomes, practice=practice)
         print_json(report)
@@ -154,7 +175,7 @@ def show_outcomes(outcomes: Sequence[Outcome], *, json: bool, urls: bool, practi
         _show_outcome(outcome, json=json, urls=urls)
     if practice:
         remark(PRACTICE)
-        remark(REAL)
+        remark(REAL if here else REAL_THERE)
     return next((exit_status(outcome.error) for outcome in outcomes if outcome.error is not None), 0)
 
 
@@ -166,7 +187,7 @@ def _show_outcome(outcome: Outcome, *, json: bool, urls: bool) -> None:
             typer.echo(str(picture.path))
     if urls or (not outcome.pictures and outcome.error is None):
         for address in outcome.prediction.output:
-            remark(f"address {address if len(address) < 300 else address[:60] + '…'}")
+            remark(f"address {_short(address)}")
             if piped:
                 typer.echo(address)
     if outcome.error is not None:

@@ -1,4 +1,4 @@
-"""`imagen semaphore`: named limits that commands on this machine share."""
+"""`imagen semaphore`: named limits that commands share, on this machine or through a gateway."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagen.cli.parameters import Config
+from imagen.cli.parameters import Config, Server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,13 +50,14 @@ Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 @app.command("list", epilog=LIST_EXAMPLES)
-def list_(as_json: Json = False, config: Config = None) -> None:
+def list_(as_json: Json = False, server: Server = None, config: Config = None) -> None:
     """Show every semaphore: its limit, how many places are held now, and how many wait for one."""
+    from imagen.cli.options import parts_at
     from imagen.cli.output import print_json, print_lines, remark
     from imagen.cli.run import run_app
 
     async def command(app: App) -> Sequence[Semaphore]:
-        return await app.semaphores.list(now=app.clock.now().timestamp())
+        return await parts_at(server, app).semaphores.list(now=app.clock.now().timestamp())
 
     found = run_app(command, config=config, json=as_json)
     if as_json:
@@ -68,14 +69,15 @@ def list_(as_json: Json = False, config: Config = None) -> None:
 
 
 @app.command(epilog=SHOW_EXAMPLES)
-def show(name: Name, as_json: Json = False, config: Config = None) -> None:
+def show(name: Name, as_json: Json = False, server: Server = None, config: Config = None) -> None:
     """Show one semaphore: who holds its places, since when, and how many wait for one."""
+    from imagen.cli.options import parts_at
     from imagen.cli.output import print_json, print_lines
     from imagen.cli.run import run_app
     from imagen.cli.tables import format_table
 
     async def command(app: App) -> tuple[Semaphore, Sequence[Holder]]:
-        return await app.semaphores.show(name, now=app.clock.now().timestamp())
+        return await parts_at(server, app).semaphores.show(name, now=app.clock.now().timestamp())
 
     found, holders = run_app(command, config=config, json=as_json)
     if as_json:
@@ -91,29 +93,32 @@ def show(name: Name, as_json: Json = False, config: Config = None) -> None:
 def register(
     name: Name,
     limit: Annotated[int, typer.Argument(metavar="LIMIT", help="Places, 1 to 10000.")],
+    server: Server = None,
     config: Config = None,
 ) -> None:
     """Make a semaphore, or give one another limit; places that are held stay held."""
+    from imagen.cli.options import parts_at
     from imagen.cli.output import remark
     from imagen.cli.run import run_app
     from imagen.domain.semaphore import check_semaphore
 
     async def command(app: App) -> None:
         check_semaphore(name, limit)
-        await app.semaphores.register(name, limit)
+        await parts_at(server, app).semaphores.register(name, limit)
 
     run_app(command, config=config)
     remark(f"semaphore {name}: {limit} at once")
 
 
 @app.command(epilog=REMOVE_EXAMPLES)
-def remove(name: Name, config: Config = None) -> None:
+def remove(name: Name, server: Server = None, config: Config = None) -> None:
     """Remove a semaphore and everything that is held in it."""
+    from imagen.cli.options import parts_at
     from imagen.cli.output import remark
     from imagen.cli.run import run_app
 
     async def command(app: App) -> None:
-        await app.semaphores.remove(name)
+        await parts_at(server, app).semaphores.remove(name)
 
     run_app(command, config=config)
     remark(f"semaphore {name} removed")
@@ -140,6 +145,7 @@ def run(
         str | None,
         typer.Option("--holder", metavar="NAME", help="Whom others see; by default the caller's name."),
     ] = None,
+    server: Server = None,
     config: Config = None,
 ) -> None:
     """Run a command while holding a place, and leave with its exit status.
@@ -149,15 +155,16 @@ def run(
     of that name, 128 and the signal's number when one ended it.
     """
     from imagen.cli.held_command import run_held
+    from imagen.cli.options import parts_at
     from imagen.cli.run import leave, run_app
-    from imagen.service.semaphore_lease import SemaphoreLeases
+    from imagen.domain.caller import UNKNOWN
 
     async def held(app: App) -> int:
-        leases = SemaphoreLeases(admission=app.admission, semaphores=app.semaphores, clock=app.clock)
-        caller = app.caller()
-        place = leases.hold(
+        parts, caller = parts_at(server, app), app.caller()
+        own_name = _machine() if parts is not app and caller.name == UNKNOWN.name else caller.name
+        place = parts.leases.hold(
             name,
-            holder=caller.name if holder is None else holder,
+            holder=own_name if holder is None else holder,
             ttl_seconds=ttl,
             wait_seconds=wait,
             turn=caller.turn,
@@ -165,6 +172,13 @@ def run(
         return await run_held(place, command)
 
     leave(run_app(held, config=config))
+
+
+def _machine() -> str:
+    """Whom others see where nothing is known of the caller but the machine."""
+    import platform
+
+    return platform.node()[:100] or "unknown"
 
 
 def _standing(one: Semaphore) -> str:

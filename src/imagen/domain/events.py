@@ -125,6 +125,16 @@ class LeftUnfetched(msgspec.Struct, frozen=True):
     prediction: Prediction
 
 
+class HungUp(msgspec.Struct, frozen=True):
+    """Whoever asked the gateway at `server` went away, and the connection with them.
+
+    `made` are the predictions that it had told of before; whatever else it was making, it cancels.
+    """
+
+    server: str
+    made: tuple[Prediction, ...] = ()
+
+
 class Ended(msgspec.Struct, frozen=True):
     """It ended, one way or the other."""
 
@@ -149,5 +159,6 @@ Event = (
     | Canceled
     | CancelUnconfirmed
     | LeftUnfetched
+    | HungUp
     | Ended
 )

@@ -20,8 +20,9 @@ from imagen.limits.line import Line
 from imagen.ports import Clock, Limits
 
 _TOLD_EVERY_SECONDS = 0.5
-_NEARLY_NOTHING = 3
-"""With so few creates left, each answer that says so counts."""
+_NEARLY_NOTHING = 0.25
+"""With so small a share of a minute's creates left, each answer that says so counts."""
+_MOST_ACCOUNTS = 1000
 
 _log = logging.getLogger(__name__)
 Notify = Callable[[Event], None]
@@ -88,10 +89,18 @@ class Place:
 
 
 class Admission:
-    """Admits predictions and other services; what is taken is held by a context manager or ends by itself."""
+    """Admits predictions and other services; what is taken is held by a context manager or ends by itself.
 
-    def __init__(self, *, limits: Limits, line: Line, clock: Clock) -> None:
+    Args:
+        limits: has the places and rates.
+        line: where everybody waits.
+        clock: tells the time.
+        creates_per_minute: an account's allowance, by which news of what is left is weighed.
+    """
+
+    def __init__(self, *, limits: Limits, line: Line, clock: Clock, creates_per_minute: int) -> None:
         self.line = line
+        self._few = creates_per_minute * _NEARLY_NOTHING
         self._limits = limits
         self._clock = clock
         self._told_at: dict[str, float] = {}
@@ -167,8 +176,10 @@ class Admission:
         """Pass on what an answer told, now and then: each of them would cost a write."""
         now = self.now()
         recent = now - self._told_at.get(account, 0.0) < _TOLD_EVERY_SECONDS
-        if recent and allowance.remaining > _NEARLY_NOTHING:
+        if recent and allowance.remaining > self._few:
             return
+        if len(self._told_at) >= _MOST_ACCOUNTS:
+            self._told_at.clear()
         self._told_at[account] = now
         try:
             await self._limits.told(account, allowance, sequence=sequence, age=now - sent_at, now=now)

@@ -13,6 +13,7 @@ CHUNK = 20
 """So many are taken at once: each taking is a transaction."""
 CHUNK_LIVES_SECONDS = 2.0
 """What is left of a chunk then is dropped: others may have needed it."""
+_MOST_ACCOUNTS = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class SharedCallBudget:
 
     async def enter(self, account: str) -> None:
         """See the port. A store that fails lets calls pass: what was paid for must be seen to end."""
+        if account not in self._chunks and len(self._chunks) >= _MOST_ACCOUNTS:
+            self._chunks.clear()  # what they had left is little, and comes back by itself
         chunk = self._chunks.setdefault(account, _Chunk())
         while not self._spend(chunk):
             async with chunk.taking:

@@ -33,11 +33,15 @@ LOOK_SECONDS = 1.0
 """So often a line that waits shows that it lives."""
 MOST_AT_ONCE = 128
 """How many are asked for in one transaction."""
+_TIDY_SECONDS = 0.1
+"""So often all who wait are looked through for those whose time is over; those at the heads each time."""
 _FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.02, 0.25
 """Places that another process gives back are only seen by looking."""
 
 _log = logging.getLogger(__name__)
 Told = Callable[[str, int], None]
+_Key = tuple[Lane, str, str | None, str | None]
+"""Lane, whose turn, account, semaphore."""
 
 
 class LineRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,13 +54,14 @@ class LineRules(msgspec.Struct, frozen=True, kw_only=True):
 class _Waiter:
     """One need in line."""
 
-    __slots__ = ("admitted", "need", "since", "told", "until")
+    __slots__ = ("admitted", "asked", "need", "since", "told", "until")
 
     def __init__(self, need: Need, since: float, until: float, told: Told | None) -> None:
         self.need = need
         self.since = since
         self.until = until
         self.told = told
+        self.asked = False
         self.admitted: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
 
 
@@ -84,7 +89,8 @@ class Line:
         self._clock = clock
         self._rules = rules or LineRules()
         self._name = secrets.token_hex(8)
-        self._flows: dict[tuple[Lane, str, str | None, str | None], _Flow] = {}
+        self._flows: dict[_Key, _Flow] = {}
+        self._flows_of: dict[tuple[Lane, str], int] = {}
         self._turns: dict[tuple[Lane, str], float] = {}
         self._turn: dict[Lane, float] = dict.fromkeys(Lane, 0.0)
         self._waiting = 0
@@ -95,6 +101,7 @@ class Line:
         self._wake = asyncio.Event()
         self._dispatcher: asyncio.Task[None] | None = None
         self._closed = False
+        self._tidy_at = 0.0
 
     @property
     def waiting(self) -> int:
@@ -167,8 +174,9 @@ class Line:
         flow = self._flows.get(key)
         if flow is None:
             flow = self._flows[key] = _Flow(frozenset(_needed(need)))
-            turn = (need.lane, need.caller.turn)
+            turn = key[:2]
             self._turns[turn] = max(self._turns.get(turn, 0.0), self._turn[need.lane])
+            self._flows_of[turn] = self._flows_of.get(turn, 0) + 1
         if first:
             flow.waiters.appendleft(waiter)
         else:
@@ -189,16 +197,38 @@ class Line:
 
     def _tidy(self, now: float) -> None:
         """Take out those who went away and those who have waited too long."""
+        thorough = now >= self._tidy_at
+        if thorough:
+            self._tidy_at = now + _TIDY_SECONDS
         for key, flow in list(self._flows.items()):
-            while flow.waiters and (flow.waiters[0].admitted.done() or flow.waiters[0].until < now):
-                waiter = flow.waiters.popleft()
-                self._count(waiter, -1)
-                if not waiter.admitted.done():
-                    waiter.admitted.set_exception(_too_late(waiter))
+            blocked = self._is_blocked(flow, now)
+            while flow.waiters and self._is_over(flow.waiters[0], now, blocked=blocked):
+                self._dismiss(flow.waiters.popleft())
+            if thorough and any(self._is_over(waiter, now, blocked=blocked) for waiter in flow.waiters):
+                waiters, flow.waiters = flow.waiters, deque()
+                for waiter in waiters:
+                    if self._is_over(waiter, now, blocked=blocked):
+                        self._dismiss(waiter)
+                    else:
+                        flow.waiters.append(waiter)
             if not flow.waiters:
-                del self._flows[key]
-        if not self._flows:
-            self._turns.clear()
+                self._close_flow(key)
+
+    def _close_flow(self, key: _Key) -> None:
+        del self._flows[key]
+        turn = key[:2]
+        self._flows_of[turn] -= 1
+        if not self._flows_of[turn]:
+            del self._flows_of[turn], self._turns[turn]
+
+    def _is_over(self, waiter: _Waiter, now: float, *, blocked: bool) -> bool:
+        """Whether it went away, or its time is over and it was its turn, or would be of no use, at least once."""
+        return waiter.admitted.done() or (waiter.until < now and (waiter.asked or blocked))
+
+    def _dismiss(self, waiter: _Waiter) -> None:
+        self._count(waiter, -1)
+        if not waiter.admitted.done():
+            waiter.admitted.set_exception(_too_late(waiter))
 
     def _next(self, now: float) -> list[_Waiter]:
         """Those whose turn it is, in order; they leave the line."""
@@ -220,6 +250,7 @@ class Line:
                 if waiter.admitted.done():
                     self._count(waiter, -1)
                 else:
+                    waiter.asked = True
                     chosen.append(waiter)
                     self._turn[lane] = max(self._turn[lane], own)
                     self._turns[lane, key[1]] = own + 1
@@ -272,6 +303,7 @@ class Line:
                 if not waiter.admitted.done():
                     waiter.admitted.set_exception(error)
             return
+        now = self._clock.now().timestamp()  # asking took its time, and a pause begins after it
         again: list[_Waiter] = []
         for waiter, verdict in zip(chosen, verdicts, strict=True):
             if not await self._answer(waiter, verdict, now):
@@ -315,6 +347,10 @@ class Line:
     def _back(self, waiter: _Waiter) -> None:
         """Into the line again, at its head."""
         self._count(waiter, -1)
+        if self._closed:
+            if not waiter.admitted.done():
+                waiter.admitted.set_exception(draining())
+            return
         self._join(waiter, first=True)
         self._turns[waiter.need.lane, waiter.need.caller.turn] -= 1
 
@@ -374,6 +410,7 @@ class Line:
                 if not waiter.admitted.done():
                     waiter.admitted.set_exception(error)
         self._flows.clear()
+        self._flows_of.clear()
         self._turns.clear()
         self._of_caller.clear()
         self._waiting = 0

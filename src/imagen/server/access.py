@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ WRONG_ADMIN_KEY = "Invalid admin API key"
 WRONG_TOKEN = "Invalid Replicate API token in credentials"  # noqa: S105 - a sentence
 WRONG_KEY = "Invalid API key"
 _LONGEST_TOKEN = 512
+_LONGEST_HOST = 255
 
 
 class Visitor(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +92,7 @@ class Door:
         fallback: whether callers without credentials use the server's account.
         local_caller: whom the ledger names then.
         local: whether only this machine can reach the gateway.
+        public_host: the name under which callers reach it, where the settings tell one.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Door:
         fallback: bool,
         local_caller: Caller,
         local: bool,
+        public_host: str | None = None,
     ) -> None:
         self._admin_key = admin_key
         self._accounts = accounts
@@ -108,6 +112,7 @@ class Door:
         self._fallback = fallback
         self._local_caller = local_caller
         self._local = local
+        self._public_host = public_host
 
     @property
     def fallback(self) -> bool:
@@ -136,6 +141,10 @@ class Door:
             return Visitor(caller=self._local_caller, backend=self._accounts.own())
         raise Unauthenticated(NO_CREDENTIALS)
 
+    def sees_key(self, headers: Mapping[str, str]) -> bool:
+        """Whether a key is shown, of whatever worth."""
+        return "x-admin-api-key" in headers or _shown_key(headers) is not None
+
     def require_admin(self, headers: Mapping[str, str]) -> None:
         """Let in nobody but the admin.
 
@@ -158,7 +167,8 @@ class Door:
         if shown is None:
             return False
         wanted = b"" if self._admin_key is None else self._admin_key.reveal().encode()
-        same = hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), wanted)
+        # A header is bytes, which the server shows us as Latin-1.
+        same = hmac.compare_digest(shown.encode("latin-1", "replace"), wanted)
         if self._admin_key is None or not same:
             raise Unauthenticated(WRONG_ADMIN_KEY)
         return True
@@ -172,7 +182,11 @@ class Door:
         host = _host(f"//{headers.get('host', '')}")
         if self._local and not is_loopback(host):
             return False
-        return "origin" not in headers or _host(headers["origin"]) == host
+        return "origin" not in headers or (_host(headers["origin"]) == host and self._is_ours(host))
+
+    def _is_ours(self, host: str | None) -> bool:
+        """Whether no stranger can have given us that name; numbers are no name."""
+        return host is not None and (host == self._public_host or is_loopback(host) or _is_address(host))
 
     async def _by_key(self, shown: str, route: str) -> Visitor:
         key = await self._keys.find(shown)
@@ -196,9 +210,18 @@ class Door:
 
 def _host(url: str) -> str | None:
     try:
-        return urlsplit(url).hostname
+        host = urlsplit(url).hostname
     except ValueError:
         return None
+    return host if host is not None and len(host) <= _LONGEST_HOST else None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _shown_key(headers: Mapping[str, str]) -> str | None:

@@ -42,7 +42,15 @@ def operations() -> tuple[Operation, ...]:
 
 def build_server(context: Context) -> ASGIApp:
     """The gateway of one application."""
-    app = FastAPI(title="imagen", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="imagen",
+        version=__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        # A redirect would lead to whatever name the caller has put in `Host`.
+        redirect_slashes=False,
+    )
     straight = {}
     for path, found in _by_path(operations()).items():
         methods: dict[str, Any] = {each.method: partial(each.handler, context) for each in found}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
@@ -15,16 +15,28 @@ from imagen.domain.money import Usd
 from imagen.errors import ImagenError, InvalidInput, InvalidRequest, Problem, Refused
 from imagen.server.access import Visitor
 from imagen.server.answers import json_answer
-from imagen.server.bodies import read_object
 from imagen.server.context import Context
 from imagen.server.operation import Operation
 from imagen.server.results import GeneratedFile, Turn, cost_header, dollars, generated_files, total_cost
-from imagen.server.wishes import Credentials, Wish, as_told, name_for, prepare_order, read_wish
+from imagen.server.wishes import (
+    Credentials,
+    FileName,
+    Seconds,
+    Text,
+    Wish,
+    as_told,
+    check_credentials,
+    name_for,
+    prepare_order,
+    read_wish,
+)
 from imagen.service.finish import Outcome
 from imagen.service.gateway import Order
 
 MOST_TASKS = 10_000
 _MOST_SHOWN = 20
+_MOST_REPEATED_BYTES = 256 * 1024 * 1024
+"""What stands beside the tasks is checked, sent and written down once for each of them."""
 _LINED_UP = 4
 """So many times the account's places stand in line at once; the other tasks wait as plain values."""
 _OWN = frozenset({"tasks", "prompts", "custom_filenames", "credentials", "external_semaphore_id"})
@@ -33,9 +45,14 @@ _OWN = frozenset({"tasks", "prompts", "custom_filenames", "credentials", "extern
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One task; the model's own parameters stand beside these fields and win over those of the batch."""
 
-    prompt: str
-    output_filename: str | None = None
+    prompt: Text
+    output_filename: FileName | None = None
     model_name: str | None = None
+
+
+_MANY = msgspec.Meta(extra_json_schema={"minItems": 1, "maxItems": MOST_TASKS})
+_Tasks = Annotated[list[Task], _MANY]
+_Prompts = Annotated[list[Text], _MANY]
 
 
 class BatchBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,15 +64,19 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True):
         prompts, custom_filenames: the older form, in place of `tasks`.
         external_semaphore_id: a named limit that each task waits for.
         store: keep the pictures, so that they outlive the hour.
+        timeout: seconds until each prediction must have ended.
+        max_cost: US dollars for each task; refuse before buying when one would cost more.
         credentials: a Replicate account of the caller's own, instead of a key.
     """
 
     model_name: str | None = None
-    tasks: list[Task] | None = None
-    prompts: list[str] | None = None
-    custom_filenames: list[str | None] | None = None
+    tasks: _Tasks | None = None
+    prompts: _Prompts | None = None
+    custom_filenames: list[FileName | None] | None = None
     external_semaphore_id: str | None = None
     store: bool = False
+    timeout: Seconds | None = None
+    max_cost: float | str | None = None
     credentials: Credentials | None = None
 
 
@@ -118,8 +139,7 @@ class BatchAnswer(msgspec.Struct, kw_only=True):
 
 async def generate_batch(context: Context, request: Request) -> Response:
     """Make the pictures of many tasks. All of them are checked before the first is bought; none spoils another."""
-    fields = await read_object(request)
-    visitor = await context.enter(request, credentials=fields.get("credentials"))
+    visitor, fields = await context.arrive(request)
     tasks = list(_tasks(fields))
     wishes, orders = await _prepared(context, visitor, tasks)
     if (semaphore := wishes[0].external_semaphore_id) is not None:
@@ -160,7 +180,12 @@ def _tasks(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     common = {name: value for name, value in fields.items() if name not in _OWN}
     if fields.get("external_semaphore_id") is not None:
         common["external_semaphore_id"] = fields["external_semaphore_id"]
-    for index, task in enumerate(_listed(fields)):
+    if not isinstance(fields.get("model_name"), str | None):
+        raise InvalidInput([Problem("model_name", "it must be text")])
+    check_credentials(fields)
+    listed = _listed(fields)
+    _check_repeated(common, len(listed))
+    for index, task in enumerate(listed):
         if not isinstance(task, dict):
             raise InvalidInput([Problem(f"tasks[{index}]", "it must be an object")])
         if not task.get("prompt"):
@@ -174,6 +199,25 @@ def _tasks(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 ]
             )
         yield common | task
+
+
+def _check_repeated(common: Mapping[str, Any], times: int) -> None:
+    """Refuse a batch whose common parameters make something huge of a body that is not."""
+    try:
+        size = len(msgspec.json.encode(common)) * times
+    except RecursionError:
+        raise InvalidInput([Problem("body", "it is nested too deeply")]) from None
+    if size > _MOST_REPEATED_BYTES:
+        raise InvalidInput(
+            [
+                Problem(
+                    "tasks",
+                    f"what stands beside {times} tasks comes to {size >> 20} MiB; at most "
+                    f"{_MOST_REPEATED_BYTES >> 20} MiB are taken",
+                )
+            ],
+            hint="Give the address of a picture instead of the picture itself.",
+        )
 
 
 def _listed(fields: Mapping[str, Any]) -> Sequence[Any]:

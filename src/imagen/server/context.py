@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,11 +13,13 @@ from imagen.assembly import App
 from imagen.errors import Draining
 from imagen.limits.line import draining
 from imagen.server.access import Door, Visitor
+from imagen.server.bodies import MOST_BYTES, MOST_BYTES_OF_STRANGERS, read_object
 
 if TYPE_CHECKING:
     from imagen.server.metrics import Metrics
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class Gone(Exception):
@@ -70,6 +73,22 @@ class Context:
         request.scope["imagen.caller"] = visitor.caller.name
         return visitor
 
+    async def arrive(self, request: Request) -> tuple[Visitor, dict[str, Any]]:
+        """Let the caller of a request in, and read what it wants.
+
+        Whoever shows a key is let in, or not, before a byte of the body is read; who shows none may have credentials in
+        it, and has less room.
+
+        Raises:
+            Unauthenticated, PermissionDenied: they may not.
+            Draining: the process shuts down.
+            InvalidRequest: the body is no JSON object, or too large.
+        """
+        if self.door.sees_key(request.headers):
+            return await self.enter(request), await read_object(request, limit_bytes=MOST_BYTES)
+        fields = await read_object(request, limit_bytes=MOST_BYTES_OF_STRANGERS)
+        return await self.enter(request, credentials=fields.get("credentials")), fields
+
     async def stay(self, request: Request, work: Coroutine[Any, Any, T], *, goes_on: bool) -> T:
         """Do the work for as long as the caller stays.
 
@@ -82,23 +101,58 @@ class Context:
             Gone: the caller went away; unless it goes on, the work was canceled, upstream too.
             Draining: the process ended first.
         """
+        return await (self._apart(request, work) if goes_on else self._here(request, work))
+
+    async def _here(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+        """In the request's own task, which is canceled when the caller leaves."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a request is served by a task")
+        left = False
+
+        def leave(_: object) -> None:
+            nonlocal left
+            left = True
+            task.cancel()
+
+        leaving = asyncio.get_running_loop().create_task(_left(request))
+        leaving.add_done_callback(leave)
+        self.under_way.add(task)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if left:
+                task.uncancel()
+                raise Gone from None
+            if self.drains:
+                task.uncancel()
+                raise _handed_over() from None
+            raise
+        finally:
+            self.under_way.discard(task)
+            leaving.remove_done_callback(leave)
+            leaving.cancel()
+
+    async def _apart(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+        """In a task of its own, which goes on when the caller leaves."""
         task = asyncio.get_running_loop().create_task(work)
         self.under_way.add(task)
-        task.add_done_callback(self.under_way.discard)
+        task.add_done_callback(self._ended)
         leaving = asyncio.get_running_loop().create_task(_left(request))
         try:
             await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return _result(task)
-            if not goes_on:
-                task.cancel()
-            raise Gone
-        except asyncio.CancelledError:
-            if not goes_on:
-                task.cancel()
-            raise
         finally:
             leaving.cancel()
+        if not task.done():
+            raise Gone
+        if task.cancelled():
+            raise _handed_over()
+        return task.result()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.under_way.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.debug("what was under way ended with %s", type(error).__name__)
 
     def url_of(self, request: Request, path: str) -> str:
         """An address of the gateway as the caller of `request` reaches it."""
@@ -106,14 +160,11 @@ class Context:
         return f"{base.rstrip('/')}{path}"
 
 
-def _result(task: asyncio.Task[T]) -> T:
-    try:
-        return task.result()
-    except asyncio.CancelledError:
-        raise Draining(
-            "the process is shutting down; what is under way goes on at the service and is taken up by the next one",
-            retry_after=5.0,
-        ) from None
+def _handed_over() -> Draining:
+    return Draining(
+        "the process is shutting down; what is under way goes on at the service and is taken up by the next one",
+        retry_after=5.0,
+    )
 
 
 async def _left(request: Request) -> None:

@@ -58,6 +58,8 @@ _HEADERS: Mapping[int, dict[str, Any]] = {
     429: _WAIT,
     503: _WAIT,
 }
+_WITHOUT_BODY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+_ALSO: Mapping[int, tuple[str, ...]] = {HTTPStatus.PARTIAL_CONTENT: ("multipart/byteranges",)}
 _REFERENCE = "#/components/schemas/{name}"
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 _INTRODUCTION = """Image generation through Replicate with limits that hold, purchases that are made once, and a ledger.
@@ -126,8 +128,10 @@ def _answers(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
             if example is not None and status < HTTPStatus.MULTIPLE_CHOICES:
                 content["example"] = example
             answer["content"] = {JSON: content}
-        elif operation.media_type != JSON:
-            answer["content"] = {operation.media_type: {}}
+        elif operation.media_type != JSON and status not in _WITHOUT_BODY:
+            answer["content"] = {
+                media_type: {} for media_type in (operation.media_type, *_ALSO.get(status, ()))
+            }
         answers[str(status)] = answer
     takes_something = operation.body is not None or operation.parameters or "{" in operation.path
     errors = {*([400] if takes_something else []), *_REFUSED[operation.access], *operation.errors}
@@ -410,6 +414,6 @@ OPERATIONS: tuple[Operation, ...] = (
         answers={200: None},
         errors=(404,),
         parameters=(Parameter(name="asset", place="path", description="The name of a file."),),
-        media_type="application/octet-stream",
+        media_type="*/*",
     ),
 )

@@ -8,7 +8,6 @@ from starlette.responses import Response
 
 from imagen.domain.limits import Lane
 from imagen.server.answers import json_answer
-from imagen.server.bodies import read_object
 from imagen.server.context import Context
 from imagen.server.operation import Operation
 from imagen.server.results import GeneratedFile, Turn, cost_header, dollars, generated_files
@@ -19,6 +18,13 @@ class GenerateBody(Wish, frozen=True, kw_only=True):
     """A wish, with the model's own parameters beside these fields.
 
     Attributes:
+        model_name: a name of the catalog such as `flux-dev`, or `owner/name[:version]`.
+        prompt: what the picture shall show.
+        output_filename: how the caller names it; an extension is kept, else it gets `.jpg`, and several get `_1`, `_2`, ….
+        external_semaphore_id: a named limit to wait for.
+        store: keep the pictures, so that they outlive the hour.
+        timeout: seconds until the prediction must have ended.
+        max_cost: US dollars; refuse before buying when it would cost more.
         credentials: a Replicate account of the caller's own, instead of a key.
     """
 
@@ -35,7 +41,7 @@ class GenerateAnswer(msgspec.Struct, kw_only=True):
         prediction_id: ours, good for `imagen predictions show`; replicate_id: Replicate's.
         seed: with which the same picture can be made again; null for models without one.
         cost_usd: null where the price is not known.
-        seconds: from sending it to seeing its end.
+        seconds: from sending it to seeing its end; predict_seconds: of those the model ran, as far as it is told.
         practice: true where the emulator painted it and no model was run.
     """
 
@@ -50,16 +56,17 @@ class GenerateAnswer(msgspec.Struct, kw_only=True):
     prediction_id: str
     replicate_id: str | None
     model: str
+    version: str | None
     seed: int | None
     cost_usd: float | None
     seconds: float
+    predict_seconds: float | None
     practice: bool
 
 
 async def generate(context: Context, request: Request) -> Response:
     """Make the pictures of one wish; the answer comes when they are ready."""
-    fields = await read_object(request)
-    visitor = await context.enter(request, credentials=fields.get("credentials"))
+    visitor, fields = await context.arrive(request)
     wish, options = read_wish(fields)
     order = await prepare_order(context, visitor, wish, options, lane=Lane.INTERACTIVE)
     turn = Turn()
@@ -84,9 +91,11 @@ async def generate(context: Context, request: Request) -> Response:
         prediction_id=prediction.id,
         replicate_id=prediction.upstream_id,
         model=prediction.model,
+        version=prediction.version,
         seed=prediction.seed,
         cost_usd=dollars(prediction.cost),
         seconds=(prediction.latency_ms or 0) / 1000,
+        predict_seconds=prediction.predict_seconds,
         practice=visitor.backend.practice,
     )
     headers = {"x-imagen-prediction-id": prediction.id} | cost_header(prediction.cost) | turn.headers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 from starlette.requests import Request
@@ -10,6 +11,8 @@ from starlette.responses import Response
 
 from imagen.domain.semaphore import (
     MAX_HOLDER_CHARACTERS,
+    MAX_LIMIT,
+    MAX_TTL_SECONDS,
     Lease,
     Semaphore,
     check_semaphore,
@@ -29,6 +32,13 @@ _ALL = "/global-semaphores"
 _ONE = f"{_ALL}/{{semaphore_id}}"
 _LEASES = f"{_ONE}/leases"
 _LEASE = f"{_LEASES}/{{lease_id}}"
+
+# For readers of the document alone: the domain refuses with sentences of its own.
+_Name = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"})]
+_Limit = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MAX_LIMIT})]
+_Wait = Annotated[float, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": LONGEST_WAIT_SECONDS})]
+_Ttl = Annotated[float, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MAX_TTL_SECONDS})]
+_Holder = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_HOLDER_CHARACTERS})]
 
 
 class SemaphoreState(msgspec.Struct, frozen=True):
@@ -101,8 +111,8 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         limit: places, 1 to 10000. Places that are held stay held.
     """
 
-    semaphore_id: str
-    limit: int
+    semaphore_id: _Name
+    limit: _Limit
 
 
 class Registered(msgspec.Struct, frozen=True):
@@ -144,9 +154,9 @@ class PlaceWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         holder: whom others see, 1 to 100 printable characters; by default the caller's name.
     """
 
-    wait: float = 0.0
-    ttl: float = 60.0
-    holder: str | None = None
+    wait: _Wait = 0.0
+    ttl: _Ttl = 60.0
+    holder: _Holder | None = None
 
 
 class Renewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,7 +166,7 @@ class Renewal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ttl: seconds from now, 1 to 86400.
     """
 
-    ttl: float = 60.0
+    ttl: _Ttl = 60.0
 
 
 class PlaceLease(msgspec.Struct, frozen=True):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from imagen.domain.identifiers import new_id
 from imagen.domain.limits import Lane, Patience
 from imagen.domain.money import Usd
-from imagen.domain.request import GenerationRequest
+from imagen.domain.request import MAX_PROMPT_CHARACTERS, GenerationRequest
 from imagen.errors import (
     BackendUnauthenticated,
     ImagenError,
@@ -37,7 +37,17 @@ EXTENSIONS = frozenset(
 _BATCH_SECONDS = 86_400.0
 """A batch waits as long as its caller stays."""
 _LONGEST_NAME = 200
+_MOST_OPTIONS, _LONGEST_OPTION, _DEEPEST_OPTION = 200, 100, 32
+"""No model has so many parameters, such long names or such nested values; an unknown one costs a search for what was
+meant, and a deep one may be read here and be too deep for the next who handles it."""
+_LARGEST_NUMBER = 2**63 - 1
 _UNLIMITED_REFUSALS = 1_000_000
+
+
+# For readers of the document alone: what does not fit is refused with sentences of our own.
+Text = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_PROMPT_CHARACTERS})]
+FileName = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": _LONGEST_NAME})]
+Seconds = Annotated[float, msgspec.Meta(extra_json_schema={"exclusiveMinimum": 0, "maximum": 86_400})]
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +64,11 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     model_name: str
-    prompt: str
-    output_filename: str | None = None
+    prompt: Text
+    output_filename: FileName | None = None
     external_semaphore_id: str | None = None
     store: bool = False
-    timeout: float | None = None
+    timeout: Seconds | None = None
     max_cost: float | str | None = None
 
 
@@ -66,6 +76,10 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """A caller's own Replicate account; the token is used for this request and kept nowhere."""
 
     replicate_api_token: str
+
+
+class _WithCredentials(msgspec.Struct, frozen=True):
+    credentials: Credentials
 
 
 _KNOWN = frozenset(Wish.__struct_fields__)
@@ -98,6 +112,7 @@ def read_wish(fields: Mapping[str, Any]) -> tuple[Wish, dict[str, Any]]:
     for name in ("model_name", "prompt"):
         if name not in fields or fields[name] is None or fields[name] == "":
             raise InvalidRequest(f"Missing required field: {name}")
+    check_credentials(fields)
     wish = to_value({name: value for name, value in fields.items() if name in _KNOWN}, Wish)
     if wish.output_filename is not None:
         _check_name(wish.output_filename)
@@ -106,6 +121,7 @@ def read_wish(fields: Mapping[str, Any]) -> tuple[Wish, dict[str, Any]]:
         for name, value in fields.items()
         if name not in _KNOWN and name not in _BESIDES and value is not None
     }
+    _check_options(options)
     return wish, options
 
 
@@ -164,11 +180,21 @@ def as_told(error: ImagenError, visitor: Visitor) -> ImagenError:
     return error
 
 
+def check_credentials(fields: Mapping[str, Any]) -> None:
+    """Refuse `credentials` of another shape also where they are not needed, as the caller means something by them.
+
+    Raises:
+        InvalidInput: naming the field.
+    """
+    if fields.get("credentials") is not None:
+        to_value({"credentials": fields["credentials"]}, _WithCredentials)
+
+
 def name_for(wish: Wish, context: Context) -> str:
     """The name that the caller gave, or one that no other picture has."""
     if wish.output_filename is not None:
         return wish.output_filename
-    model = wish.model_name.rpartition("/")[2].partition(":")[0]
+    model = wish.model_name.strip().rpartition("/")[2].partition(":")[0]
     return f"{model}_{new_id('', context.app.clock.now()).strip('_')}"
 
 
@@ -192,7 +218,7 @@ def _by_the_seed(model_name: str, options: Mapping[str, Any]) -> Mapping[str, An
     for name, (least, most) in rules.ranges.items():
         value = options.get(name)
         if isinstance(value, int | float) and not least <= value <= most:
-            problems.append(Problem(name, f"{value:g} is not allowed; it must be from {least} to {most}"))
+            problems.append(Problem(name, f"{value} is not allowed; it must be from {least} to {most}"))
     if problems:
         raise InvalidInput(problems, subject=model_name)
     return {**rules.defaults, **options}
@@ -212,11 +238,48 @@ def _check_name(name: str) -> None:
         )
 
 
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what no model's parameters can be, before it is compared with any."""
+    long = [name for name in options if len(name) > _LONGEST_OPTION]
+    if long:
+        raise InvalidInput(
+            [Problem(f"{long[0][:_LONGEST_OPTION]}…", f"a name has at most {_LONGEST_OPTION} characters")]
+        )
+    if len(options) > _MOST_OPTIONS:
+        raise InvalidInput(
+            [
+                Problem(
+                    "body", f"it has {len(options)} parameters of the model; at most {_MOST_OPTIONS} are read"
+                )
+            ]
+        )
+    problems = []
+    for name, value in options.items():
+        if not _is_shallow(value, _DEEPEST_OPTION):
+            problems.append(Problem(name, f"it is nested deeper than {_DEEPEST_OPTION} levels"))
+        elif isinstance(value, int) and not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
+            problems.append(
+                Problem(
+                    name,
+                    f"it must be from -{_LARGEST_NUMBER} to {_LARGEST_NUMBER}, as a number of 64 bits is",
+                )
+            )
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    parts = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
+
+
 def _read_cost(told: float | str) -> Usd:
     try:
         amount = Usd.parse(str(told))
     except ValueError as error:
         raise InvalidInput([Problem("max_cost", str(error))]) from None
     if amount < Usd(0):
-        raise InvalidInput([Problem("max_cost", f"{told} is below zero")])
+        raise InvalidInput([Problem("max_cost", f"{amount} is below zero")])
     return amount

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -35,12 +35,14 @@ from imagen.pictures import (
     inspect_picture,
     land,
 )
-from imagen.ports import Backend, Clock, PictureShelf
+from imagen.ports import Clock, Fetched, PictureShelf
 from imagen.service.adopt import is_remembered
 from imagen.service.endings import empty_output
 
 GONE_STATUSES = frozenset({403, 404, 410})
 """How a file host says that it does not have a file: after the hour for good, before it perhaps only now."""
+_LONGEST_SHOWN = 1000
+"""Characters of an address in a sentence; a picture inside an answer has millions."""
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +87,25 @@ class Delivery(msgspec.Struct, frozen=True):
     error: ImagenError | None = None
 
 
+class PictureSource(Protocol):
+    """Where pictures are fetched from: any `ports.Backend` is one."""
+
+    async def fetch(self, url: str, target: Path, *, limit_bytes: int) -> Fetched:
+        """See `ports.Backend.fetch`."""
+
+
+class Advice(msgspec.Struct, frozen=True):
+    """What a person does about a picture that did not come, as templates with {id} and {url}.
+
+    Attributes:
+        again: the command that fetches it.
+        addresses: where its addresses are found.
+    """
+
+    again: str = "`imagen predictions adopt {id}`"
+    addresses: str = "`imagen predictions show {id}` has its addresses"
+
+
 class Deliverer:
     """Fetches and keeps.
 
@@ -94,6 +115,7 @@ class Deliverer:
         limit_bytes: the largest picture that is taken.
         software: named in the pictures' metadata.
         shelf: keeps those that are to outlive the hour.
+        advice: for whom a picture did not come.
     """
 
     def __init__(
@@ -105,6 +127,7 @@ class Deliverer:
         software: str,
         shelf: PictureShelf,
         clock: Clock,
+        advice: Advice = Advice(),  # noqa: B008 - frozen
     ) -> None:
         self._default_folder = default_folder
         self._incoming = incoming
@@ -112,6 +135,7 @@ class Deliverer:
         self._software = software
         self._shelf = shelf
         self._clock = clock
+        self._advice = advice
 
     def check(self, destination: Destination, prediction: Prediction, *, images: int) -> None:
         """Find out before anything is bought whether the pictures could be written.
@@ -133,7 +157,7 @@ class Deliverer:
 
     async def deliver(
         self,
-        backend: Backend,
+        source: PictureSource,
         prediction: Prediction,
         destination: Destination,
         *,
@@ -148,7 +172,7 @@ class Deliverer:
             notify(Fetching(prediction, index + 1, len(prediction.output)))
             try:
                 one = await self._landed_before(prediction, destination, index)
-                one = one or await self._deliver_one(backend, prediction, destination, index, url)
+                one = one or await self._deliver_one(source, prediction, destination, index, url)
             except ImagenError as error:
                 errors.append(error)
                 kept.append(None)
@@ -179,39 +203,40 @@ class Deliverer:
         return Kept(Path(name), facts, None if lies is None else lies.id)
 
     async def _deliver_one(
-        self, backend: Backend, prediction: Prediction, destination: Destination, index: int, url: str
+        self, source: PictureSource, prediction: Prediction, destination: Destination, index: int, url: str
     ) -> Kept:
+        advice = _filled(self._advice, prediction, url)
         part = self._incoming / f"{prediction.id}-{index + 1}-{secrets.token_hex(4)}.part"
         try:
             await asyncio.to_thread(self._incoming.mkdir, parents=True, exist_ok=True)
-            await backend.fetch(url, part, limit_bytes=self._limit_bytes)
+            await source.fetch(url, part, limit_bytes=self._limit_bytes)
             try:
                 return await self._keep(part, prediction, destination, index)
             except DefectivePicture:  # damaged on its way, perhaps: once more
-                await backend.fetch(url, part, limit_bytes=self._limit_bytes)
+                await source.fetch(url, part, limit_bytes=self._limit_bytes)
                 return await self._keep(part, prediction, destination, index)
         except DefectivePicture as error:
-            raise _defective(f"the picture {error.reason}", prediction) from error
+            raise _defective(f"the picture {error.reason}", prediction, advice) from error
         except (OutputDefective, InvalidResponse) as error:
-            raise _defective(error.detail, prediction) from error
+            raise _defective(error.detail, prediction, advice) from error
         except BackendError as error:
             if error.status in GONE_STATUSES and not is_remembered(prediction, self._clock.now()):
                 gone = "the picture is gone, Replicate removes outputs after one hour"
-                raise _defective(gone, prediction, expired=True) from error
+                raise _defective(gone, prediction, advice, expired=True) from error
             raise DeliveryError(
                 f"the picture is ready but could not be fetched: {error}",
                 prediction_id=prediction.id,
-                hint=f"`imagen predictions adopt {prediction.id}` fetches it within the hour; nothing is bought again.",
+                hint=f"{advice.again} fetches it within the hour; nothing is bought again.",
             ) from error
         except DeliveryError as error:
             error.prediction_id = prediction.id
-            error.hint = f"{error.hint or ''} Then `imagen predictions adopt {prediction.id}` fetches the picture; nothing is bought again.".strip()
+            error.hint = f"{error.hint or ''} Then {advice.again} fetches the picture; nothing is bought again.".strip()
             raise
         except OSError as error:
             raise DeliveryError(
                 f"{self._incoming} cannot be written: {error.strerror}",
                 prediction_id=prediction.id,
-                hint=f"Make room, then `imagen predictions adopt {prediction.id}` fetches the picture; nothing is bought again.",
+                hint=f"Make room, then {advice.again} fetches the picture; nothing is bought again.",
             ) from error
         finally:
             with contextlib.suppress(OSError):
@@ -304,10 +329,20 @@ def _rehearse(path: Path) -> None:
         raise InvalidInput([Problem("output", error.detail)], hint=error.hint) from error
 
 
-def _defective(reason: str, prediction: Prediction, *, expired: bool = False) -> OutputDefective:
+def _filled(advice: Advice, prediction: Prediction, url: str) -> Advice:
+    shown = url if len(url) <= _LONGEST_SHOWN else f"{url[:60]}…"
+    return Advice(
+        again=advice.again.format(id=prediction.id, url=shown),
+        addresses=advice.addresses.format(id=prediction.id, url=shown),
+    )
+
+
+def _defective(
+    reason: str, prediction: Prediction, advice: Advice, *, expired: bool = False
+) -> OutputDefective:
     return OutputDefective(
         f"{reason}; it was charged",
         prediction_id=prediction.id,
         expired=expired,
-        hint=f"`imagen predictions show {prediction.id}` has its addresses, good for an hour.",
+        hint=f"{advice.addresses}, good for an hour.",
     )

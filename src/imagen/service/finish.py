@@ -151,6 +151,12 @@ class Finisher:
             )
         )
 
+    async def lose(self, prediction: Prediction) -> Prediction:
+        """Nobody can tell any more what became of it."""
+        return await self._store.save(
+            msgspec.structs.replace(prediction, status=Status.UNKNOWN, ended_at=self._clock.now())
+        )
+
     # --- the steps ---------------------------------------------------------------------------------------
 
     async def _catch_up(
@@ -165,7 +171,7 @@ class Finisher:
             sighting = await backend.look(prediction)
         except ModelNotFound as error:
             if not is_remembered(prediction, self._clock.now()):
-                return await self._lose(prediction)
+                return await self.lose(prediction)
             error.hint = (
                 "It should be there within its first hour: check the token and the address, or try again."
             )
@@ -196,7 +202,7 @@ class Finisher:
         if found is not None:
             return found
         if not remembered:
-            return await self._lose(prediction)
+            return await self.lose(prediction)
         if buying is None:
             raise OutcomeUnknown(
                 f"the create of {prediction.id} is not known to the service: most likely it never arrived",
@@ -229,12 +235,6 @@ class Finisher:
         if isinstance(error, OutputDefective):
             return await self._mark_delivered(prediction, files), pictures, error
         return await self._kept(prediction), pictures, error
-
-    async def _lose(self, prediction: Prediction) -> Prediction:
-        """Nobody can tell any more what became of it."""
-        return await self._store.save(
-            msgspec.structs.replace(prediction, status=Status.UNKNOWN, ended_at=self._clock.now())
-        )
 
     async def _mark_delivered(self, prediction: Prediction, files: tuple[str, ...]) -> Prediction:
         return await self._kept(

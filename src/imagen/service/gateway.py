@@ -20,6 +20,7 @@ from imagen.domain.request import GenerationRequest
 from imagen.errors import BudgetExceeded, ImagenError, InvalidRequest, OutcomeUnknown, OutputDefective
 from imagen.limits.admission import Admission
 from imagen.ports import Backend, Backends, Clock, Observer, Owners, Plan, PredictionStore
+from imagen.service.adopt import is_remembered
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import Buyer, BuyingRules, Purchase
 from imagen.service.deliver import Deliverer, Destination, to_stored
@@ -163,7 +164,7 @@ class Gateway:
             One outcome for each prediction, in order; those that failed, or were not let in, carry their error.
         """
         await self._bookkeeper.catch_up_once()
-        notify = _quietly(observer, self._observer)
+        notify = quietly(observer, self._observer)
         if len(order.intents) == 1:
             return [await self._guarded(order, *order.intents[0], notify)]
         async with asyncio.TaskGroup() as group:
@@ -184,7 +185,13 @@ class Gateway:
         """
         await self._bookkeeper.catch_up_once()
         prediction = await self._store.get(prediction_id)
-        backend = self._backend_of(prediction)
+        try:
+            backend = self._backend_of(prediction)
+        except InvalidRequest:
+            if prediction.status.terminal or is_remembered(prediction, self._clock.now()):
+                raise
+            # Its token was its caller's and is kept nowhere, and the service has forgotten it: nobody can tell any more.
+            return Outcome(await self._finisher.lose(prediction))
         if not prediction.finished:
             if not await self._take(prediction):
                 raise InvalidRequest(
@@ -200,7 +207,7 @@ class Gateway:
         async with self._owned(prediction) as owned:
             return owned.ended(
                 await self._finisher.finish(
-                    backend, prediction, buying=None, fresh=False, notify=_quietly(observer, self._observer)
+                    backend, prediction, buying=None, fresh=False, notify=quietly(observer, self._observer)
                 )
             )
 
@@ -227,7 +234,7 @@ class Gateway:
             self._backend_of(prediction),
             prediction,
             within_seconds=self._rules.grace_seconds,
-            notify=_quietly(observer, self._observer),
+            notify=quietly(observer, self._observer),
         )
         if seen.unheard:
             raise OutcomeUnknown(
@@ -433,7 +440,7 @@ def _expired(error: ImagenError | None) -> bool:
     return isinstance(error, OutputDefective) and error.expired
 
 
-def _quietly(*observers: Observer | None) -> Notify:
+def quietly(*observers: Observer | None) -> Notify:
     """An observer's failure never fails a request."""
     present = [observer for observer in dict.fromkeys(observers) if observer is not None]
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from imagen.errors import ImagenError, NotFound
-from imagen.ports import Clock, Owners, PredictionStore
+from imagen.ports import Clock, Limits, Owners, PredictionStore
 from imagen.service.gateway import Gateway
 
 EVERY_SECONDS = 15.0
@@ -24,10 +24,18 @@ class Recovery:
     """
 
     def __init__(
-        self, *, gateway: Gateway, store: PredictionStore, owners: Owners, clock: Clock, backend: str
+        self,
+        *,
+        gateway: Gateway,
+        store: PredictionStore,
+        limits: Limits,
+        owners: Owners,
+        clock: Clock,
+        backend: str,
     ) -> None:
         self._gateway = gateway
         self._store = store
+        self._limits = limits
         self._owners = owners
         self._clock = clock
         self._backend = backend
@@ -37,6 +45,7 @@ class Recovery:
         """Look for them now and every `EVERY_SECONDS`, until cancelled."""
         while True:
             try:
+                await self._limits.sweep(now=self._clock.now().timestamp())
                 await self.sweep()
             except ImagenError as error:
                 _log.warning("what was left unfinished could not be looked up: %s", error)
@@ -44,7 +53,8 @@ class Recovery:
 
     async def sweep(self) -> int:
         """Take up all that are left and due; how many of them came to their end."""
-        left = [one.id for one in await self._store.unfinished() if self._is_left(one.backend, one.owner)]
+        others = await self._store.unfinished(besides=self._owners.me)
+        left = [one.id for one in others if self._is_left(one.backend, one.owner)]
         self._pauses = {one: pause for one, pause in self._pauses.items() if one in set(left)}
         now = self._clock.monotonic()
         due = [one for one in left if self._pauses.get(one, (0.0, 0.0))[0] <= now]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from imagen.domain.semaphore import Lease, check_lease
-from imagen.errors import ImagenError, InvalidInput, NotFound, Problem, RateLimited, StoreError
+from imagen.errors import ImagenError, InvalidInput, NotFound, Problem, RateLimited
 from imagen.limits.admission import Admission
 from imagen.ports import Clock, Semaphores
 
@@ -24,6 +24,27 @@ _RENEWALS = 3
 _RENEWALS_AFTER_FAULT = 10
 
 _log = logging.getLogger(__name__)
+
+
+class Leases(Protocol):
+    """Takes places, renews them and gives them back: `SemaphoreLeases`, or those of a gateway elsewhere."""
+
+    def now(self) -> float:
+        """Epoch seconds, by the clock in which leases tell their end."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    async def take(
+        self, semaphore: str, *, holder: str, ttl_seconds: float, wait_seconds: float, turn: str
+    ) -> Lease:
+        """See `SemaphoreLeases.take`."""
+
+    async def renew(self, semaphore: str, lease: str, *, ttl_seconds: float) -> Lease:
+        """See `SemaphoreLeases.renew`."""
+
+    async def give_back(self, semaphore: str, lease: str) -> None:
+        """See `SemaphoreLeases.give_back`."""
 
 
 class SemaphoreLeases:
@@ -146,7 +167,7 @@ class HeldSemaphore:
 
     def __init__(
         self,
-        leases: SemaphoreLeases,
+        leases: Leases,
         held: set[HeldSemaphore],
         semaphore: str,
         *,
@@ -203,7 +224,7 @@ class HeldSemaphore:
             return
         try:
             await asyncio.shield(self._leases.give_back(lease.semaphore, lease.id))
-        except StoreError as error:
+        except ImagenError as error:
             _log.warning(
                 "the place in semaphore %s is held until it ends by itself: %s", lease.semaphore, error
             )
@@ -247,7 +268,7 @@ class HeldSemaphore:
             except NotFound as error:
                 self._lose("its lease ended, or somebody removed the semaphore", error)
                 return
-            except (StoreError, TimeoutError) as error:
+            except (ImagenError, TimeoutError) as error:
                 _log.warning("semaphore %s: its place could not be renewed: %s", lease.semaphore, error)
                 pause = self._ttl / _RENEWALS_AFTER_FAULT
             else:

@@ -7,7 +7,7 @@ settings.replicate.read_timeout, settings.backends["emulator"].model, settings.s
 from __future__ import annotations
 
 from imagen.settings.folders import user_config_folder, user_data_folder
-from imagen.settings.load import load_settings
+from imagen.settings.load import load_settings, read_server_url
 from imagen.settings.rows import BACKEND_ROWS, EMULATOR, ROWS, Row
 from imagen.settings.sample import SAMPLE
 from imagen.settings.shape import (
@@ -16,6 +16,7 @@ from imagen.settings.shape import (
     LimitSettings,
     LogSettings,
     PictureSettings,
+    RemoteSettings,
     ReplicateSettings,
     ServerSettings,
     Settings,
@@ -35,6 +36,7 @@ __all__ = [
     "LogSettings",
     "PictureSettings",
     "Place",
+    "RemoteSettings",
     "ReplicateSettings",
     "Row",
     "ServerSettings",
@@ -44,6 +46,7 @@ __all__ = [
     "choose_place",
     "config_places",
     "load_settings",
+    "read_server_url",
     "user_config_folder",
     "user_data_folder",
 ]

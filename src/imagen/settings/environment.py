@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from imagen.errors import ConfigError
-from imagen.settings.rows import BY_VARIABLE, ROWS
+from imagen.settings.rows import BY_VARIABLE, PREFIX, ROWS
 from imagen.settings.suggest import suggestion
 
-PREFIX = "IMAGEN_"
 BACKENDS_PREFIX = "IMAGEN_BACKENDS__"
 NO_SETTINGS = frozenset({"IMAGEN_CONFIG"})
 FOR_TESTS = "IMAGEN_TEST_"

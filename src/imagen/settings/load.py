@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import imagen.settings.kinds as kinds  # noqa: PLR0402 - `from imagen.settings` would be a cycle
 from imagen.domain.secret import Secret
-from imagen.errors import ConfigError
+from imagen.errors import ConfigError, InvalidInput, Problem
 from imagen.settings.environment import refuse_unknown, variables_of_backends, variables_of_settings
 from imagen.settings.folders import user_config_folder, user_data_folder
 from imagen.settings.rows import (
@@ -30,6 +30,7 @@ from imagen.settings.shape import (
     LimitSettings,
     LogSettings,
     PictureSettings,
+    RemoteSettings,
     ReplicateSettings,
     ServerSettings,
     Settings,
@@ -113,6 +114,7 @@ def load_settings(*, config: Path | None = None, environ: Mapping[str, str], cwd
         allow_env_fallback=values["allow_env_fallback"],
         replicate=ReplicateSettings(**_section("replicate", values)),
         server=ServerSettings(**_section("server", values)),
+        remote=RemoteSettings(**_section("remote", values)),
         limits=LimitSettings(**_section("limits", values)),
         pictures=PictureSettings(**_section("pictures", values)),
         supabase=SupabaseSettings(**_section("supabase", values)),
@@ -121,6 +123,20 @@ def load_settings(*, config: Path | None = None, environ: Mapping[str, str], cwd
         sources=MappingProxyType(sources),
         environ_tokens=MappingProxyType(tokens),
     )
+
+
+def read_server_url(text: str) -> str:
+    """An address as `remote.url` has it, from elsewhere than the settings.
+
+    Raises:
+        InvalidInput: for the field `server`, saying what is allowed.
+    """
+    kind = BY_NAME["remote.url"].kind
+    try:
+        return str(kind.read(text.strip(), Path()))
+    except ValueError:
+        hint = "Keys and prompts never travel in clear: use https, or `ssh -L 5003:127.0.0.1:5003 HOST` and http://127.0.0.1:5003."
+        raise InvalidInput([Problem("server", f"it must be {kind.allowed}")], hint=hint) from None
 
 
 # --- what was written where ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from imagen.settings.kinds import Kind
 
 DAY = 24 * 60 * 60
 REQUIRED = "required"
+PREFIX = "IMAGEN_"
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -38,7 +39,7 @@ class Row(msgspec.Struct, frozen=True):
     @property
     def variable(self) -> str:
         """Its environment variable."""
-        return "IMAGEN_" + self.name.upper().replace(".", "__")
+        return PREFIX + self.name.upper().replace(".", "__")
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -157,6 +158,22 @@ ROWS: tuple[Row, ...] = (
         "seconds that the gateway, told to stop, gives what is under way before it hands it over",
     ),
     Row(
+        "remote.url",
+        kinds.base_url(),
+        None,
+        "the running gateway that commands with --server ask when they are not told another",
+        aliases=("IMAGEN_SERVER",),
+        absent="they work by themselves",
+    ),
+    Row(
+        "remote.api_key",
+        kinds.secret(),
+        None,
+        "the key that they show to that gateway, as X-API-Key",
+        aliases=("IMAGEN_API_KEY",),
+        absent="not set: admin_api_key is shown",
+    ),
+    Row(
         "limits.concurrent",
         kinds.whole(1, 100_000),
         "60",
@@ -271,7 +288,10 @@ BACKEND_ROWS: tuple[Row, ...] = (
 
 BY_NAME: Mapping[str, Row] = {row.name: row for row in ROWS}
 BACKEND_KEYS: Mapping[str, Row] = {row.name: row for row in BACKEND_ROWS}
-BY_VARIABLE: Mapping[str, Row] = {row.variable: row for row in ROWS}
+BY_VARIABLE: Mapping[str, Row] = {
+    name: row for row in ROWS for name in row.variables if name.startswith(PREFIX)
+}
+"""The rows by their variables that begin with `IMAGEN_`: any other variable that does is none of ours."""
 
 SECTIONS: tuple[str, ...] = tuple(
     dict.fromkeys(row.name.partition(".")[0] for row in ROWS if "." in row.name)

@@ -68,6 +68,13 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain: timedelta
 
 
+class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The running gateway that commands ask with `--server`, and the key that they show there."""
+
+    url: str | None
+    api_key: Secret | None
+
+
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What one account may do, and how many wait how long for it."""
 
@@ -125,6 +132,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_env_fallback: bool
     replicate: ReplicateSettings
     server: ServerSettings
+    remote: RemoteSettings
     limits: LimitSettings
     pictures: PictureSettings
     supabase: SupabaseSettings

@@ -34,6 +34,7 @@ from imagen.store.tables import gates, leases, lines, predictions, semaphores
 
 LINE_LIVES_SECONDS = 3.0
 """A line that was not seen for so long belongs to a process that died."""
+_UNUSED_SECONDS = 86_400.0
 
 _HELD = Statement(
     select(func.count()).where(
@@ -93,8 +94,11 @@ _LEFT = Statement(delete(lines).where(lines.c.seen_at < bindparam("alive")))
 _GATE = Statement(select(gates.c.state).where(gates.c.name == bindparam("this_name")))
 _STATE = insert(gates)
 _KEEP_GATE = Statement(
-    _STATE.on_conflict_do_update(set_={"state": _STATE.excluded.state}), columns=["name", "state"]
+    _STATE.on_conflict_do_update(set_={"state": _STATE.excluded.state, "used_at": _STATE.excluded.used_at}),
+    columns=["name", "state", "used_at"],
 )
+_ENDED = Statement(delete(leases).where(leases.c.expires_at <= bindparam("now")))
+_UNUSED = Statement(delete(gates).where(gates.c.used_at < bindparam("unused_since")))
 
 
 class SqlLimits:
@@ -144,7 +148,7 @@ class SqlLimits:
             )
             return True
 
-        await self._change(account, creates=refusal.creates, change=change)
+        await self._change(account, creates=refusal.creates, change=change, now=now)
 
     async def told(
         self, account: str, allowance: Allowance, *, sequence: int, age: float, now: float
@@ -160,13 +164,13 @@ class SqlLimits:
                 age=age,
             )
 
-        await self._change(account, creates=True, change=change)
+        await self._change(account, creates=True, change=change, now=now)
 
     async def take_calls(self, account: str, count: int, *, now: float) -> float:
         """See the port."""
 
         def job(connection: Connection) -> float:
-            rates = _Rates(connection, self._rules)
+            rates = _Rates(connection, self._rules, now)
             gate = rates.calls(account)
             wait = gate.ready_at(now, count) - now
             if wait <= 0:
@@ -180,7 +184,7 @@ class SqlLimits:
         """See the port."""
 
         def job(connection: Connection) -> AccountState:
-            rates = _Rates(connection, self._rules)
+            rates = _Rates(connection, self._rules, now)
             return AccountState(
                 concurrent=self._rules.concurrent,
                 running=_held(connection, account_limit(account), now),
@@ -190,9 +194,21 @@ class SqlLimits:
 
         return await self._database.read(job)
 
-    async def _change(self, account: str, *, creates: bool, change: Callable[[Gate], bool]) -> None:
+    async def sweep(self, *, now: float) -> None:
+        """See the port."""
+
         def job(connection: Connection) -> None:
-            rates = _Rates(connection, self._rules)
+            _ENDED.run(connection, {"now": now})
+            _LEFT.run(connection, {"alive": now - 10 * LINE_LIVES_SECONDS})
+            _UNUSED.run(connection, {"unused_since": now - _UNUSED_SECONDS})
+
+        await self._database.write(job)
+
+    async def _change(
+        self, account: str, *, creates: bool, change: Callable[[Gate], bool], now: float
+    ) -> None:
+        def job(connection: Connection) -> None:
+            rates = _Rates(connection, self._rules, now)
             if change(rates.creates(account) if creates else rates.calls(account)):
                 rates.keep()
 
@@ -202,9 +218,10 @@ class SqlLimits:
 class _Rates:
     """The gates that one transaction looks at, and writes down again."""
 
-    def __init__(self, connection: Connection, rules: AccountRules) -> None:
+    def __init__(self, connection: Connection, rules: AccountRules, now: float) -> None:
         self._connection = connection
         self._rules = rules
+        self._now = now
         self._gates: dict[str, Gate] = {}
 
     def creates(self, account: str) -> Gate:
@@ -219,7 +236,8 @@ class _Rates:
     def keep(self) -> None:
         """Write down every gate that was looked at."""
         for name, gate in self._gates.items():
-            _KEEP_GATE.run(self._connection, {"name": name, "state": msgspec.json.encode(gate).decode()})
+            state = msgspec.json.encode(gate).decode()
+            _KEEP_GATE.run(self._connection, {"name": name, "state": state, "used_at": self._now})
 
     def _gate(self, name: str, per_minute: float) -> Gate:
         if name not in self._gates:
@@ -244,8 +262,9 @@ class _Taking:
         self._now = now
         self._line = line
         self._standing = standing
-        self._rates = _Rates(connection, rules)
+        self._rates = _Rates(connection, rules, now)
         self._free: dict[str, int] = {}
+        self._before: dict[str, int] = {}
         self._blocked: dict[str, Blocked] = {}
         self._missing: set[str] = set()
         self._held: list[dict[str, Any]] = []
@@ -279,7 +298,7 @@ class _Taking:
                 self._blocked[limit] = blocked
                 return blocked
         for name, gate in self._gates(need):
-            at = gate.ready_at(self._now)
+            at = gate.ready_at(self._now, 1 + self._before.get(name, 0))
             if at > self._now:
                 return self._blocked.setdefault(name, Blocked(name, at))
         sequence = 0
@@ -325,7 +344,8 @@ class _Taking:
                 return None
             _SWEEP.run(self._connection, {"this_resource": limit, "now": self._now})
             taken = _held(self._connection, limit, self._now) - self._own(limit, need)
-            self._free[limit] = most - taken - self._ahead(limit, need, report)
+            self._before[limit] = self._ahead(limit, need, report)
+            self._free[limit] = most - taken - self._before[limit]
         return Blocked(limit) if self._free[limit] <= 0 else None
 
     def _own(self, limit: str, need: Need) -> int:

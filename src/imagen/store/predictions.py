@@ -32,7 +32,14 @@ from imagen.store.statement import Statement
 from imagen.store.tables import leases, predictions
 
 _COLUMNS = tuple(column.name for column in predictions.columns)
-_CHANGING = tuple(name for name in _COLUMNS if name not in {"id", "owner", "input"})
+_NEVER_CHANGING = frozenset(
+    {
+        "id", "backend", "backend_type", "account", "model", "prompt", "input", "request_key", "caller", "created_at",
+        "deadline_seconds", "seed",
+    }
+)  # fmt: skip
+"""What an intent says once and for all. Left out of updates, which also leaves the indexes on it alone."""
+_CHANGING = tuple(name for name in _COLUMNS if name not in _NEVER_CHANGING | {"owner"})
 _KEPT = ("upstream_id", "delivered_at", "settled_at")
 _UNFINISHED = or_(
     predictions.c.status.not_in(TERMINAL),
@@ -76,6 +83,9 @@ _SAVED = Statement(
 _FREE = Statement(delete(leases).where(leases.c.lease == bindparam("this_id")))
 _BY_ID = select(predictions).where(predictions.c.id == bindparam("this_id"))
 _IN_ORDER = select(predictions).where(_UNFINISHED).order_by(predictions.c.created_at, predictions.c.id)
+_OF_OTHERS = _IN_ORDER.where(
+    or_(predictions.c.owner.is_(None), predictions.c.owner != bindparam("this_owner"))
+)
 _OF_REQUEST = _IN_ORDER.where(predictions.c.request_key == bindparam("this_key"))
 _RELEASE = Statement(
     update(predictions)
@@ -131,11 +141,15 @@ class SqlPredictionStore:
         statement = select(predictions).where(or_(whole, begins)).order_by(case((whole, 0), else_=1)).limit(2)
         return await self._database.read(lambda connection: _one(connection, statement, wanted))
 
-    async def unfinished(self, *, request_key: str | None = None) -> Sequence[Prediction]:
+    async def unfinished(
+        self, *, request_key: str | None = None, besides: str | None = None
+    ) -> Sequence[Prediction]:
         """See the port."""
-        if request_key is None:
-            return await self._many(_IN_ORDER)
-        return await self._many(_OF_REQUEST, {"this_key": request_key})
+        if request_key is not None:
+            return await self._many(_OF_REQUEST, {"this_key": request_key})
+        if besides is not None:
+            return await self._many(_OF_OTHERS, {"this_owner": besides})
+        return await self._many(_IN_ORDER)
 
     async def take(self, prediction_id: str, *, owner: str, was: str | None) -> bool:
         """See the port."""

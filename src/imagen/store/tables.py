@@ -79,6 +79,7 @@ leases = Table(
     Column("expires_at", Float, nullable=False),
 )
 Index("leases_by_lease", leases.c.lease)
+Index("leases_by_resource", leases.c.resource, leases.c.expires_at)
 
 lines = Table(
     "lines",
@@ -96,6 +97,7 @@ gates = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("state", Text, nullable=False),
+    Column("used_at", Float, nullable=False),
 )
 
 api_keys = Table(

@@ -1,4 +1,7 @@
-"""The one file that knows the HTTP library (aiohttp)."""
+"""Requests to an API, and files from anywhere: the one file that knows the HTTP library (aiohttp).
+
+Calls to the API take the short way of `exchange.py`; downloads, and whatever goes through a proxy, go through the library.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import io
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +20,19 @@ import aiohttp
 from msgspec.structs import replace
 
 from imagen.errors import ConnectFailed, DeliveryError, ExchangeFailed, InvalidResponse, TransportError
+from imagen.transport.exchange import (
+    BROKE_OFF,
+    CLOSED,
+    NO_ANSWER,
+    NO_TLS,
+    NOT_CONNECTED,
+    REFUSED,
+    UNRESOLVED,
+    UNTRUSTED,
+    ConnectionPool,
+    failure,
+    sentence,
+)
 from imagen.transport.message import Download, HttpRequest, HttpResponse, is_loopback, origin
 
 KEEP_ALIVE_SECONDS = 50.0
@@ -52,6 +69,9 @@ class HttpClient:
     def __init__(self, *, connect_seconds: float = 10.0, user_agent: str = "imagen") -> None:
         self._connect_seconds = connect_seconds
         self._user_agent = user_agent
+        self._connections = ConnectionPool(
+            connect_seconds=connect_seconds, keep_alive_seconds=KEEP_ALIVE_SECONDS, user_agent=user_agent
+        )
         self._session: aiohttp.ClientSession | None = None
         self._proxies = urllib.request.getproxies()
 
@@ -61,8 +81,14 @@ class HttpClient:
         Raises:
             ConnectFailed: it did not arrive.
             ExchangeFailed: it may have arrived.
-            InvalidResponse: the answer is larger than allowed.
+            InvalidResponse: the answer is larger than allowed, or the request or its address is none that is sent.
         """
+        _require_safe(request.url)
+        if self._proxy_for(request.url) is not None:
+            return await self._send_through_proxy(request)
+        return await self._connections.exchange(request, patience_seconds=self._patience(request))
+
+    async def _send_through_proxy(self, request: HttpRequest) -> HttpResponse:
         async with _translated(request), self._open(request) as response:
             body = bytearray()
             async for chunk in response.content.iter_chunked(_CHUNK):
@@ -101,11 +127,7 @@ class HttpClient:
             sock_connect=self._connect_seconds,
             sock_read=request.response_seconds,
         )
-        # The pause that `sock_read` measures begins when the body is sent; this one also ends a body that nobody reads.
-        patience = (
-            self._connect_seconds + request.response_seconds + len(request.body or b"") / _SLOWEST_UPLOAD
-        )
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(self._patience(request)):
             response = await self._live_session().request(
                 request.method,
                 request.url,
@@ -118,6 +140,13 @@ class HttpClient:
         async with response:
             yield response
 
+    def _patience(self, request: HttpRequest) -> float:
+        """Seconds until the head of an answer has to be there.
+
+        The pause that `response_seconds` limits begins when the body is sent; this one also ends a body that nobody reads.
+        """
+        return self._connect_seconds + request.response_seconds + len(request.body or b"") / _SLOWEST_UPLOAD
+
     def _live_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             self._session = aiohttp.ClientSession(
@@ -127,6 +156,8 @@ class HttpClient:
         return self._session
 
     def _proxy_for(self, url: str) -> str | None:
+        if not self._proxies:
+            return None
         parts = urlsplit(url)
         proxy = self._proxies.get(parts.scheme)
         if proxy is None or is_loopback(parts.hostname) or urllib.request.proxy_bypass(parts.hostname or ""):
@@ -135,6 +166,7 @@ class HttpClient:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._connections.aclose()
         if self._session is not None:
             await self._session.close()
 
@@ -153,30 +185,29 @@ async def _translated(request: HttpRequest) -> AsyncIterator[None]:
         yield
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         ours = next(ours for foreign, ours in FOREIGN_ERRORS if isinstance(error, foreign))
-        where = urlsplit(request.url)
-        raise ours(f"{request.method} {where.hostname}{where.path}: {_reason(error)}") from error
+        raise ours(sentence(request, _reason(error))) from error
 
 
 def _reason(error: BaseException) -> str:
     match error:
         case aiohttp.ConnectionTimeoutError():
-            return "no connection could be made in time"
+            return NOT_CONNECTED
         case aiohttp.ClientConnectorDNSError():
-            return "the host name could not be resolved"
+            return UNRESOLVED
         case aiohttp.ClientConnectorCertificateError():
-            return "the certificate of the host is not trusted"
+            return UNTRUSTED
         case aiohttp.ClientSSLError():
-            return "no TLS connection could be made"
+            return NO_TLS
         case aiohttp.ClientConnectorError():
-            return "the connection was refused"
+            return REFUSED
         case aiohttp.ServerDisconnectedError():
-            return "the connection was closed before an answer came"
+            return CLOSED
         case aiohttp.ClientPayloadError():
-            return "the answer broke off before its end"
+            return BROKE_OFF
         case asyncio.TimeoutError():
-            return "no answer came in time"
+            return NO_ANSWER
         case _:
-            return f"the connection failed ({type(error).__name__})"
+            return failure(error)
 
 
 def follow_redirect(request: HttpRequest, location: str) -> HttpRequest:
@@ -196,6 +227,9 @@ def follow_redirect(request: HttpRequest, location: str) -> HttpRequest:
     return replace(request, method="GET", url=moved, body=None, bearer=bearer, repeatable=True)
 
 
+@lru_cache(
+    maxsize=1024
+)  # the same few addresses are asked again and again; what is refused is not remembered
 def _require_safe(url: str) -> None:
     if not origin(url):
         raise InvalidResponse("an output is named by something that is no address")

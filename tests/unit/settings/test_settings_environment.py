@@ -56,6 +56,10 @@ TABLE: list[tuple[str, str, str, Any]] = [
     ("FLASK_HOST", "0.0.0.0", "server.host", "0.0.0.0"),  # noqa: S104
     ("IMAGEN_SERVER__PORT", "80", "server.port", 80),
     ("FLASK_PORT", "81", "server.port", 81),
+    ("IMAGEN_REMOTE__URL", "http://127.0.0.1:5003/", "remote.url", "http://127.0.0.1:5003"),
+    ("IMAGEN_SERVER", "https://pictures.example/imagen", "remote.url", "https://pictures.example/imagen"),
+    ("IMAGEN_REMOTE__API_KEY", "imk_1", "remote.api_key", Secret("imk_1")),
+    ("IMAGEN_API_KEY", "imk_2", "remote.api_key", Secret("imk_2")),
     ("IMAGEN_LIMITS__CONCURRENT", "5", "limits.concurrent", 5),
     ("REPLICATE_CONCURRENT_LIMIT", "6", "limits.concurrent", 6),
     ("IMAGEN_LIMITS__CREATES_PER_MINUTE", "7", "limits.creates_per_minute", 7),
@@ -115,6 +119,8 @@ def test_null_takes_back_what_the_file_says(tmp_path: Path) -> None:
         ("IMAGEN_TIMEOT", "IMAGEN_TIMEOUT"),
         ("IMAGEN_SERVER_PORT", "IMAGEN_SERVER__PORT"),
         ("IMAGEN_CONFG", "IMAGEN_CONFIG"),
+        ("IMAGEN_SERVR", "IMAGEN_SERVER"),
+        ("IMAGEN_APIKEY", "IMAGEN_API_KEY"),
         ("IMAGEN_REPLICATE__API_BAS", "IMAGEN_REPLICATE__API_BASE"),
     ],
 )
@@ -156,6 +162,8 @@ def test_a_wrong_value(variable: str, text: str, name: str, allowed: str) -> Non
         ("IMAGEN_REPLICATE__API_BASE", "https://me:password@host"),
         ("IMAGEN_REPLICATE__API_TOKEN_ENV", "r8_password"),
         ("SUPABASE_URL", "https://host/?key=password"),
+        ("IMAGEN_SERVER", "http://pictures.example/password"),
+        ("IMAGEN_API_KEY", "pass word"),
     ],
 )
 def test_a_wrong_secret_is_not_repeated(variable: str, text: str) -> None:

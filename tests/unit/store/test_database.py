@@ -426,7 +426,7 @@ async def test_all_instants_are_written_alike_whoever_writes_them(database: Data
     instants = dict.fromkeys(("sent_at", "ended_at", "delivered_at", "settled_at"), at)
     store = SqlPredictionStore(database)
     await store.add(make_prediction(1, status=Status.SUCCEEDED, created_at=at, **instants))
-    await store.add(make_prediction(2))
+    await store.add(make_prediction(2, created_at=at))
     await store.save(make_prediction(2, status=Status.SUCCEEDED, created_at=at, **instants))
     rows = raw(database, "SELECT created_at, sent_at, ended_at, delivered_at, settled_at FROM predictions")
     assert {value for row in rows for value in row} == {"2026-11-01 12:00:00.000000"}

@@ -8,7 +8,6 @@ import socket
 import ssl
 import tracemalloc
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -143,24 +142,32 @@ async def test_a_refused_connection_surely_did_not_arrive(client: HttpClient):
     assert "secret" not in str(told.value)
 
 
-async def test_a_name_that_cannot_be_resolved_is_told(client: HttpClient, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("way", ["send", "download"])
+async def test_a_name_that_cannot_be_resolved_is_told(
+    client: HttpClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str
+):
     async def nothing(*arguments: object, **keywords: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(client._live_session().connector, "_resolve_host", nothing)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", nothing)
+    request = get("https://api.replicate.com/v1/account")
     with pytest.raises(ConnectFailed, match="could not be resolved") as told:
-        await client.send(get("https://api.replicate.com/v1/account"))
+        await (client.send(request) if way == "send" else client.download(request, tmp_path / "x"))
     assert is_certain(told.value)
 
 
-async def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("way", ["send", "download"])
+async def test_a_name_server_that_does_not_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str
+):
     async def forever(*arguments: object, **keywords: object) -> None:
         await asyncio.Event().wait()
 
     async with HttpClient(connect_seconds=0.05) as client:
-        monkeypatch.setattr(client._live_session().connector, "_resolve_host", forever)
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", forever)
+        request = get("https://api.replicate.com/v1/account")
         with pytest.raises(ConnectFailed, match="no connection could be made in time") as told:
-            await client.send(get("https://api.replicate.com/v1/account"))
+            await (client.send(request) if way == "send" else client.download(request, tmp_path / "x"))
     assert is_certain(told.value)
 
 
@@ -176,36 +183,6 @@ async def test_a_host_that_does_not_finish_connecting_is_not_waited_for():
             await client.send(get(f"https://127.0.0.1:{port}/"))
     assert is_certain(told.value)
     server.close()
-
-
-@pytest.fixture
-def self_signed(tmp_path: Path) -> ssl.SSLContext:
-    x509 = pytest.importorskip("cryptography.x509")
-    hashes = pytest.importorskip("cryptography.hazmat.primitives.hashes")
-    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
-    ec = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ec")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return context
 
 
 async def test_a_certificate_that_nobody_signed_is_not_trusted(

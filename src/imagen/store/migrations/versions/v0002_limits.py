@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.Float, nullable=False),
     )
     op.create_index("leases_by_lease", "leases", ["lease"])
+    op.create_index("leases_by_resource", "leases", ["resource", "expires_at"])
     op.create_table(
         "lines",
         sa.Column("resource", sa.Text, primary_key=True),
@@ -35,6 +36,7 @@ def upgrade() -> None:
         "gates",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("state", sa.Text, nullable=False),
+        sa.Column("used_at", sa.Float, nullable=False),
     )
     op.create_table(
         "api_keys",

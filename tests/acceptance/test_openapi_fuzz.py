@@ -1,0 +1,226 @@
+"""The gateway keeps what its OpenAPI document promises, whatever is asked of it: made-up requests, good and bad ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from imagen.emulator import EmulatorThread
+from imagen.server.app import operations
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fuzz")]
+ADMIN = {"X-Admin-API-Key": "an-admin-key-for-fuzzing"}
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+"""Not among them: that good data are accepted and bad ones refused. JSON Schema knows neither models nor prices."""
+OPERATIONS = [(one.method, one.path) for one in operations()]
+MODELS = (
+    "flux-dev",
+    "flux-schnell",
+    "flux-kontext-max",
+    "qwen-image",
+    "black-forest-labs/flux-dev",
+    "no/such",
+)
+"""Texts that are made up never name a model."""
+EXAMPLES = 25
+
+
+class Served:
+    """A server process, its document, and a connection to it."""
+
+    def __init__(self, url: str, emulator: EmulatorThread) -> None:
+        self.url = url
+        self.emulator = emulator
+        self.session = requests.Session()
+        self.session.trust_env = False  # no proxy, no .netrc
+        self.document = self.session.get(f"{url}/openapi.json", timeout=10).json()
+        self.schema = schemathesis.openapi.from_dict(self.document)
+
+    def post(self, path: str, body: Any) -> requests.Response:
+        return self.session.post(self.url + path, json=body, headers=ADMIN, timeout=30)
+
+    def make_what(self, path: str) -> dict[str, str]:
+        """Something that exists for each parameter of a path."""
+        made = {}
+        if "{semaphore_id}" in path:
+            made["semaphore_id"] = "s"
+            self.post("/global-semaphores", {"semaphore_id": "s", "limit": 500})
+        if "{lease_id}" in path:
+            made["lease_id"] = self.post("/global-semaphores/s/leases", {"ttl": 20}).json()["lease_id"]
+        if "{name}" in path:
+            made["name"] = "k"
+            self.post("/keys", {"name": "k"})
+        if "{picture_id}" in path:
+            wish = {"model_name": "flux-schnell", "prompt": "a red fox", "store": True}
+            (picture,) = self.post("/generate", wish).json()["generated_files"]
+            made["picture_id"] = picture["stored_url"].rpartition("/")[2]
+        if "{asset}" in path:
+            made["asset"] = "swagger-ui.css"
+        return made
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("fuzzed")
+    with EmulatorThread(run_seconds=0.02) as emulator, (root / "log").open("w+") as log:
+        environ = {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(root),
+            "IMAGEN_DATA_DIR": str(root / "data"),
+            "PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring",
+            "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN["X-Admin-API-Key"],
+            "REPLICATE_API_TOKEN": "r8_fuzzed",
+            "IMAGEN_REPLICATE__API_BASE": emulator.url,
+            "IMAGEN_LIMITS__WAIT": "2",
+        }
+        command = [sys.executable, "-m", "imagen", "serve", "--port", "0", "--json"]
+        with subprocess.Popen(command, env=environ, cwd=root, stdout=subprocess.PIPE, stderr=log) as process:
+            assert process.stdout is not None
+            try:
+                one = Served(json.loads(process.stdout.readline())["url"], emulator)
+                yield one
+                one.session.close()
+            finally:
+                process.terminate()
+        log.seek(0)
+        written = log.read()
+        assert process.returncode == 0, written
+        assert "unexpected fault" not in written
+        assert "Traceback" not in written
+
+
+def cases(served: Served, method: str, path: str) -> st.SearchStrategy[schemathesis.Case]:
+    """Requests that fit the document, and such as do not, with names that exist among those that are made up."""
+    operation = served.schema[path][method]
+    fitting = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
+    if not (operation.body or operation.path_parameters or operation.headers or operation.query):
+        return fitting
+    unfitting = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+    existing = {name: st.just(value) for name, value in served.make_what(path).items()}
+    known = st.fixed_dictionaries(
+        {
+            "model_name": st.sampled_from(MODELS),
+            "path": st.fixed_dictionaries({}, optional=existing),
+            "wait": st.sampled_from((0, 0.01, 0.1)),
+            "plain": st.booleans(),
+        }
+    )
+    return st.builds(_with_known, st.one_of(fitting, fitting, unfitting), known)
+
+
+def _with_known(case: schemathesis.Case, known: dict[str, Any]) -> schemathesis.Case:
+    for name, value in known["path"].items():
+        if name in (case.path_parameters or {}):
+            case.path_parameters[name] = value
+    body = case.body
+    if isinstance(body, dict):
+        if {"prompt", "tasks", "prompts"} & body.keys():
+            body["model_name"] = known["model_name"]
+            if known["plain"]:  # a parameter that is made up is none of any model
+                for name in body.keys() - {"model_name", "prompt", "tasks", "prompts", "store", "timeout"}:
+                    del body[name]
+                body["tasks"] = _plain(body["tasks"]) if "tasks" in body else None
+        if isinstance(body.get("wait"), int | float):
+            body["wait"] = min(
+                body["wait"], known["wait"]
+            )  # nobody here has the ten minutes that are allowed
+    if known["plain"]:
+        for name in (
+            "X-Admin-API-Key",
+            "X-API-Key",
+            "Authorization",
+        ):  # made up, in place of those that are good
+            (case.headers or {}).pop(name, None)
+    return case
+
+
+def _plain(tasks: Any) -> Any:
+    if not isinstance(tasks, list):
+        return tasks
+    return [
+        {"prompt": task["prompt"]} if isinstance(task, dict) and "prompt" in task else task for task in tasks
+    ]
+
+
+@pytest.mark.parametrize("who", ["the admin", "somebody on this machine", "a web page of others"])
+@pytest.mark.parametrize(("method", "path"), OPERATIONS, ids=lambda value: value)
+def test_every_answer_is_one_that_the_document_has(served: Served, method: str, path: str, who: str) -> None:
+    headers = {
+        "the admin": ADMIN,
+        "somebody on this machine": {},
+        "a web page of others": {"Origin": "https://somewhere.example"},
+    }[who]
+    statuses = set()
+
+    @seed(20261122)
+    @settings(
+        max_examples=EXAMPLES if who != "a web page of others" else 5,
+        deadline=None,
+        database=None,
+        phases=(Phase.explicit, Phase.generate),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases(served, method, path))
+    def check(case: schemathesis.Case) -> None:
+        answer = case.call(base_url=served.url, session=served.session, headers=headers, timeout=30)
+        statuses.add(answer.status_code)
+        case.validate_response(answer, checks=CHECKS)
+
+    check()
+    if who == "the admin":
+        assert {status for status in statuses if status < 400}, f"none of {statuses} was good"
+    if who == "a web page of others" and "admin" in str(
+        served.document["paths"][path][method.lower()]["security"]
+    ):
+        assert statuses <= {401, 404, 405}
+    assert served.session.get(f"{served.url}/ready", timeout=10).json() == {"ready": True}
+
+
+def test_practice_costs_nothing(cli: Any) -> None:
+    """Without a token nothing that is asked for is bought anywhere."""
+    started = cli.start("serve", "--port", "0", "--json")
+    url = json.loads(started.read_line())["url"]
+    with requests.Session() as session:
+        session.trust_env = False
+        wish = {"model_name": "flux-dev", "prompt": "a red fox"}
+        one = session.post(f"{url}/generate", json=wish | {"store": True}, timeout=40)
+        tasks = {"model_name": "qwen-image", "tasks": [{"prompt": "a red fox"}, {"prompt": "a hare"}]}
+        many = session.post(f"{url}/generate-batch", json=tasks, timeout=40)
+        for answer in (one, many):
+            assert answer.status_code == 200, answer.text
+            told = answer.json()
+            assert (told["practice"], told["cost_usd"]) == (True, 0)
+            assert float(answer.headers["x-imagen-cost-usd"]) == 0
+        metrics = session.get(f"{url}/metrics", timeout=10).text
+    assert [
+        line
+        for line in metrics.splitlines()
+        if line.startswith("imagen_cost_usd_total") and not line.endswith(" 0.0")
+    ] == []
+    assert "practice" in started.stop().stderr
+    total = cli("usage", "--json", code=0).json["total"]
+    assert (total["predictions"], total["cost_usd"], total["unpriced"]) == (3, 0, 0)
