@@ -58,8 +58,12 @@ format: $(VENV)/.installed-check ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.installed ## measure what imagen adds to a prediction, beside a bare HTTP client
+bench: $(VENV)/.installed ## measure what imagen adds to a prediction, as a library and as a gateway, and how its limiter learns
 	@$(BIN)/python bench/overhead.py
+	@echo
+	@$(BIN)/python bench/gateway.py
+	@echo
+	@$(BIN)/python bench/limits.py
 
 .PHONY: docs
 docs: $(VENV)/.installed-test ## write the generated pages of docs/reference again

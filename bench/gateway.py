@@ -1,6 +1,6 @@
 """What the gateway adds to a prediction: CPU and time, beside a floor and beside going straight to the service.
 
-    make bench-gateway               or    .venv/bin/python bench/gateway.py [seconds a round] [in flight]
+    make bench                       or    .venv/bin/python bench/gateway.py [seconds a round] [in flight]
 
 Four processes on loopback. A fast upstream speaks just enough of Replicate and holds each create open for 0.1 s. The floor
 is a proxy written by hand on `asyncio.Protocol`: it decodes the wish, asks the upstream over connections that stay open,

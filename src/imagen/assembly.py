@@ -360,6 +360,7 @@ class App:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.line.aclose()
         await self.backends.aclose()
         await self.client.aclose()
         self.database.close()

@@ -196,6 +196,9 @@ class Backends(Protocol):
     def names(self) -> Sequence[str]:
         """All of them, in the order of the configuration."""
 
+    def tokenless(self) -> Backend:
+        """One that can do what needs no account, such as fetching pictures."""
+
 
 class PredictionStore(Protocol):
     """Remembers predictions. Each method is one durable transaction: when it returns, kill -9 changes nothing.

@@ -98,8 +98,9 @@ def test_what_does_not_finish_in_time_is_handed_over_and_bought_once(
     assert done.code == 0, done
     assert time.monotonic() - began < 5
     thread.join()
-    assert found[0].status == 503
-    assert found[0].json()["code"] == "draining"
+    assert found[0].status == 504
+    assert found[0].json()["code"] == "wait_timeout"
+    assert found[0].json()["prediction_id"].startswith("pred_")
     gateway.start()
     until(lambda: statuses(cli) == ["succeeded"])
     until(lambda: gateway.held() == 0)

@@ -341,7 +341,7 @@ async def test_a_full_line_refuses_at_once(open_house: Any) -> None:
         with pytest.raises(QueueFull) as caught:
             await line.enter(need(9, caller=caller), wait_seconds=1)
         assert caught.value.retry_after
-    assert line.room_for("one") == 0
+    assert line.room_for(one) == 0
     await asyncio.gather(*waiting, return_exceptions=True)
 
 

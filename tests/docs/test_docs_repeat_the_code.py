@@ -23,7 +23,7 @@ from imagen.server.bodies import (
     SILENCE_SECONDS,
 )
 from imagen.server.results import Turn, cost_header
-from imagen.server.wishes import EXTENSIONS, SEED_RULES
+from imagen.server.wishes import DOCUMENTED_RULES, EXTENSIONS
 
 GENERATE = generator()
 COMMANDS = list(GENERATE.commands())
@@ -84,8 +84,8 @@ def test_the_http_page_tells_how_much_is_taken() -> None:
 
 def test_the_http_page_names_the_documented_ranges() -> None:
     page = " ".join((ROOT / "docs/reference/http.md").read_text(encoding="utf-8").split())
-    assert set(SEED_RULES) == {"flux-kontext-max", "qwen-image"}
-    assert SEED_RULES["qwen-image"].defaults == {"num_inference_steps": 50, "guidance": 4.0}
+    assert set(DOCUMENTED_RULES) == {"flux-kontext-max", "qwen-image"}
+    assert DOCUMENTED_RULES["qwen-image"].defaults == {"num_inference_steps": 50, "guidance": 4.0}
     assert "50 steps and a guidance of 4, and `lora_scale` goes from 0 to 2" in page
     assert [ending for ending in EXTENSIONS if f"`{ending}`" not in page] == []
 

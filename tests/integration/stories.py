@@ -36,6 +36,7 @@ async def die(app: App, when: Callable[[], object], request: GenerationRequest =
     (left,) = await app.store.unfinished()
     app.gateway._finisher._cancel_quietly = _nothing  # type: ignore[method-assign,assignment]
     app.store.release = _nothing  # type: ignore[method-assign,assignment]
+    app.limits.give_back = _nothing  # type: ignore[method-assign,assignment]
     task.cancel()
     await asyncio.wait([task])
     await app.__aexit__(None, None, None)

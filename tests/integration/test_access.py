@@ -321,6 +321,13 @@ async def test_a_key_that_is_shown_beside_another_is_the_only_one_that_counts(
         ({}, {"Origin": "http://evil.example#127.0.0.1"}),
         ({}, {"Origin": "http://127.0.0.1@evil.example"}),
         ({}, {"Origin": "http://[::1"}),
+        # Another program of this machine shows it.
+        ({}, {"Host": "localhost:5003", "Origin": "http://localhost:3000"}),
+        # A proxy has passed it on: it may come from anywhere.
+        ({}, {"X-Forwarded-For": "203.0.113.9"}),
+        ({}, {"X-Real-IP": "203.0.113.9"}),
+        ({}, {"Forwarded": "for=203.0.113.9"}),
+        ({}, {"Via": "1.1 proxy"}),
         # DNS rebinding: their name leads to this machine.
         ({}, {"Host": "evil.example"}),
         ({}, {"Host": "evil.example:5003", "Origin": "http://evil.example:5003"}),
@@ -346,7 +353,7 @@ async def test_a_key_that_is_shown_beside_another_is_the_only_one_that_counts(
     ],
     ids=repr,
 )
-async def test_a_web_page_of_others_never_uses_the_server_s_account(
+async def test_what_a_web_page_or_a_proxy_passes_on_never_uses_the_server_s_account(
     tmp_path: Path, emulator: EmulatorThread, settings: dict[str, str], headers: dict[str, str]
 ) -> None:
     async with running_gateway(tmp_path, emulator, **settings) as gateway:
@@ -381,6 +388,7 @@ async def test_a_web_page_of_others_never_uses_the_server_s_account(
         ({}, {"Host": "localhost:5003", "Origin": "http://localhost:5003"}),
         ({}, {"Host": "[::1]:5003", "Origin": "http://[::1]:5003"}),
         ({}, {"Host": "127.0.0.1", "Origin": "http://127.0.0.1"}),
+        ({"IMAGEN_ALLOW_ENV_FALLBACK": "1"}, {"X-Forwarded-For": "203.0.113.9"}),
         (OPEN, {}),
         (OPEN, {"Host": "gateway.lan"}),
         (OPEN, {"Host": "10.0.0.1:5003", "Origin": "http://10.0.0.1:5003"}),

@@ -149,22 +149,22 @@ async def test_the_small_bodies_are_no_different(gateway: RunningGateway, path: 
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [
-        ("/generate", b'{"model_name": "flux-dev", "prompt": "x", "prompt": "y"}', "prompt"),
-        ("/generate", b'{"model_name": "flux-dev", "prompt": "x", "seed": 1, "seed": 1}', "seed"),
-        ("/generate", b'{"credentials": null, "prompt": "x", "credentials": {}}', "credentials"),
+        ("/generate", b'{"model_name": "flux-dev", "prompt": "x", "prompt": 7}', "prompt"),
+        ("/generate", b'{"model_name": "flux-dev", "prompt": "x", "seed": 1, "seed": "x"}', "seed"),
+        ("/generate", b'{"model_name": "flux-dev", "credentials": null, "credentials": {}}', ""),
         (
             "/generate-batch",
             b'{"model_name": "flux-dev", "tasks": [{"prompt": "x", "prompt": ""}]}',
             "prompt",
         ),
-        ("/global-semaphores", b'{"semaphore_id": "t", "limit": 1, "limit": 10}', "limit"),
-        ("/keys", b'{"name": "t", "models": ["flux-dev"], "models": []}', "models"),
+        ("/global-semaphores", b'{"semaphore_id": "t", "limit": 1, "limit": 0}', "limit"),
+        ("/keys", b'{"name": "t", "models": ["flux-dev"], "models": 7}', "models"),
     ],
 )
-async def test_a_name_that_comes_twice_is_refused_as_nobody_knows_which_was_meant(
+async def test_of_a_name_that_comes_twice_the_last_counts_and_is_checked(
     gateway: RunningGateway, path: str, body: bytes, field: str
 ) -> None:
-    assert "twice" in refused(await send(gateway, path, body), field=field)
+    refused(await send(gateway, path, body), field=field)
 
 
 def wrong(fields: dict[str, tuple[Any, ...]]) -> list[tuple[str, Any]]:
@@ -410,7 +410,7 @@ async def test_who_falls_silent_in_the_middle_of_a_body_is_not_waited_for(
         for _ in range(4):  # as long as something comes it is heard
             await asyncio.sleep(0.15)
             writer.write(b" ")
-        assert "nothing more" in refused(await read_answer(reader))
+        assert "did not come in time" in refused(await read_answer(reader))
 
 
 async def test_those_who_send_slowly_hold_no_places_and_keep_nobody_waiting(

@@ -13,12 +13,14 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         key: the id of the key that was shown; None for callers without one. Equal for those who share a turn.
         concurrent: predictions at the same time; None leaves it to the account.
         per_minute: predictions a minute; None leaves it to the account.
+        stranger: they brought an account of their own, which proves nothing about them.
     """
 
     name: str
     key: str | None = None
     concurrent: int | None = None
     per_minute: int | None = None
+    stranger: bool = False
 
     @property
     def turn(self) -> str:

@@ -57,6 +57,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
         lasts_seconds: the places end by themselves after that.
         account: whose places and rate are needed; None for what runs elsewhere.
         semaphore: a named limit besides.
+        since: epoch seconds at which it came; those who came first go first.
         running: it runs already, so its places are taken whatever the limits say.
         intent: written down in the very moment in which all is given, so that nothing is held without a trace.
     """
@@ -68,6 +69,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     caller: Caller = UNKNOWN
     semaphore: str | None = None
     lane: Lane = Lane.INTERACTIVE
+    since: float = 0.0
     running: bool = False
     intent: Prediction | None = None
 

@@ -119,8 +119,18 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
                 continue
             if any("\0" in text for text in texts):
                 yield Problem(field, "it holds a NUL character, which no model takes")
-            if any(0xD800 <= ord(character) <= 0xDFFF for text in texts for character in text):
+            if not all(map(_is_unicode, texts)):
                 yield Problem(field, "it is not valid Unicode (a lone surrogate)")
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _texts(value: Any) -> Iterator[str]:

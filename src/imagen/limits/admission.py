@@ -68,6 +68,20 @@ class Place:
         """The service said 429: the gate is closed for everybody, and what this one holds is given back."""
         await self._admission.refused(self._need, error, sequence=self._sequence, notify=self._notify)
 
+    @property
+    def of_stranger(self) -> bool:
+        """Whether it is somebody's who brought an account of their own."""
+        return self._need.caller.stranger
+
+    async def renew(self) -> None:
+        """Let what is held last as long again from now."""
+        await self._admission.hold(replace(self._need, intent=None, running=True))
+
+    async def withdraw(self) -> None:
+        """Forget it: nothing of it was bought, and it gives everything back."""
+        await self._admission.withdraw(self._need)
+        self.freed = True
+
     async def again(self) -> None:
         """Wait for another turn, at the head of the line.
 
@@ -163,6 +177,14 @@ class Admission:
         await self.line.enter(need, wait_seconds=wait_seconds)
         return Lease(id=need.lease, semaphore=semaphore, holder=holder, expires_at=self.now() + ttl_seconds)
 
+    async def hold(self, need: Need) -> None:
+        """Hold what runs already, or longer than was thought; whatever the limits say."""
+        await self._limits.take([need], now=self.now(), line="", waiting={})
+
+    async def withdraw(self, need: Need) -> None:
+        """Give everything back, and forget the intent."""
+        await self._limits.give_back(need.lease, unsent=True)
+
     async def refused(self, need: Need, error: BackendRateLimited, *, sequence: int, notify: Notify) -> None:
         """A create met a 429: nobody of the account goes until its reset, and what this one holds is given back."""
         if need.account is None:
@@ -189,7 +211,7 @@ class Admission:
     async def _enter(self, need: Need, patience: Patience, notify: Notify) -> Place:
         now = self.now()
         if need.running:
-            await self._limits.take([need], now=now, line="", waiting={})
+            await self.hold(need)
             sequence, intent = 0, None
         else:
             admitted = await self.line.enter(

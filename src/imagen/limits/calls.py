@@ -14,6 +14,7 @@ CHUNK = 20
 CHUNK_LIVES_SECONDS = 2.0
 """What is left of a chunk then is dropped: others may have needed it."""
 _MOST_ACCOUNTS = 1000
+_LEAST_SECONDS = 0.001
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class SharedCallBudget:
                     _log.debug("a call is made unpaced: %s", error)
                     return
                 if wait > 0:
-                    await self._clock.sleep(wait)
+                    await self._clock.sleep(max(wait, _LEAST_SECONDS))
                     continue
                 chunk.left, chunk.taken_at = self._size, self._clock.monotonic()
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from imagen.domain.caller import Caller
 from imagen.domain.limits import (
     Admitted,
     Blocked,
@@ -31,10 +32,13 @@ from imagen.ports import Clock, Limits
 
 LOOK_SECONDS = 1.0
 """So often a line that waits shows that it lives."""
+_ROOM_OF_STRANGERS = 0.25
+"""Of the whole line, for those who bring an account of their own: anybody can make up a token."""
 MOST_AT_ONCE = 128
 """How many are asked for in one transaction."""
 _TIDY_SECONDS = 0.1
 """So often all who wait are looked through for those whose time is over; those at the heads each time."""
+_CLOSING_SECONDS = 5.0
 _FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.02, 0.25
 """Places that another process gives back are only seen by looking."""
 
@@ -54,7 +58,7 @@ class LineRules(msgspec.Struct, frozen=True, kw_only=True):
 class _Waiter:
     """One need in line."""
 
-    __slots__ = ("admitted", "asked", "need", "since", "told", "until")
+    __slots__ = ("admitted", "asked", "need", "since", "told", "turn", "until")
 
     def __init__(self, need: Need, since: float, until: float, told: Told | None) -> None:
         self.need = need
@@ -62,17 +66,19 @@ class _Waiter:
         self.until = until
         self.told = told
         self.asked = False
+        self.turn = 0.0
         self.admitted: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
 
 
 class _Flow:
     """Those of one caller who need the same things: they go in the order in which they came."""
 
-    __slots__ = ("needs", "waiters")
+    __slots__ = ("blocked_by", "needs", "waiters")
 
     def __init__(self, needs: frozenset[str]) -> None:
         self.needs = needs
         self.waiters: deque[_Waiter] = deque()
+        self.blocked_by: str | None = None
 
 
 class Line:
@@ -94,6 +100,7 @@ class Line:
         self._turns: dict[tuple[Lane, str], float] = {}
         self._turn: dict[Lane, float] = dict.fromkeys(Lane, 0.0)
         self._waiting = 0
+        self._strangers = 0
         self._of_caller: dict[str, int] = {}
         self._full: dict[str, float] = {}
         self._closed_until: dict[str, float] = {}
@@ -102,17 +109,23 @@ class Line:
         self._dispatcher: asyncio.Task[None] | None = None
         self._closed = False
         self._tidy_at = 0.0
+        self._seen_at = 0.0
 
     @property
     def waiting(self) -> int:
         """How many wait here now."""
         return self._waiting
 
-    def room_for(self, caller_turn: str) -> int:
-        """How many more of a caller may wait."""
+    def room_for(self, caller: Caller) -> int:
+        """How many more of a caller may wait; all strangers together have a part of the room."""
         rules = self._rules
-        own = rules.waiting_per_caller - self._of_caller.get(caller_turn, 0)
-        return max(0, min(rules.waiting - self._waiting, own))
+        room = [
+            rules.waiting - self._waiting,
+            rules.waiting_per_caller - self._of_caller.get(caller.turn, 0),
+        ]
+        if caller.stranger:
+            room.append(int(rules.waiting * _ROOM_OF_STRANGERS) - self._strangers)
+        return max(0, min(room))
 
     def close(self) -> None:
         """Send all who wait away, and let nobody else in."""
@@ -122,6 +135,12 @@ class Line:
                 if not waiter.admitted.done():
                     waiter.admitted.set_exception(draining())
         self.look_again()
+
+    async def aclose(self) -> None:
+        """Send all who wait away, and see the dispatcher end."""
+        self.close()
+        if self._dispatcher is not None:
+            await asyncio.wait({self._dispatcher}, timeout=_CLOSING_SECONDS)
 
     def look_again(self) -> None:
         """Something was given back: those who wait for places ask at once."""
@@ -149,14 +168,15 @@ class Line:
         if self._closed:
             raise draining()
         returning = since is not None
-        if not returning and self.room_for(need.caller.turn) == 0:
+        if not returning and self.room_for(need.caller) == 0:
             raise QueueFull(
-                f"{self._waiting} predictions are waiting already; nothing was bought",
+                f"{self._waiting} are waiting already; nothing was bought",
                 hint="Try again later, or send fewer at a time.",
                 retry_after=10.0,
             )
         now = self._clock.now().timestamp()
-        waiter = _Waiter(need, now if since is None else since, now + wait_seconds, told)
+        came = now if since is None else since
+        waiter = _Waiter(msgspec.structs.replace(need, since=came), came, now + wait_seconds, told)
         self._join(waiter, first=returning)
         try:
             return await waiter.admitted
@@ -170,7 +190,7 @@ class Line:
 
     def _join(self, waiter: _Waiter, *, first: bool) -> None:
         need = waiter.need
-        key = (need.lane, need.caller.turn, need.account, need.semaphore)
+        key = _key(need)
         flow = self._flows.get(key)
         if flow is None:
             flow = self._flows[key] = _Flow(frozenset(_needed(need)))
@@ -188,6 +208,8 @@ class Line:
 
     def _count(self, waiter: _Waiter, by: int) -> None:
         self._waiting += by
+        if waiter.need.caller.stranger:
+            self._strangers += by
         turn = waiter.need.caller.turn
         left = self._of_caller.get(turn, 0) + by
         if left:
@@ -234,6 +256,9 @@ class Line:
         """Those whose turn it is, in order; they leave the line."""
         chosen: list[_Waiter] = []
         for lane in Lane:
+            for each in self._turns:
+                if each[0] is lane:  # whoever could not go for a while has saved up no turns
+                    self._turns[each] = max(self._turns[each], self._turn[lane] - 1)
             heads = [
                 (self._turns[lane, key[1]], flow.waiters[0].since, index, key, flow)
                 for index, (key, flow) in enumerate(self._flows.items())
@@ -252,7 +277,7 @@ class Line:
                 else:
                     waiter.asked = True
                     chosen.append(waiter)
-                    self._turn[lane] = max(self._turn[lane], own)
+                    waiter.turn = own
                     self._turns[lane, key[1]] = own + 1
                 if flow.waiters:
                     heapq.heappush(
@@ -261,10 +286,14 @@ class Line:
         return chosen
 
     def _is_blocked(self, flow: _Flow, now: float) -> bool:
-        return any(
-            self._full.get(limit, now) > now or self._closed_until.get(limit, now) > now
-            for limit in flow.needs
-        )
+        return self._blocking(flow, now) is not None
+
+    def _blocking(self, flow: _Flow, now: float) -> str | None:
+        """The limit that keeps a flow waiting, as far as that is known."""
+        for limit in flow.needs:
+            if self._full.get(limit, now) > now or self._closed_until.get(limit, now) > now:
+                return limit
+        return None
 
     # --- letting in --------------------------------------------------------------------------------------
 
@@ -281,27 +310,26 @@ class Line:
                         return
                     continue
                 chosen = self._next(now)
-                if chosen:
+                if chosen or now >= self._seen_at + LOOK_SECONDS:
+                    self._seen_at = now
                     await self._ask(chosen, now)
                 else:
                     self._tell()
                     await self._sleep(now)
         except Exception as error:  # noqa: BLE001 - those who wait must hear of it, whatever it is
             _log.exception("the line broke off")
-            self._send_away(ImagenError(f"the line broke off ({type(error).__name__}); nothing was bought"))
+            self._send_away(_broken_off(error))
         finally:
             self._dispatcher = None
 
     async def _ask(self, chosen: list[_Waiter], now: float) -> None:
+        """Ask for those whose turn it is; with nobody chosen it only shows the other lines that this one lives."""
         try:
             verdicts = await self._limits.take(
-                [waiter.need for waiter in chosen], now=now, line=self._name, waiting=self._reports(chosen)
+                [waiter.need for waiter in chosen], now=now, line=self._name, waiting=self._reports(now)
             )
-        except ImagenError as error:  # nothing was written, so nobody was let in
-            for waiter in chosen:
-                self._count(waiter, -1)
-                if not waiter.admitted.done():
-                    waiter.admitted.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - nothing was written, so nobody was let in, and they must hear of it
+            await self._fail(chosen, now, error)
             return
         now = self._clock.now().timestamp()  # asking took its time, and a pause begins after it
         again: list[_Waiter] = []
@@ -315,10 +343,25 @@ class Line:
         if self._waiting:
             self._tell()
 
+    async def _fail(self, chosen: list[_Waiter], now: float, error: Exception) -> None:
+        """Tell those who were asked for; a fault that one of them may have brought in hits no other."""
+        if not isinstance(error, ImagenError):
+            if len(chosen) > 1:
+                for waiter in chosen:
+                    await self._ask([waiter], now)
+                return
+            _log.error("asking for places ended in an unexpected fault: %s", type(error).__name__)
+            error = _broken_off(error)
+        for waiter in chosen:
+            self._count(waiter, -1)
+            if not waiter.admitted.done():
+                waiter.admitted.set_exception(error)
+
     async def _answer(self, waiter: _Waiter, verdict: Verdict, now: float) -> bool:
         """Tell one how it stands; False when it has to wait on."""
         match verdict:
             case Blocked(limit, until):
+                self._flows[_key(waiter.need)].blocked_by = limit
                 if until is None:
                     self._full[limit] = now + self._pause
                 else:
@@ -330,6 +373,8 @@ class Line:
                     waiter.admitted.set_exception(unknown_semaphore(semaphore))
             case Admitted():
                 self._count(waiter, -1)
+                lane = waiter.need.lane
+                self._turn[lane] = max(self._turn[lane], waiter.turn)
                 if waiter.admitted.done():
                     await self._take_back(waiter.need)
                 else:
@@ -370,31 +415,34 @@ class Line:
             woken.cancel()
             slept.cancel()
 
-    def _reports(self, chosen: list[_Waiter]) -> dict[str, LineReport]:
-        """What the other lines may know of this one."""
-        counts: dict[str, int] = {}
-        heads: dict[str, tuple[Lane, float]] = {}
+    def _reports(self, now: float) -> dict[str, LineReport]:
+        """What the other lines may know of this one: who waits for each limit, and for nothing else."""
+        reports: dict[str, LineReport] = {}
         for key, flow in self._flows.items():
-            for limit in flow.needs:
-                counts[limit] = counts.get(limit, 0) + len(flow.waiters)
-                if flow.waiters:
-                    head = (key[0], flow.waiters[0].since)
-                    heads[limit] = min(heads.get(limit, head), head)
-        for waiter in chosen:
-            for limit in _needed(waiter.need):
-                counts[limit] = counts.get(limit, 0) + 1
-                head = (waiter.need.lane, waiter.since)
-                heads[limit] = min(heads.get(limit, head), head)
-        return {limit: LineReport(lane, since, counts[limit]) for limit, (lane, since) in heads.items()}
+            limit = self._blocking(flow, now) or flow.blocked_by
+            if limit is None or not flow.waiters:
+                continue
+            lane, since, count = key[0], flow.waiters[0].since, len(flow.waiters)
+            if (other := reports.get(limit)) is not None:
+                lane, since = min((lane, since), (other.lane, other.since))
+                count += other.count
+            reports[limit] = LineReport(lane, since, count)
+        return reports
 
     def _tell(self) -> None:
         """Let those who wait know, once, for what, and how many go before them."""
+        unaware = [
+            (key, flow)
+            for key, flow in self._flows.items()
+            if flow.waiters and flow.waiters[-1].told is not None
+        ]
+        if not unaware:
+            return
+        standing: dict[tuple[Lane, str | None], int] = {}
         for key, flow in self._flows.items():
-            before = sum(
-                len(other.waiters)
-                for (lane, _, account, _), other in self._flows.items()
-                if account == key[2] and lane <= key[0]
-            )
+            standing[key[0], key[2]] = standing.get((key[0], key[2]), 0) + len(flow.waiters)
+        for key, flow in unaware:
+            before = sum(standing.get((lane, key[2]), 0) for lane in Lane if lane <= key[0])
             for index, waiter in enumerate(reversed(flow.waiters)):
                 if waiter.told is None:
                     break  # those before it were told before
@@ -413,7 +461,15 @@ class Line:
         self._flows_of.clear()
         self._turns.clear()
         self._of_caller.clear()
-        self._waiting = 0
+        self._waiting = self._strangers = 0
+
+
+def _key(need: Need) -> _Key:
+    return need.lane, need.caller.turn, need.account, need.semaphore
+
+
+def _broken_off(error: Exception) -> ImagenError:
+    return ImagenError(f"the line broke off ({type(error).__name__}); nothing was bought")
 
 
 def draining() -> Draining:
@@ -430,9 +486,15 @@ def _needed(need: Need) -> Iterator[str]:
 
 def _too_late(waiter: _Waiter) -> RateLimited:
     need = waiter.need
-    what = f"semaphore {need.semaphore!r}" if need.semaphore is not None else "the limits of the account"
+    if need.semaphore is not None:
+        what, hint = (
+            f"semaphore {need.semaphore!r}",
+            f"`imagen semaphore show {need.semaphore}` shows who holds places.",
+        )
+    else:
+        what, hint = "the limits of the account", "GET /health shows how the account stands."
     return RateLimited(
         f"no place became free in {what} in time; nothing was bought",
-        hint="Try again later; `imagen semaphore list` shows who holds places.",
+        hint=f"Try again later; {hint}",
         retry_after=10.0,
     )

@@ -25,6 +25,8 @@ WRONG_TOKEN = "Invalid Replicate API token in credentials"  # noqa: S105 - a sen
 WRONG_KEY = "Invalid API key"
 _LONGEST_TOKEN = 512
 _LONGEST_HOST = 255
+_OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+"""Headers that tell that somebody stands between."""
 
 
 class Visitor(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +95,7 @@ class Door:
         local_caller: whom the ledger names then.
         local: whether only this machine can reach the gateway.
         public_host: the name under which callers reach it, where the settings tell one.
+        through_proxies: whether `fallback` is also for what a proxy has passed on.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Door:
         local_caller: Caller,
         local: bool,
         public_host: str | None = None,
+        through_proxies: bool = False,
     ) -> None:
         self._admin_key = admin_key
         self._accounts = accounts
@@ -113,6 +117,7 @@ class Door:
         self._local_caller = local_caller
         self._local = local
         self._public_host = public_host
+        self._through_proxies = through_proxies
 
     @property
     def fallback(self) -> bool:
@@ -128,7 +133,7 @@ class Door:
             route: the path that is asked for, as keys are scoped by it.
 
         Raises:
-            Unauthenticated: with the sentence that the seeds have for it.
+            Unauthenticated: with the documented sentence.
             PermissionDenied: the key is not good for this route.
         """
         if self.is_admin(headers):
@@ -137,7 +142,7 @@ class Door:
             return await self._by_key(key, route)
         if credentials is not None:
             return self._by_token(credentials)
-        if self._fallback and self._is_no_web_page(headers):
+        if self._fallback and self._is_program(headers):
             return Visitor(caller=self._local_caller, backend=self._accounts.own())
         raise Unauthenticated(NO_CREDENTIALS)
 
@@ -173,16 +178,21 @@ class Door:
             raise Unauthenticated(WRONG_ADMIN_KEY)
         return True
 
-    def _is_no_web_page(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request without credentials comes from a program, and not from some page in a browser here.
+    def _is_program(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request without credentials comes from a program here, and not from a web page or through a proxy.
 
         Any page may send requests to this machine. Browsers tell in `Origin` where the page is from, and in `Host`
-        under which name, perhaps a made-up one, they found us.
+        under which name, perhaps a made-up one, they found us. What a proxy passes on may come from anywhere.
         """
-        host = _host(f"//{headers.get('host', '')}")
+        if not self._through_proxies and any(name in headers for name in _OF_PROXIES):
+            return False
+        told = headers.get("host", "")
+        host = _host(f"//{told}")
         if self._local and not is_loopback(host):
             return False
-        return "origin" not in headers or (_host(headers["origin"]) == host and self._is_ours(host))
+        if "origin" not in headers:
+            return True
+        return _netloc(headers["origin"]) == told.lower() and self._is_ours(host)
 
     def _is_ours(self, host: str | None) -> bool:
         """Whether no stranger can have given us that name; numbers are no name."""
@@ -204,7 +214,9 @@ class Door:
         token = Secret(shown)
         backend = self._accounts.of(token)
         return Visitor(
-            caller=Caller(name=f"token:{token.fingerprint()[:8]}"), backend=backend, own_token=True
+            caller=Caller(name=f"token:{token.fingerprint()[:8]}", stranger=True),
+            backend=backend,
+            own_token=True,
         )
 
 
@@ -214,6 +226,13 @@ def _host(url: str) -> str | None:
     except ValueError:
         return None
     return host if host is not None and len(host) <= _LONGEST_HOST else None
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _is_address(host: str) -> bool:

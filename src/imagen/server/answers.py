@@ -1,4 +1,4 @@
-"""What goes back: JSON, and errors in seed B's shape with the status that fits."""
+"""What goes back: JSON, and errors in the documented shape with the status that fits."""
 
 from __future__ import annotations
 
@@ -90,15 +90,15 @@ class ModelNotSupported(InvalidModelRef):
     """A model by a name that nobody knows.
 
     Attributes:
-        supported_models: the names that seed B documents.
+        supported_models: the names that the documented face lists.
     """
 
     def __init__(self, name: str, *, hint: str | None = None) -> None:
         super().__init__(f"Model '{name[:100]}' not supported", hint=hint)
-        self.supported_models = list(SEED_MODELS)
+        self.supported_models = list(DOCUMENTED_MODELS)
 
 
-SEED_MODELS = ("flux-dev", "flux-kontext-max", "qwen-image")
+DOCUMENTED_MODELS = ("flux-dev", "flux-kontext-max", "qwen-image")
 """The names that the documented face lists; the catalog has many more."""
 
 

@@ -13,11 +13,12 @@ from starlette.responses import Response
 from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
 from imagen.errors import ImagenError, InvalidInput, InvalidRequest, Problem, Refused
+from imagen.limits.line import draining
 from imagen.server.access import Visitor
 from imagen.server.answers import json_answer
-from imagen.server.context import Context
+from imagen.server.context import Context, handed_over
 from imagen.server.operation import Operation
-from imagen.server.results import GeneratedFile, Turn, cost_header, dollars, generated_files, total_cost
+from imagen.server.results import Both, GeneratedFile, Turn, cost_header, dollars, generated_files, total_cost
 from imagen.server.wishes import (
     Credentials,
     FileName,
@@ -276,19 +277,41 @@ async def _prepared(
 
 
 async def _carried_out(context: Context, orders: Sequence[Order], turn: Turn) -> list[Outcome]:
-    """Carry out all orders; only some of them stand in line at once."""
+    """Carry out all orders; only some of them stand in line at once.
+
+    When the process ends first, what is done is told, and of the rest that it is not.
+    """
     outcomes: list[Outcome | None] = [None] * len(orders)
     following = iter(range(len(orders)))
 
     async def work() -> None:
         for index in following:
-            (outcomes[index],) = await context.app.gateway.carry_out(orders[index], observer=turn)
+            begun = Turn()
+            try:
+                (outcomes[index],) = await context.app.gateway.carry_out(
+                    orders[index], observer=Both(turn, begun)
+                )
+            except asyncio.CancelledError:
+                intent, _ = orders[index].intents[0]
+                if begun.prediction_id is not None:
+                    intent = msgspec.structs.replace(intent, sent_at=context.app.clock.now())
+                outcomes[index] = Outcome(intent, error=handed_over())
+                raise
 
     width = min(len(orders), _LINED_UP * context.app.settings.limits.concurrent)
-    async with asyncio.TaskGroup() as group:
-        for _ in range(width):
-            group.create_task(work())
-    return [outcome for outcome in outcomes if outcome is not None]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(width):
+                group.create_task(work())
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not context.drains or task is None:
+            raise
+        task.uncancel()
+    return [
+        outcome or Outcome(order.intents[0][0], error=draining())
+        for outcome, order in zip(outcomes, orders, strict=True)
+    ]
 
 
 def _result(
@@ -320,7 +343,11 @@ def _result(
 
 
 def _cost(outcome: Outcome) -> Usd | None:
-    return outcome.prediction.cost if outcome.prediction.status.terminal else Usd(0)
+    """What it cost; None while it may still cost something, or nobody knows the price."""
+    prediction = outcome.prediction
+    if prediction.status.terminal:
+        return prediction.cost if prediction.charged is not False else Usd(0)
+    return Usd(0) if prediction.sent_at is None else None
 
 
 OPERATIONS: tuple[Operation, ...] = (

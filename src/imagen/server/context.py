@@ -13,7 +13,13 @@ from imagen.assembly import App
 from imagen.errors import Draining
 from imagen.limits.line import draining
 from imagen.server.access import Door, Visitor
-from imagen.server.bodies import MOST_BYTES, MOST_BYTES_OF_STRANGERS, read_object
+from imagen.server.bodies import (
+    MOST_BYTES,
+    MOST_BYTES_OF_STRANGERS,
+    STRANGERS_SECONDS,
+    Room,
+    read_object,
+)
 
 if TYPE_CHECKING:
     from imagen.server.metrics import Metrics
@@ -43,6 +49,7 @@ class Context:
         self.public_url = public_url
         self.under_way: set[asyncio.Task[Any]] = set()
         self.drains = False
+        self._room_of_strangers = Room()
 
     def check_open(self) -> None:
         """Refuse new work while the process shuts down.
@@ -86,7 +93,12 @@ class Context:
         """
         if self.door.sees_key(request.headers):
             return await self.enter(request), await read_object(request, limit_bytes=MOST_BYTES)
-        fields = await read_object(request, limit_bytes=MOST_BYTES_OF_STRANGERS)
+        fields = await read_object(
+            request,
+            limit_bytes=MOST_BYTES_OF_STRANGERS,
+            room=self._room_of_strangers,
+            seconds=STRANGERS_SECONDS,
+        )
         return await self.enter(request, credentials=fields.get("credentials")), fields
 
     async def stay(self, request: Request, work: Coroutine[Any, Any, T], *, goes_on: bool) -> T:
@@ -108,12 +120,13 @@ class Context:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a request is served by a task")
-        left = False
+        left = over = False
 
         def leave(_: object) -> None:
             nonlocal left
-            left = True
-            task.cancel()
+            if not over:
+                left = True
+                task.cancel()
 
         leaving = asyncio.get_running_loop().create_task(_left(request))
         leaving.add_done_callback(leave)
@@ -126,9 +139,10 @@ class Context:
                 raise Gone from None
             if self.drains:
                 task.uncancel()
-                raise _handed_over() from None
+                raise handed_over() from None
             raise
         finally:
+            over = True
             self.under_way.discard(task)
             leaving.remove_done_callback(leave)
             leaving.cancel()
@@ -146,7 +160,7 @@ class Context:
         if not task.done():
             raise Gone
         if task.cancelled():
-            raise _handed_over()
+            raise handed_over()
         return task.result()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -160,7 +174,8 @@ class Context:
         return f"{base.rstrip('/')}{path}"
 
 
-def _handed_over() -> Draining:
+def handed_over() -> Draining:
+    """The error for work that the process could not finish before its end."""
     return Draining(
         "the process is shutting down; what is under way goes on at the service and is taken up by the next one",
         retry_after=5.0,

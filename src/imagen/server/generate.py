@@ -7,11 +7,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen.domain.limits import Lane
+from imagen.errors import Draining, WaitTimeout
 from imagen.server.answers import json_answer
 from imagen.server.context import Context
 from imagen.server.operation import Operation
 from imagen.server.results import GeneratedFile, Turn, cost_header, dollars, generated_files
 from imagen.server.wishes import Credentials, Wish, as_told, keeps, name_for, prepare_order, read_wish
+
+_HANDED_OVER = "It is paid for: do not ask for it again; `imagen predictions show` tells what became of it."
 
 
 class GenerateBody(Wish, frozen=True, kw_only=True):
@@ -70,11 +73,14 @@ async def generate(context: Context, request: Request) -> Response:
     wish, options = read_wish(fields)
     order = await prepare_order(context, visitor, wish, options, lane=Lane.INTERACTIVE)
     turn = Turn()
-    (outcome,) = await context.stay(
-        request,
-        context.app.gateway.carry_out(order, observer=turn),
-        goes_on=keeps(context, wish),
-    )
+    try:
+        (outcome,) = await context.stay(
+            request, context.app.gateway.carry_out(order, observer=turn), goes_on=keeps(context, wish)
+        )
+    except Draining as error:
+        if turn.prediction_id is None:
+            raise
+        raise WaitTimeout(error.detail, prediction_id=turn.prediction_id, hint=_HANDED_OVER) from None
     if outcome.error is not None:
         raise as_told(outcome.error, visitor)
     prediction, name = outcome.prediction, name_for(wish, context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.requests import Request
 
-from imagen.domain.events import Event, InLine, LetIn
+from imagen.domain.events import Event, InLine, LetIn, Submitted
 from imagen.domain.money import Usd
 from imagen.server.context import Context
 from imagen.server.wishes import Wish, file_names
@@ -27,9 +27,10 @@ class GeneratedFile(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Turn:
-    """An observer that remembers how long somebody waited, and from which position in line."""
+    """An observer that remembers how long somebody waited, from which position in line, and what was begun then."""
 
     def __init__(self) -> None:
+        self.prediction_id: str | None = None
         self.position = 0
         self.waited_seconds = 0.0
 
@@ -39,6 +40,8 @@ class Turn:
             self.position = max(self.position, event.position)
         elif isinstance(event, LetIn):
             self.waited_seconds += event.waited_seconds
+        elif isinstance(event, Submitted):
+            self.prediction_id = event.prediction.id
 
     def headers(self) -> dict[str, str]:
         """The same for the answer."""
@@ -46,6 +49,18 @@ class Turn:
             "x-imagen-queue-position": str(self.position),
             "x-imagen-waited-ms": str(round(self.waited_seconds * 1000)),
         }
+
+
+class Both:
+    """Two observers as one."""
+
+    def __init__(self, one: Turn, other: Turn) -> None:
+        self._turns = (one, other)
+
+    def notify(self, event: Event) -> None:
+        """See `ports.Observer`."""
+        for turn in self._turns:
+            turn.notify(event)
 
 
 def generated_files(

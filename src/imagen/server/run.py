@@ -139,14 +139,17 @@ def check_safe(settings: Settings) -> None:
 def _door(app: App) -> Door:
     settings = app.settings
     local = is_loopback(settings.server.host)
+    public_host = urlsplit(settings.public_url).hostname if settings.public_url else None
     return Door(
         admin_key=settings.admin_api_key,
         accounts=app.backends,
         keys=app.keys,
-        fallback=settings.allow_env_fallback or local,
+        # Whoever names a public address serves others, through a proxy, even where only this machine reaches us.
+        fallback=settings.allow_env_fallback or (local and (public_host is None or is_loopback(public_host))),
         local_caller=app.caller(),
         local=local,
-        public_host=urlsplit(settings.public_url).hostname if settings.public_url else None,
+        public_host=public_host,
+        through_proxies=settings.allow_env_fallback,
     )
 
 

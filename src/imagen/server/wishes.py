@@ -14,6 +14,7 @@ from imagen.domain.money import Usd
 from imagen.domain.request import MAX_PROMPT_CHARACTERS, GenerationRequest
 from imagen.errors import (
     BackendUnauthenticated,
+    ConfigError,
     ImagenError,
     InvalidInput,
     InvalidRequest,
@@ -86,7 +87,7 @@ _KNOWN = frozenset(Wish.__struct_fields__)
 _BESIDES = frozenset({"credentials"})
 
 
-class SeedRules(msgspec.Struct, frozen=True, kw_only=True):
+class DocumentedRules(msgspec.Struct, frozen=True, kw_only=True):
     """What the documented face says of a model beyond the model's own schema; it goes by the documented name."""
 
     required: tuple[str, ...] = ()
@@ -94,9 +95,9 @@ class SeedRules(msgspec.Struct, frozen=True, kw_only=True):
     ranges: Mapping[str, tuple[float, float]] = {}
 
 
-SEED_RULES: Mapping[str, SeedRules] = {
-    "flux-kontext-max": SeedRules(required=("input_image",)),
-    "qwen-image": SeedRules(
+DOCUMENTED_RULES: Mapping[str, DocumentedRules] = {
+    "flux-kontext-max": DocumentedRules(required=("input_image",)),
+    "qwen-image": DocumentedRules(
         defaults={"num_inference_steps": 50, "guidance": 4.0}, ranges={"lora_scale": (0, 2)}
     ),
 }
@@ -142,7 +143,7 @@ async def prepare_order(
     request = GenerationRequest(
         prompt=wish.prompt,
         model=model,
-        options=_by_the_seed(wish.model_name, options),
+        options=_as_documented(wish.model_name, options),
         max_cost=None if wish.max_cost is None else _read_cost(wish.max_cost),
         deadline_seconds=wish.timeout,
         semaphore=wish.external_semaphore_id,
@@ -177,6 +178,11 @@ def as_told(error: ImagenError, visitor: Visitor) -> ImagenError:
     """The error as the caller is told: whose token was refused makes a difference."""
     if visitor.own_token and isinstance(error, BackendUnauthenticated):
         return Unauthenticated(WRONG_TOKEN)
+    if isinstance(error, Unauthenticated):
+        return ConfigError(
+            "this gateway has no Replicate API token of its own",
+            hint="Its operator sets REPLICATE_API_TOKEN; or send credentials.replicate_api_token of your own.",
+        )
     return error
 
 
@@ -208,8 +214,8 @@ def file_names(name: str, count: int) -> list[str]:
     return [f"{stem}_{number}{extension}" for number in range(1, count + 1)]
 
 
-def _by_the_seed(model_name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    rules = SEED_RULES.get(model_name)
+def _as_documented(model_name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    rules = DOCUMENTED_RULES.get(model_name)
     if rules is None:
         return options
     problems = [

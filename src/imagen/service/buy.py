@@ -6,6 +6,7 @@ the whole grace, once, and only if the caller accepts that last risk.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from imagen.domain.prediction import Prediction, Status
 from imagen.errors import (
     BackendError,
     BackendRateLimited,
+    BackendUnauthenticated,
     ExchangeFailed,
     ImagenError,
     Refused,
@@ -116,6 +118,7 @@ class Buyer:
             )
             if not prediction.unheard:
                 return prediction  # somebody canceled or found it in the meantime
+            await place.renew()  # a run that begins later also ends later
 
     async def _send(
         self, prediction: Prediction, purchase: Purchase, place: Place
@@ -161,23 +164,29 @@ class Buyer:
         if isinstance(error, BackendRateLimited):
             await place.refused(error)
         if seconds is None:
-            await self._refuse(prediction, error)
+            if place.of_stranger and isinstance(error, BackendUnauthenticated):
+                await place.withdraw()  # anybody can make up a token: nothing of that is kept
+            else:
+                await self._refuse(prediction, error)
             raise told(error, attempts, policy) from error.__cause__
         notify(Waiting(error.detail, seconds))
-        if not throttled:
-            await self._clock.sleep(seconds)
-            return
         try:
-            await place.again()
+            await (place.again() if throttled else self._clock.sleep(seconds))
         except Refused as refused:
             await self._refuse(prediction, refused)
             raise
+        except asyncio.CancelledError:
+            # It surely was not bought, so nobody needs to look for it.
+            await asyncio.shield(self._refuse(prediction, error, status=Status.CANCELED))
+            raise
 
-    async def _refuse(self, prediction: Prediction, error: ImagenError) -> None:
+    async def _refuse(
+        self, prediction: Prediction, error: ImagenError, *, status: Status = Status.FAILED
+    ) -> None:
         await self._store.save(
             msgspec.structs.replace(
                 prediction,
-                status=Status.FAILED,
+                status=status,
                 error=error.detail,
                 charged=False,
                 ended_at=self._clock.now(),

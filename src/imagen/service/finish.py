@@ -66,10 +66,17 @@ class Finisher:
         self._clock = clock
         self._rules = rules
         self.hands_over = False
-        """Whether what is broken off goes on upstream, for another process to take up."""
+        """Whether everything that is broken off goes on upstream, for another process to take up."""
 
     async def finish(
-        self, backend: Backend, prediction: Prediction, *, buying: Buying | None, fresh: bool, notify: Notify
+        self,
+        backend: Backend,
+        prediction: Prediction,
+        *,
+        buying: Buying | None,
+        fresh: bool,
+        notify: Notify,
+        leaves_running: bool = False,
     ) -> Outcome:
         """Everything that is left to do; an error of ours is part of the outcome.
 
@@ -79,6 +86,7 @@ class Finisher:
             notify: told about everything on the way.
             buying: buys it, where it turns out that it was not bought yet; None where nothing may be bought.
             fresh: it was written down just now: there is nothing to look for.
+            leaves_running: whoever breaks this off wants it to go on upstream.
         """
         current, pictures = prediction, tuple[Kept, ...]()
         error: ImagenError | None
@@ -103,7 +111,7 @@ class Finisher:
             error = trouble
             current = await self._as_stored(current)
         except asyncio.CancelledError:
-            if not self.hands_over:
+            if not (self.hands_over or leaves_running):
                 await asyncio.shield(self._cancel_quietly(backend, current, notify))
             raise
         notify(Ended(current))
@@ -135,6 +143,20 @@ class Finisher:
             prediction = found
         seen = await stop(backend, self._store, self._clock, prediction)
         return await self._bookkeeper.settle(seen, notify=notify) if seen.status.terminal else seen
+
+    async def deliver_what_is_known(
+        self, backend: Backend, prediction: Prediction, notify: Notify
+    ) -> Outcome:
+        """Fetch the pictures of one that succeeded, by what is written down; the service itself cannot be asked."""
+        current = await self._bookkeeper.settle(prediction, notify=notify)
+        pictures, error = tuple[Kept, ...](), None
+        if is_remembered(current, self._clock.now()):
+            current, pictures, error = await self._deliver(backend, current, notify)
+        else:
+            current = await self.write_off(
+                current, "its picture was not fetched in time; Replicate removes outputs after one hour"
+            )
+        return Outcome(current, pictures, error)
 
     async def write_off(self, prediction: Prediction, reason: str) -> Prediction:
         """End one that can never be finished and that nobody is charged for."""

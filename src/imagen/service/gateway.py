@@ -15,8 +15,9 @@ from imagen.domain.events import Event, GivenUp, Resumed, Submitted
 from imagen.domain.identifiers import new_id
 from imagen.domain.limits import Lane, Need, Patience
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, request_key
+from imagen.domain.prediction import Prediction, Status, request_key
 from imagen.domain.request import GenerationRequest
+from imagen.domain.usage import UsageEntry
 from imagen.errors import BudgetExceeded, ImagenError, InvalidRequest, OutcomeUnknown, OutputDefective
 from imagen.limits.admission import Admission
 from imagen.ports import Backend, Backends, Clock, Observer, Owners, Plan, PredictionStore
@@ -33,6 +34,8 @@ WATCHED_HOLD_SECONDS = 2.0
 _QUICK_SECONDS = 5.0
 _LEASE_MARGIN_SECONDS = 90.0
 """Above deadline and grace: connecting twice, and the service's own delays, fit in."""
+
+_MOST_UNWRITTEN = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +95,7 @@ class Gateway:
         self._clock = clock
         self._rules = rules
         self._observer = observer
+        self._unwritten: dict[str, Prediction] = {}
 
     async def generate(
         self,
@@ -175,9 +179,20 @@ class Gateway:
         return [task.result() for task in tasks]
 
     async def resume(
-        self, prediction_id: str, *, destination: Destination | None = None, observer: Observer | None = None
+        self,
+        prediction_id: str,
+        *,
+        destination: Destination | None = None,
+        observer: Observer | None = None,
+        leaves_running: bool = False,
     ) -> Outcome:
         """Finish what was left unfinished: find it, follow it, fetch its pictures. Buys nothing.
+
+        Args:
+            prediction_id: ours, its beginning, or the service's.
+            destination: where pictures go; None leaves that as it was.
+            observer: told about everything on the way.
+            leaves_running: when this is broken off, it goes on upstream; else it is canceled there.
 
         Raises:
             NotFound: no such prediction.
@@ -188,10 +203,10 @@ class Gateway:
         try:
             backend = self._backend_of(prediction)
         except InvalidRequest:
-            if prediction.status.terminal or is_remembered(prediction, self._clock.now()):
+            # Somebody who asks may set the right token; a gateway that tidies up after others never has it.
+            if not leaves_running or prediction.finished or not await self._take(prediction):
                 raise
-            # Its token was its caller's and is kept nowhere, and the service has forgotten it: nobody can tell any more.
-            return Outcome(await self._finisher.lose(prediction))
+            return await self._end_without_account(prediction, quietly(observer, self._observer))
         if not prediction.finished:
             if not await self._take(prediction):
                 raise InvalidRequest(
@@ -207,7 +222,12 @@ class Gateway:
         async with self._owned(prediction) as owned:
             return owned.ended(
                 await self._finisher.finish(
-                    backend, prediction, buying=None, fresh=False, notify=quietly(observer, self._observer)
+                    backend,
+                    prediction,
+                    buying=None,
+                    fresh=False,
+                    notify=quietly(observer, self._observer),
+                    leaves_running=leaves_running,
                 )
             )
 
@@ -243,6 +263,14 @@ class Gateway:
                 hint=f"If it did, it ends by itself after {seen.deadline_seconds:g} s.",
             )
         return seen
+
+    async def write_what_waits(self) -> None:
+        """Write down ends that the store would not take when they were seen; what they held is free then."""
+        for prediction in list(self._unwritten.values()):
+            entry = UsageEntry.from_prediction(prediction, at=prediction.ended_at or self._clock.now())
+            await self._store.save(prediction, entry=entry if prediction.upstream_id else None)
+            self._unwritten.pop(prediction.id, None)
+        await self._bookkeeper.catch_up()
 
     # --- the steps ---------------------------------------------------------------------------------------
 
@@ -357,8 +385,29 @@ class Gateway:
                     notify=notify,
                 )
             )
+            self._remember_unwritten(outcome.prediction)
             place.ended(outcome.prediction)
             return outcome
+
+    def _remember_unwritten(self, prediction: Prediction) -> None:
+        """An end without a ledger entry was not written down, perhaps: try again until it is."""
+        ended = prediction.status.terminal and prediction.upstream_id is not None
+        if ended and prediction.settled_at is None and len(self._unwritten) < _MOST_UNWRITTEN:
+            self._unwritten[prediction.id] = prediction
+
+    async def _end_without_account(self, prediction: Prediction, notify: Notify) -> Outcome:
+        """One whose token was its caller's and is kept nowhere: only what is known of it can be finished."""
+        async with self._owned(prediction) as owned:
+            if prediction.status is Status.SUCCEEDED:
+                return owned.ended(
+                    await self._finisher.deliver_what_is_known(self._backends.tokenless(), prediction, notify)
+                )
+            if is_remembered(prediction, self._clock.now()):
+                raise InvalidRequest(
+                    f"{prediction.id} belongs to an account whose token was its caller's and is kept nowhere",
+                    hint="Nobody can look at it; it ends by itself.",
+                )
+            return owned.ended(Outcome(await self._finisher.lose(prediction)))
 
     @asynccontextmanager
     async def _owned(self, prediction: Prediction) -> AsyncIterator[_Owned]:

@@ -74,13 +74,14 @@ class Database:
 
     def close(self) -> None:
         """Write what waits, then close."""
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread.join()
-            self._thread = None
-        if self._engine is not None:
-            self._engine.dispose()
-            self._engine = None
+        with self._opening:
+            if self._thread is not None:
+                self._jobs.put(None)
+                self._thread.join()
+                self._thread = None
+            if self._engine is not None:
+                self._engine.dispose()
+                self._engine = None
 
     async def _opened(self) -> Engine:
         engine = self._engine
@@ -99,11 +100,9 @@ class Database:
                 except BaseException:
                     engine.dispose()
                     raise
-            self._engine = engine
-            self._thread = threading.Thread(
-                target=self._work, args=(engine,), name="imagen-writer", daemon=True
-            )
-            self._thread.start()
+            thread = threading.Thread(target=self._work, args=(engine,), name="imagen-writer", daemon=True)
+            thread.start()
+            self._engine, self._thread = engine, thread
             return engine
 
     def _work(self, engine: Engine) -> None:

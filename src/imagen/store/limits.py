@@ -274,7 +274,7 @@ class _Taking:
 
     def take(self, needs: Sequence[Need], waiting: Mapping[str, LineReport]) -> list[Verdict]:
         """The verdict on each need."""
-        verdicts = [self._judge(need, waiting) for need in needs]
+        verdicts = [self._judge(need) for need in needs]
         if self._held:
             _HOLD.run_many(self._connection, self._held)
         intents = [one.intent for one in verdicts if isinstance(one, Admitted) and one.intent is not None]
@@ -285,37 +285,54 @@ class _Taking:
         self._stand_in_line(needs, verdicts, waiting)
         return verdicts
 
-    def _judge(self, need: Need, waiting: Mapping[str, LineReport]) -> Verdict:
+    def _judge(self, need: Need) -> Verdict:
         limits = list(need.limits())
+        own = self._own(need)
         if need.running:
-            self._hold(need, limits)
+            self._hold(need, limits, own)
             return Admitted()
         for limit in limits:
-            blocked = self._blocked.get(limit) or self._full(limit, need, waiting.get(limit))
+            blocked = None if limit in own else self._blocked.get(limit) or self._full(limit, need)
             if limit in self._missing:
                 return Missing(need.semaphore or "")
             if blocked is not None:
                 self._blocked[limit] = blocked
                 return blocked
+        if (closed := self._closed(need)) is not None:
+            return closed
+        sequence = self._send(need)
+        self._hold(need, limits, own)
+        intent = need.intent
+        if intent is not None:
+            intent = replace(intent, sent_at=datetime.fromtimestamp(self._now, UTC))
+        return Admitted(sequence, intent)
+
+    def _closed(self, need: Need) -> Blocked | None:
+        """The rate that lets nobody through now."""
         for name, gate in self._gates(need):
             at = gate.ready_at(self._now, 1 + self._before.get(name, 0))
             if at > self._now:
                 return self._blocked.setdefault(name, Blocked(name, at))
+        return None
+
+    def _send(self, need: Need) -> int:
+        """Take a turn in each rate; the number of the account's create."""
         sequence = 0
         for name, gate in self._gates(need):
             number = gate.sent(self._now)
             self._changed = True
             if need.account is not None and name == account_limit(need.account):
                 sequence = number
-        self._hold(need, limits)
-        intent = need.intent
-        if intent is not None:
-            intent = replace(intent, sent_at=datetime.fromtimestamp(self._now, UTC))
-        return Admitted(sequence, intent)
+        return sequence
 
-    def _hold(self, need: Need, limits: Sequence[str]) -> None:
+    def _hold(self, need: Need, limits: Sequence[str], own: frozenset[str]) -> None:
+        if own:
+            _FREE.run(
+                self._connection, {"this_lease": need.lease}
+            )  # it holds what it asks for now, and no more
         for limit in limits:
-            self._free[limit] = self._free.get(limit, 0) - 1
+            if limit in self._free and limit not in own:
+                self._free[limit] -= 1
             self._held.append(
                 {
                     "resource": limit,
@@ -335,7 +352,7 @@ class _Taking:
             found.append((account_limit(need.account), self._rates.creates(need.account)))
         return found
 
-    def _full(self, limit: str, need: Need, report: LineReport | None) -> Blocked | None:
+    def _full(self, limit: str, need: Need) -> Blocked | None:
         """Whether no place is left in `limit` for us, those before us in other lines counted in."""
         if limit not in self._free:
             most = self._most(limit, need)
@@ -343,17 +360,17 @@ class _Taking:
                 self._missing.add(limit)
                 return None
             _SWEEP.run(self._connection, {"this_resource": limit, "now": self._now})
-            taken = _held(self._connection, limit, self._now) - self._own(limit, need)
-            self._before[limit] = self._ahead(limit, need, report)
+            taken = _held(self._connection, limit, self._now)
+            self._before[limit] = self._ahead(limit, need)
             self._free[limit] = most - taken - self._before[limit]
         return Blocked(limit) if self._free[limit] <= 0 else None
 
-    def _own(self, limit: str, need: Need) -> int:
-        """A prediction that was left behind may hold its places still."""
-        if need.intent is not None:
-            return 0
+    def _own(self, need: Need) -> frozenset[str]:
+        """The limits in which a prediction that was left behind holds a place still."""
+        if need.intent is not None or need.account is None:
+            return frozenset()
         rows = _HELD_BY.run(self._connection, {"this_lease": need.lease, "now": self._now}).fetchall()
-        return sum(row[0] == limit for row in rows)
+        return frozenset(row[0] for row in rows)
 
     def _most(self, limit: str, need: Need) -> int | None:
         if need.account is not None and limit == account_limit(need.account):
@@ -363,7 +380,7 @@ class _Taking:
             return None if row is None else int(row[0])
         return need.caller.concurrent
 
-    def _ahead(self, limit: str, need: Need, report: LineReport | None) -> int:
+    def _ahead(self, limit: str, need: Need) -> int:
         if self._alone:
             return 0
         values = {
@@ -371,7 +388,7 @@ class _Taking:
             "this_line": self._line,
             "alive": self._now - LINE_LIVES_SECONDS,
             "this_lane": int(need.lane),
-            "this_since": report.since if report is not None else self._now,
+            "this_since": need.since or self._now,
         }
         return int(_AHEAD.run(self._connection, values).fetchone()[0])
 
@@ -379,18 +396,24 @@ class _Taking:
         self, needs: Sequence[Need], verdicts: Sequence[Verdict], waiting: Mapping[str, LineReport]
     ) -> None:
         """Tell the other lines where we wait, and where no longer."""
-        standing = {one.limit for one in verdicts if isinstance(one, Blocked)} | set(self._blocked)
-        for limit in standing & waiting.keys():
-            report = waiting[limit]
-            values = {"lane": int(report.lane), "since": report.since, "count": report.count}
+        heads = {limit: (report.lane, report.since, report.count) for limit, report in waiting.items()}
+        for need, verdict in zip(needs, verdicts, strict=True):
+            if isinstance(verdict, Blocked):
+                lane, since, count = heads.get(verdict.limit, (need.lane, need.since or self._now, 0))
+                lane, since = min((lane, since), (need.lane, need.since or self._now))
+                heads[verdict.limit] = (lane, since, count + 1)
+        blocked = {one.limit for one in verdicts if isinstance(one, Blocked)}
+        standing = (blocked | self._standing) & heads.keys()
+        for limit in standing:
+            lane, since, count = heads[limit]
+            values = {"lane": int(lane), "since": since, "count": count}
             _STAND.run(
                 self._connection, values | {"resource": limit, "line": self._line, "seen_at": self._now}
             )
-            self._standing.add(limit)
-        asked = {limit for need in needs for limit in need.limits()}
-        for limit in (asked - standing) & self._standing:
+        for limit in self._standing - standing:
             _GO.run(self._connection, {"this_resource": limit, "this_line": self._line})
-            self._standing.discard(limit)
+        self._standing.clear()
+        self._standing.update(standing)
         if not self._alone:
             _LEFT.run(self._connection, {"alive": self._now - 10 * LINE_LIVES_SECONDS})
 

@@ -33,12 +33,14 @@ class SqlSemaphores:
     async def remove(self, name: str) -> None:
         """See the port."""
 
-        def job(connection: Connection) -> None:
-            connection.execute(delete(leases).where(leases.c.resource == semaphore_limit(name)))
-            if not connection.execute(delete(semaphores).where(semaphores.c.name == name)).rowcount:
-                raise unknown_semaphore(name)
+        def job(connection: Connection) -> int:
+            gone = connection.execute(delete(semaphores).where(semaphores.c.name == name)).rowcount
+            if gone:
+                connection.execute(delete(leases).where(leases.c.resource == semaphore_limit(name)))
+            return gone
 
-        await self._database.write(job)
+        if not await self._database.write(job):
+            raise unknown_semaphore(name)
 
     async def list(self, *, now: float) -> Sequence[Semaphore]:
         """See the port."""
@@ -75,16 +77,14 @@ class SqlSemaphores:
             .returning(leases.c.holder)
         )
 
-        def job(connection: Connection) -> Lease:
-            row = connection.execute(statement).one_or_none()
-            if row is None:
-                raise NotFound(
-                    f"semaphore {name[:100]!r} has no such lease, or it has ended",
-                    hint="Take a new one before the old one ends, or renew it in time.",
-                )
-            return Lease(id=lease, semaphore=name, holder=row.holder, expires_at=now + lasts_seconds)
-
-        return await self._database.write(job)
+        # What is wrong is told outside: a job that raises makes all others of its group begin again.
+        row = await self._database.write(lambda connection: connection.execute(statement).one_or_none())
+        if row is None:
+            raise NotFound(
+                f"semaphore {name[:100]!r} has no such lease, or it has ended",
+                hint="Take a new one before the old one ends, or renew it in time.",
+            )
+        return Lease(id=lease, semaphore=name, holder=row.holder, expires_at=now + lasts_seconds)
 
     async def release(self, name: str, lease: str) -> None:
         """See the port."""

@@ -43,7 +43,9 @@ _SECOND_ADDRESS_SECONDS = 0.25
 _ROUNDS = 100
 """Of the loop, within which it has told every connection of its end; a TLS one needs three."""
 
-_HEAD = re.compile(r"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\r\n\0]*\r\n)+")
+_HEAD = re.compile(
+    r"[A-Z]+ [!-~]+ HTTP/1\.1\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\r\n\0\ud800-\udfff]*\r\n)+"
+)
 _SENT_AS_IT_IS = "-._~!$&'()*+,;=:@%/?"
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _FRAMING = frozenset({"connection", "content-length", "host", "transfer-encoding", "upgrade"})
@@ -285,15 +287,14 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         if self._waiter is None:
-            self._end(
-                None
-            )  # nobody asked for this: whatever it is, the next answer would be taken for another
+            # Nobody asked for this. Kept, it would be taken for the answer to whatever is asked next.
+            self._end(None)
             return
         self._quiet += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._whole = True  # nobody asked for that either, but it is an answer
+            pass  # nobody asked for that, but it is an answer, and whole already
         except httptools.HttpParserError as error:
             self._keep = False
             if not self._whole and not self._is_too_large():
@@ -301,10 +302,10 @@ class Connection(asyncio.Protocol):
                 return
         if self._is_too_large():
             self._end(self._too_large())
+        elif self._head_size > _MOST_HEAD or (self._quiet > _MOST_HEAD and not self._whole):
+            self._end(self._fault(f"the answer has more than {_MOST_HEAD >> 10} KiB beside its body"))
         elif self._whole:
             self._finish()
-        elif self._quiet > _MOST_HEAD or self._head_size > _MOST_HEAD:
-            self._end(self._fault("the head of the answer does not end"))
         elif self._sent:
             self._await_more()
 

@@ -74,6 +74,7 @@ def saying(*pieces: bytes, then_close: bool = False) -> Play:
 @asynccontextmanager
 async def accepting(
     play: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[int]:
     """A server that does with each connection what it is told; yields its port."""
     lines: list[asyncio.StreamWriter] = []
@@ -82,7 +83,7 @@ async def accepting(
         lines.append(writer)
         await play(reader, writer)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, host, 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -142,13 +143,12 @@ async def test_each_origin_has_connections_of_its_own(client: HttpClient):
 
 
 async def test_a_connection_without_work_is_closed_after_a_while(anyio_backend: object):
-    pool = ConnectionPool(connect_seconds=5.0, keep_alive_seconds=0.05)
+    pool = ConnectionPool(connect_seconds=5.0, keep_alive_seconds=0.2)
     async with raw_server(hello) as server:
-        await pool.exchange(get(server.url), patience_seconds=5.0)
-        await asyncio.sleep(0.01)
-        await pool.exchange(get(server.url), patience_seconds=5.0)
+        for _ in range(2):
+            await pool.exchange(get(server.url), patience_seconds=5.0)
         assert server.connections == 1
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         assert pool._open == set()
         await pool.exchange(get(server.url), patience_seconds=5.0)
     assert server.connections == 2
@@ -179,7 +179,7 @@ async def test_a_short_patience_counts_on_a_connection_that_had_a_long_one(clien
         started = asyncio.get_running_loop().time()
         with pytest.raises(ExchangeFailed, match="no answer came in time"):
             await client.send(post(server.url, response_seconds=0.1))
-    assert asyncio.get_running_loop().time() - started < 1.0
+    assert asyncio.get_running_loop().time() - started < 5.0
     assert server.connections == 1
 
 
@@ -197,15 +197,20 @@ async def test_a_server_that_wants_to_close_is_believed(client: HttpClient, head
 
 @pytest.mark.parametrize("unasked", [b"x", b"\r\n", OK + b"content-length: 4\r\n\r\nevil", b"\0"])
 async def test_a_connection_that_says_something_unasked_is_not_used_again(client: HttpClient, unasked: bytes):
+    said = asyncio.Event()
+
     async def play(exchange: Exchange) -> None:
         await exchange.answer(b"%d" % exchange.number)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # by now the answer is read
         await exchange.send(unasked)
+        said.set()
 
     async with raw_server(play) as server:
         for number in range(3):
             assert (await client.send(post(server.url))).body == b"%d" % number
-            await asyncio.sleep(0.03)
+            await said.wait()
+            said.clear()
+            await asyncio.sleep(0.01)
     assert server.connections == 3
 
 
@@ -329,6 +334,24 @@ async def test_an_answer_to_somebody_who_just_left_goes_to_nobody(client: HttpCl
             assert one.body != other.body
 
 
+async def test_whoever_goes_away_when_the_answer_is_there_leaves_the_connection_to_others(
+    anyio_backend: object,
+):
+    pool = ConnectionPool(connect_seconds=5.0, keep_alive_seconds=5.0)
+    async with raw_server(hello) as server:
+        for _ in range(5):
+            leaving = asyncio.ensure_future(pool.exchange(post(server.url), patience_seconds=5.0))
+            begun = answered = False
+            while not answered:
+                await asyncio.sleep(0)
+                waits = any(pool._idle.values())
+                begun, answered = begun or (bool(pool._open) and not waits), begun and waits
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+    assert (len(server.exchanges), server.connections) == (5, 1)
+    await pool.aclose()
+
+
 async def test_whoever_goes_away_while_connecting_leaves_no_connection(client: HttpClient):
     async with listening() as (address, came):
         asking = asyncio.ensure_future(client.send(post(f"https://{address}/")))
@@ -371,9 +394,11 @@ async def test_interim_answers_without_end_are_not_waited_for(anyio_backend: obj
             await exchange.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
             await asyncio.sleep(0.02)
 
-    async with raw_server(play) as server, HttpClient(connect_seconds=0.1) as client:
+    pool = ConnectionPool(connect_seconds=5.0, keep_alive_seconds=5.0)
+    async with raw_server(play) as server:
         with pytest.raises(ExchangeFailed, match="no answer came in time"):
-            await asyncio.wait_for(client.send(post(server.url, response_seconds=0.2)), 3)
+            await asyncio.wait_for(pool.exchange(post(server.url), patience_seconds=0.3), 10)
+    await pool.aclose()
 
 
 @pytest.mark.parametrize("fields", [b"", b"connection: upgrade\r\nupgrade: websocket\r\n"])
@@ -439,7 +464,7 @@ async def test_an_answer_to_head_has_no_body_whatever_it_says(client: HttpClient
 
 
 async def test_header_fields_come_in_lower_case_and_the_last_of_several_counts(client: HttpClient):
-    said = OK + "Content-Length: 0\r\nX-A:  one \t\r\nx-a: two\r\nX-Empty:\r\nx-word: ü\r\n\r\n".encode()
+    said = OK + "Content-Length: 0\r\nX-A: one\r\nx-a:  two \t\r\nX-Empty: \r\nx-word: ü\r\n\r\n".encode()
     async with raw_server(saying(said)) as server:
         response = await client.send(get(server.url))
     assert response.headers == {"content-length": "0", "x-a": "two", "x-empty": "", "x-word": "ü"}
@@ -542,7 +567,7 @@ async def test_a_head_without_end_is_left_early(client: HttpClient, start: bytes
             sent += piece
 
     async with raw_server(flood) as server:
-        with pytest.raises(ExchangeFailed, match="does not end"):
+        with pytest.raises(ExchangeFailed, match="more than 64 KiB beside its body"):
             await client.send(post(server.url, limit_bytes=64 * MIB))
     assert sent < 24 * MIB
 
@@ -554,9 +579,9 @@ async def test_a_head_of_many_fields_that_ends_is_read(client: HttpClient):
 
 
 async def test_a_whole_head_that_is_too_large_is_refused_too(client: HttpClient):
-    fields = b"".join(b"x-%d: y\r\n" % number for number in range(20_000))
+    fields = b"".join(b"x-%d: %b\r\n" % (number, b"y" * 10_930) for number in range(6))
     async with raw_server(saying(OK + fields + b"content-length: 0\r\n\r\n")) as server:
-        with pytest.raises(ExchangeFailed, match="does not end"):
+        with pytest.raises(ExchangeFailed, match="more than 64 KiB beside its body"):
             await client.send(get(server.url))
 
 
@@ -655,9 +680,18 @@ async def test_the_limit_counts_what_was_unpacked(client: HttpClient, size: int,
 )
 async def test_no_request_says_more_than_it_should(client: HttpClient, facts: dict[str, Any]):
     async with raw_server(hello) as server:
-        with pytest.raises(InvalidResponse, match=r"the connection failed \((Value|UnicodeEncode)Error\)"):
+        with pytest.raises(InvalidResponse, match=r"the connection failed \(ValueError\)"):
             await client.send(post(server.url, **facts))
     assert server.connections == 0
+
+
+async def test_a_refused_request_keeps_its_token_to_itself(client: HttpClient):
+    with pytest.raises(InvalidResponse) as told:
+        await client.send(post("http://127.0.0.1:9/", headers={"x-a": "\ud800"}, bearer=Secret("r8_token")))
+    error: BaseException | None = told.value
+    while error is not None:
+        assert "r8_token" not in repr((error, error.args))
+        error = error.__cause__ or error.__context__
 
 
 async def test_the_user_agent_says_no_second_line_either(anyio_backend: object):
@@ -820,14 +854,29 @@ async def test_a_look_up_that_failed_is_not_remembered(client: HttpClient, monke
 
 
 async def test_hosts_are_asked_by_number_too(client: HttpClient):
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK + b"content-length: 0\r\n\r\n")
+
+    asked: list[bytes] = []
     try:
-        server = await asyncio.start_server(lambda _reader, _writer: None, "::1", 0)
+        async with accepting(play, "::1") as port:
+            await client.send(get(f"http://[::1]:{port}/"))
     except OSError:
         pytest.skip("no IPv6 here")
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    with pytest.raises(ConnectFailed, match="the connection was refused"):
-        await client.send(get(f"http://[::1]:{port}/"))
+    assert b"\r\nhost: [::1]:%d\r\n" % port in asked[0]
+
+
+async def test_a_connection_that_ended_before_anything_was_sent_surely_carried_nothing(anyio_backend: object):
+    pool = ConnectionPool(connect_seconds=5.0, keep_alive_seconds=5.0)
+    async with raw_server(hello) as server:
+        request = post(server.url)
+        connection = await pool._connect((False, "127.0.0.1", server.port), request)
+        connection.close()
+        with pytest.raises(ConnectFailed, match="closed before an answer came"):
+            await connection.exchange(request, b"", patience_ends=asyncio.get_running_loop().time() + 5)
+    assert server.exchanges == []
+    await pool.aclose()
 
 
 # --- any valid answer, in any pieces ---

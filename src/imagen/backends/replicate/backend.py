@@ -65,6 +65,8 @@ _ONCE = RetryPolicy(rate_limited=0, unconnected=0)
 """A create is sent once; whoever buys decides about another, and writes down when that was sent."""
 _PROBE_POLICY = RetryPolicy(rate_limited=1, repeatable=1)
 """Whoever asks whether the service answers wants to know soon."""
+_UNPACED = frozenset({"create", "cancel"})
+"""Creates are paced where they are admitted; a cancel that waits would be paid for."""
 _THROTTLED, _FIRST_REFUSAL, _FIRST_FAULT = 429, 300, 500
 _PASSING = frozenset({408, 425})
 """Refusals that another try may not meet."""
@@ -323,10 +325,12 @@ class ReplicateBackend:
         operation = operation_of(request)
 
         async def once() -> T:
-            if operation != "create":  # those are paced where they are admitted
+            if operation not in _UNPACED:
                 await self._context.calls.enter(self.account)
             response = await self._sent(request, operation)
             self._note_time(response)
+            if self._wire.token is not None:
+                response = without_quotes(response, "", secrets=[self._wire.token.reveal()])
             try:
                 return read(response, subject=subject)
             except BackendRateLimited as error:

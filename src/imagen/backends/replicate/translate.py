@@ -7,6 +7,7 @@ named, and nothing is added.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -136,7 +137,8 @@ class _Fields:
 
     def maximum(self, name: str, otherwise: int) -> int:
         found = property_schema(self._schema, name) if self._schema else None
-        return int((found or {}).get("maximum", otherwise))
+        told = (found or {}).get("maximum", otherwise)
+        return int(told) if isinstance(told, int | float) and math.isfinite(told) else otherwise
 
     def first_known(self, names: tuple[str, ...]) -> str | None:
         return next((name for name in names if self.knows(name)), None)
@@ -211,6 +213,8 @@ def _as_sent(values: Mapping[str, Any], *, model: str) -> dict[str, Any]:
 def _check_last_seed(fields: _Fields, *, runs: int, model: str) -> None:
     """Each further run takes the next seed; all of them must be ones that the model takes."""
     seed, most = fields.values.get("seed"), fields.maximum("seed", _LARGEST_SEED)
+    if isinstance(seed, int) and seed < -_LARGEST_SEED:
+        raise InvalidInput([Problem("seed", f"it must be at least {-_LARGEST_SEED}")], subject=model)
     if isinstance(seed, int) and seed + runs - 1 > most:
         first = f"with {runs} runs the first seed" if runs > 1 else "it"
         raise InvalidInput([Problem("seed", f"{first} must be at most {most - runs + 1}")], subject=model)
