@@ -171,8 +171,19 @@ async def test_a_name_server_that_does_not_answer_is_not_waited_for(
     assert is_certain(told.value)
 
 
+async def ended(server: asyncio.Server, lines: list[asyncio.StreamWriter]) -> None:
+    """See the server and every line to it closed, so that nothing of them is left to the next test."""
+    server.close()
+    for line in lines:
+        line.transport.abort()
+    await asyncio.sleep(0.01)
+
+
 async def test_a_host_that_does_not_finish_connecting_is_not_waited_for():
+    lines: list[asyncio.StreamWriter] = []
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines.append(writer)
         await reader.read()
         writer.close()
 
@@ -182,7 +193,7 @@ async def test_a_host_that_does_not_finish_connecting_is_not_waited_for():
         with pytest.raises(ConnectFailed, match="no connection could be made in time") as told:
             await client.send(get(f"https://127.0.0.1:{port}/"))
     assert is_certain(told.value)
-    server.close()
+    await ended(server, lines)
 
 
 async def test_a_certificate_that_nobody_signed_is_not_trusted(
@@ -196,7 +207,10 @@ async def test_a_certificate_that_nobody_signed_is_not_trusted(
 
 
 async def test_a_host_that_speaks_no_tls_is_told(client: HttpClient):
+    lines: list[asyncio.StreamWriter] = []
+
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines.append(writer)
         writer.write(b"220 mail.example ESMTP\r\n")
         await reader.read()
         writer.close()
@@ -204,7 +218,7 @@ async def test_a_host_that_speaks_no_tls_is_told(client: HttpClient):
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
     with pytest.raises(ConnectFailed, match="no TLS connection could be made"):
         await client.send(get(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"))
-    server.close()
+    await ended(server, lines)
 
 
 @pytest.mark.parametrize(
@@ -372,9 +386,7 @@ async def test_a_server_that_reads_nothing_is_not_waited_for(monkeypatch: pytest
         with pytest.raises(ExchangeFailed, match="no answer came in time") as told:
             await client.send(post(f"http://127.0.0.1:{port}/", body=b"x" * (32 * MIB), response_seconds=0.2))
     assert told.value.delivered == "unknown"
-    server.close()
-    for line in lines:
-        line.transport.abort()
+    await ended(server, lines)
 
 
 async def test_whoever_goes_away_closes_the_line(client: HttpClient):
