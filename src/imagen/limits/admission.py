@@ -33,6 +33,7 @@ class Place:
 
     Attributes:
         intent: as it was written down when it was let in; None where nothing was.
+        gives_back: whether what is held is still ours to give back when the work is over.
     """
 
     def __init__(
@@ -47,8 +48,7 @@ class Place:
         notify: Notify,
     ) -> None:
         self.intent = intent
-        self.kept = False
-        self.freed = False
+        self.gives_back = True
         self._admission = admission
         self._need = need
         self._sequence = sequence
@@ -61,8 +61,7 @@ class Place:
 
         What ended upstream is freed with its end; what nobody saw end may go on there, so its place ends with its lease.
         """
-        self.kept = not prediction.status.terminal
-        self.freed = prediction.settled_at is not None
+        self.gives_back = prediction.status.terminal and prediction.settled_at is None
 
     async def refused(self, error: BackendRateLimited) -> None:
         """The service said 429: the gate is closed for everybody, and what this one holds is given back."""
@@ -80,7 +79,7 @@ class Place:
     async def withdraw(self) -> None:
         """Forget it: nothing of it was bought, and it gives everything back."""
         await self._admission.withdraw(self._need)
-        self.freed = True
+        self.gives_back = False
 
     async def again(self) -> None:
         """Wait for another turn, at the head of the line.
@@ -144,7 +143,7 @@ class Admission:
         place = await self._enter(need, patience, notify)
         try:
             yield place
-            if not (place.freed or place.kept):
+            if place.gives_back:
                 await self._give_back(need.lease)
         finally:
             self.line.look_again()

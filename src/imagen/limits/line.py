@@ -58,11 +58,10 @@ class LineRules(msgspec.Struct, frozen=True, kw_only=True):
 class _Waiter:
     """One need in line."""
 
-    __slots__ = ("admitted", "asked", "need", "since", "told", "turn", "until")
+    __slots__ = ("admitted", "asked", "need", "told", "turn", "until")
 
-    def __init__(self, need: Need, since: float, until: float, told: Told | None) -> None:
+    def __init__(self, need: Need, until: float, told: Told | None) -> None:
         self.need = need
-        self.since = since
         self.until = until
         self.told = told
         self.asked = False
@@ -175,8 +174,8 @@ class Line:
                 retry_after=10.0,
             )
         now = self._clock.now().timestamp()
-        came = now if since is None else since
-        waiter = _Waiter(msgspec.structs.replace(need, since=came), came, now + wait_seconds, told)
+        need = msgspec.structs.replace(need, since=now if since is None else since)
+        waiter = _Waiter(need, now + wait_seconds, told)
         self._join(waiter, first=returning)
         try:
             return await waiter.admitted
@@ -260,7 +259,7 @@ class Line:
                 if each[0] is lane:  # whoever could not go for a while has saved up no turns
                     self._turns[each] = max(self._turns[each], self._turn[lane] - 1)
             heads = [
-                (self._turns[lane, key[1]], flow.waiters[0].since, index, key, flow)
+                (self._turns[lane, key[1]], flow.waiters[0].need.since, index, key, flow)
                 for index, (key, flow) in enumerate(self._flows.items())
                 if key[0] is lane and flow.waiters and not self._is_blocked(flow, now)
             ]
@@ -269,7 +268,7 @@ class Line:
                 turn, _, index, key, flow = heapq.heappop(heads)
                 own = max(turn, self._turns[lane, key[1]])
                 if own > turn:  # the caller has gone with another flow meanwhile
-                    heapq.heappush(heads, (own, flow.waiters[0].since, index, key, flow))
+                    heapq.heappush(heads, (own, flow.waiters[0].need.since, index, key, flow))
                     continue
                 waiter = flow.waiters.popleft()
                 if waiter.admitted.done():
@@ -281,7 +280,7 @@ class Line:
                     self._turns[lane, key[1]] = own + 1
                 if flow.waiters:
                     heapq.heappush(
-                        heads, (self._turns[lane, key[1]], flow.waiters[0].since, index, key, flow)
+                        heads, (self._turns[lane, key[1]], flow.waiters[0].need.since, index, key, flow)
                     )
         return chosen
 
@@ -422,7 +421,7 @@ class Line:
             limit = self._blocking(flow, now) or flow.blocked_by
             if limit is None or not flow.waiters:
                 continue
-            lane, since, count = key[0], flow.waiters[0].since, len(flow.waiters)
+            lane, since, count = key[0], flow.waiters[0].need.since, len(flow.waiters)
             if (other := reports.get(limit)) is not None:
                 lane, since = min((lane, since), (other.lane, other.since))
                 count += other.count

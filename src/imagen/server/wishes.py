@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from imagen.domain.identifiers import new_id
+from imagen.domain.key import check_scope
 from imagen.domain.limits import Lane, Patience
 from imagen.domain.money import Usd
 from imagen.domain.request import MAX_PROMPT_CHARACTERS, GenerationRequest
@@ -28,7 +29,6 @@ from imagen.server.bodies import to_value
 from imagen.server.context import Context
 from imagen.service.deliver import Destination
 from imagen.service.gateway import Order
-from imagen.service.keys import check_scope
 
 DEFAULT_EXTENSION = ".jpg"
 EXTENSIONS = frozenset(

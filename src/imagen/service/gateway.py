@@ -268,7 +268,7 @@ class Gateway:
         """Write down ends that the store would not take when they were seen; what they held is free then."""
         for prediction in list(self._unwritten.values()):
             entry = UsageEntry.from_prediction(prediction, at=prediction.ended_at or self._clock.now())
-            await self._store.save(prediction, entry=entry if prediction.upstream_id else None)
+            await self._store.save(prediction, entry=entry)
             self._unwritten.pop(prediction.id, None)
         await self._bookkeeper.catch_up()
 

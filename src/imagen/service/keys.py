@@ -12,7 +12,6 @@ from imagen.domain.key import (
     PREFIX,
     Key,
     check_key,
-    check_scope,
     hash_key,
     looks_like_key,
     scope_of,
@@ -20,8 +19,6 @@ from imagen.domain.key import (
 from imagen.domain.secret import Secret
 from imagen.errors import InvalidInput, InvalidRequest, Problem
 from imagen.ports import Clock, Keys
-
-__all__ = ["REMEMBERED_SECONDS", "KeyBook", "check_scope"]  # the last is the domain's; doors ask for it here
 
 REMEMBERED_SECONDS = 1.0
 """How long a key that was looked up is not looked up again: what a revocation by another process may take at most."""
