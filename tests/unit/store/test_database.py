@@ -430,3 +430,18 @@ async def test_all_instants_are_written_alike_whoever_writes_them(database: Data
     await store.save(make_prediction(2, status=Status.SUCCEEDED, created_at=at, **instants))
     rows = raw(database, "SELECT created_at, sent_at, ended_at, delivered_at, settled_at FROM predictions")
     assert {value for row in rows for value in row} == {"2026-11-01 12:00:00.000000"}
+
+
+async def test_a_new_file_that_another_process_just_uses_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "imagen.db"
+    path.parent.mkdir()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # whoever holds a file that is not yet in write-ahead mode
+    opened = Database(path)
+    opening = asyncio.ensure_future(opened.read(lambda connection: connection.execute(text("SELECT 1"))))
+    await asyncio.sleep(0.2)
+    assert not opening.done()
+    other.execute("ROLLBACK")
+    other.close()
+    await opening
+    opened.close()
