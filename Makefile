@@ -61,9 +61,15 @@ format: $(VENV)/.installed-check ## format the code and mend what the linter can
 bench: $(VENV)/.installed ## measure what imagen adds to a prediction, as a library and as a gateway, and how its limiter learns
 	@$(BIN)/python bench/overhead.py
 	@echo
+	@$(BIN)/python bench/durable.py
+	@echo
 	@$(BIN)/python bench/gateway.py
 	@echo
 	@$(BIN)/python bench/limits.py
+
+.PHONY: soak
+soak: $(VENV)/.installed ## kill a gateway a thousand times while it works off batches, and count what is left
+	@$(BIN)/python bench/soak.py $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.installed-test ## write the generated pages of docs/reference again

@@ -89,15 +89,21 @@ def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return json.loads(answer.read() or b"null")
 
 
+def start_emulator() -> tuple[subprocess.Popen[str], str]:
+    """An emulator without limits in a process of its own, and its address; end it."""
+    command = [sys.executable, "-m", "imagen", "emulator", "--port", "0", "--run-seconds", "0.1", "--json"]
+    emulator = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert emulator.stdout is not None
+    url = json.loads(emulator.stdout.readline())["url"]
+    ask(url, "/_emulator/mode", {"creates_per_minute": 0, "others_per_minute": 0})
+    return emulator, url
+
+
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else PREDICTIONS
     width = int(sys.argv[2]) if len(sys.argv) > 2 else AT_ONCE
-    command = [sys.executable, "-m", "imagen", "emulator", "--port", "0", "--run-seconds", "0.1", "--json"]
-    emulator = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    emulator, url = start_emulator()
     try:
-        assert emulator.stdout is not None
-        url = json.loads(emulator.stdout.readline())["url"]
-        ask(url, "/_emulator/mode", {"creates_per_minute": 0, "others_per_minute": 0})
         bare, full = [], []
         for _ in range(ROUNDS):
             with tempfile.TemporaryDirectory() as folder:

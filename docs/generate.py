@@ -223,7 +223,7 @@ def _operation(operation: Operation, told: Mapping[str, Any]) -> str:
     if found := told.get("parameters"):
         parameters = [(f"`{one['name']}`", one["in"], _one_line(one.get("description", ""))) for one in found]
         parts.append(_table(("Parameter", "In", "Meaning"), parameters))
-    if operation.body is not None:
+    if isinstance(operation.body, type) and issubclass(operation.body, msgspec.Struct):
         parts.append(f"It takes a {_link(operation.body.__name__)}.")
     if operation.example is not None:
         what = "For example" if operation.body is not None else "It answers, for example"

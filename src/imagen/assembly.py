@@ -26,30 +26,54 @@ from imagen.limits.calls import SharedCallBudget
 from imagen.limits.line import Line, LineRules
 from imagen.pictures.shelf import FolderShelf
 from imagen.ports import Backend, CallBudget, Clock, Observer
+from imagen.queue.local import LocalQueue
+from imagen.remote.batch_memory import Memories
+from imagen.remote.batches import RemoteBatches
 from imagen.remote.connection import Connection
-from imagen.remote.generate import Preset, RemoteGateway
+from imagen.remote.generate import Outward, Preset, RemoteGateway
 from imagen.remote.keys import RemoteKeys
 from imagen.remote.semaphores import RemoteLeases, RemoteSemaphores
+from imagen.sealing import KeySealer
+from imagen.service.batches import Batches
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules
+from imagen.service.cache import PictureCache
 from imagen.service.deliver import Advice, Deliverer
+from imagen.service.deliveries import Courier, SigningSecrets
 from imagen.service.finish import Finisher
 from imagen.service.gateway import Gateway
 from imagen.service.keys import KeyBook
+from imagen.service.news import News
+from imagen.service.notices import Notices
+from imagen.service.pace import RunTimeBook
 from imagen.service.semaphore_lease import SemaphoreLeases
+from imagen.service.share import Reuse
+from imagen.service.tokens import TokenVault
+from imagen.service.watch import HeldOpen, Watcher
+from imagen.service.webhooks import Webhooks
+from imagen.service.work import Worker
 from imagen.settings import EMULATOR, BackendSettings, Settings, choose_backend, user_config_folder
+from imagen.store.batches import SqlBatches
+from imagen.store.cache import SqlCacheIndex
 from imagen.store.database import Database
 from imagen.store.kept_entries import KeptEntries
 from imagen.store.keys import SqlKeys
 from imagen.store.ledger import SqlLedger
 from imagen.store.limits import SqlLimits
+from imagen.store.outbox import SqlOutbox
 from imagen.store.owners import FileOwners
 from imagen.store.predictions import SqlPredictionStore
+from imagen.store.pulse import DatabasePulse
+from imagen.store.run_times import SqlRunTimes
 from imagen.store.semaphores import SqlSemaphores
-from imagen.transport.client import HttpClient
+from imagen.store.standing import SqlStandings
+from imagen.store.turn import FileTurn
+from imagen.transport.client import HttpClient, PublicPoster
 from imagen.transport.message import is_loopback
 
 SOFTWARE = f"imagen {__version__}"
+_LINED_UP = 4
+"""So many times an account's places stand in line at once for batches; their other items wait in the database."""
 GATEWAY = "gateway"
 """The backend of the account that `replicate` names at the top of the settings: any model, as asked for."""
 
@@ -128,6 +152,16 @@ class ConfiguredBackends:
     def tokenless(self) -> Backend:
         """One that fetches what others have made, and that has no token to show."""
         return build_backend(self._gateway_context(None))
+
+    def keeps_pictures(self, backend: Backend) -> bool:
+        """Whether the settings keep what it makes for whoever asks for the same again.
+
+        That of a caller's own token keeps nothing unless its caller asks for that.
+        """
+        configured = self._settings.backends.get(backend.name)
+        if configured is not None:
+            return self._settings.cache.keep or configured.store
+        return self._settings.cache.keep and backend.account == self.get(GATEWAY).account
 
     def preset(self, name: str | None) -> Preset:
         """What a configured backend says where the caller says nothing.
@@ -213,7 +247,7 @@ class Remote:
     """The parts of a running gateway that do what those of an `App` do.
 
     Attributes:
-        gateway, semaphores, leases, keys: as in `App`.
+        gateway, semaphores, leases, keys, batches: as in `App`.
     """
 
     def __init__(
@@ -223,8 +257,10 @@ class Remote:
         catalog: Catalog,
         backends: ConfiguredBackends,
         deliverer: Deliverer,
+        memories: Memories,
         clock: Clock,
     ) -> None:
+        source = backends.tokenless()
         self.semaphores = RemoteSemaphores(connection)
         self.leases = RemoteLeases(connection, self.semaphores, clock)
         self.keys = RemoteKeys(connection)
@@ -233,7 +269,15 @@ class Remote:
             catalog=catalog,
             presets=backends.preset,
             deliverer=deliverer,
-            source=backends.tokenless(),
+            source=source,
+            clock=clock,
+        )
+        self.batches = RemoteBatches(
+            connection,
+            memories=memories,
+            deliverer=deliverer,
+            source=Outward(source, connection.url),
+            price=source.price,
             clock=clock,
         )
 
@@ -250,13 +294,28 @@ class App:
         self.catalog = Catalog.load()
         self.credentials = CredentialStore(user_config_folder(environ))
         self.tokens = Tokens(settings, self.credentials)
+        self.sealer = None if settings.secret_key is None else KeySealer.from_setting(settings.secret_key)
         self.client = HttpClient(
             connect_seconds=settings.replicate.connect_timeout.total_seconds(),
             user_agent=f"imagen/{__version__}",
         )
         self.database = Database(data / "imagen.db")
+        self.pulse = DatabasePulse(self.database, clock)
+        self.standings = SqlStandings(self.database)
         self.store = SqlPredictionStore(self.database)
         self.ledger = SqlLedger(self.database)
+        self.outbox = SqlOutbox(self.database)
+        self.signing = SigningSecrets(outbox=self.outbox, sealer=self.sealer, clock=clock)
+        self._poster = PublicPoster(private=settings.deliveries.private, user_agent=f"imagen/{__version__}")
+        self._courier_turn = FileTurn(data / "deliveries.lock")
+        self.courier = Courier(
+            outbox=self.outbox,
+            signing=self.signing,
+            poster=self._poster,
+            turn=self._courier_turn,
+            clock=clock,
+            observer=observer,
+        )
         self.semaphores = SqlSemaphores(self.database)
         self.keys = KeyBook(keys=SqlKeys(self.database), catalog=self.catalog, clock=clock)
         rules = AccountRules(
@@ -300,8 +359,29 @@ class App:
         self.shelf = FolderShelf(settings.pictures.folder or data / "kept")
         deliverer = self._deliverer(Advice())
         buying = BuyingRules(grace_seconds=settings.replicate.lost_answer_grace.total_seconds())
+        self.watcher = Watcher(
+            times=RunTimeBook(SqlRunTimes(self.database), clock),
+            clock=clock,
+            calls_per_minute=settings.limits.calls_per_minute,
+        )
+        self.held_open = HeldOpen(settings.replicate.held_open)
+        self.webhooks = Webhooks(
+            source=self.backends.own, wakes=self.watcher, clock=clock, public_url=settings.public_url
+        )
         self.finisher = Finisher(
-            store=self.store, bookkeeper=self.bookkeeper, deliverer=deliverer, clock=clock, rules=buying
+            store=self.store,
+            bookkeeper=self.bookkeeper,
+            deliverer=deliverer,
+            watcher=self.watcher,
+            clock=clock,
+            rules=buying,
+        )
+        self.cache = PictureCache(
+            index=SqlCacheIndex(self.database),
+            folder=data / "cache" / "pictures",
+            limit_bytes=settings.cache.max_mb << 20,
+            picture_bytes=settings.max_picture_mb << 20,
+            clock=clock,
         )
         self.gateway = Gateway(
             backends=self.backends,
@@ -310,10 +390,53 @@ class App:
             finisher=self.finisher,
             deliverer=deliverer,
             admission=self.admission,
+            watcher=self.watcher,
+            webhooks=self.webhooks,
+            held_open=self.held_open,
+            reuse=Reuse(
+                cache=self.cache,
+                store=self.store,
+                deliverer=deliverer,
+                clock=clock,
+                by_default=self.backends.keeps_pictures,
+            ),
             owners=self.owners,
             clock=clock,
             rules=buying,
             observer=observer,
+        )
+        batches, vault, news = SqlBatches(self.database), TokenVault(self.sealer), News()
+        self.queue = LocalQueue(
+            batches=batches,
+            owners=self.owners,
+            clock=clock,
+            width=_LINED_UP * settings.limits.concurrent,
+            takes=lambda _: False,
+        )
+        self.worker = Worker(
+            gateway=self.gateway,
+            batches=batches,
+            backends=self.backends,
+            tokens=vault,
+            sealer=self.sealer,
+            notices=Notices(clock=clock, public_url=settings.public_url),
+            outbox=self.outbox,
+            news=news,
+            owners=self.owners,
+            clock=clock,
+        )
+        self.batches = Batches(
+            store=batches,
+            predictions=self.store,
+            queue=self.queue,
+            finisher=self.finisher,
+            tokens=vault,
+            sealer=self.sealer,
+            troubles=self.worker.troubles,
+            news=news,
+            owners=self.owners,
+            clock=clock,
+            rules=rules,
         )
         self._environ = environ
 
@@ -339,6 +462,7 @@ class App:
             catalog=self.catalog,
             backends=self.backends,
             deliverer=self._deliverer(fetched_by_hand),
+            memories=Memories(settings.data_dir / "remote-batches"),
             clock=self.clock,
         )
 
@@ -361,8 +485,11 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.line.aclose()
+        await self.watcher.aclose()
         await self.backends.aclose()
         await self.client.aclose()
+        await self._poster.aclose()
+        self._courier_turn.close()
         self.database.close()
         self.owners.close()
 

@@ -123,6 +123,11 @@ class Prediction(msgspec.Struct, frozen=True):
         return self.records[0].seed
 
     @property
+    def cached(self) -> bool:
+        """Whether all pictures are those of equal requests, so that nothing was bought."""
+        return all(record.reused for record in self.records)
+
+    @property
     def cost(self) -> Usd | None:
         """What all of it costs; None when the price of a part is not known."""
         costs = [record.cost for record in self.records]
@@ -187,6 +192,7 @@ class AsyncClient:
         semaphore: str | None = None,
         resume: bool = True,
         repeat_lost: bool = True,
+        cache: bool | None = None,
         on_event: Callable[[Event], None] | None = None,
         **model_input: Any,
     ) -> Prediction:
@@ -212,6 +218,8 @@ class AsyncClient:
             semaphore: a named limit to wait for before anything is bought.
             resume: take up an unfinished prediction of the very same request before buying a new one.
             repeat_lost: send a create again whose answer was lost and which stayed away for the whole grace.
+            cache: with a seed, or for a model without one, take pictures that were made before and keep these; by
+                default as the settings say.
             on_event: called with each event on the way; must not block.
             **model_input: the model's own parameters by their own names.
 
@@ -235,6 +243,7 @@ class AsyncClient:
             semaphore=semaphore,
             resume=resume,
             repeat_lost=repeat_lost,
+            cache=cache,
             deadline_seconds=timeout,
         )
         place = Destination(

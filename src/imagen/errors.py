@@ -5,6 +5,7 @@ ImagenError                     code, detail, hint, retryable, retry_after
 │   ├── InvalidModelRef
 │   ├── InvalidInput            .problems, one a field
 │   ├── NotFound
+│   ├── StillFollowed           a living process follows it
 │   └── IdempotencyConflict
 ├── Refused                     we said no; nothing was bought
 │   ├── Unauthenticated
@@ -121,6 +122,13 @@ class NotFound(InvalidRequest):
     """The thing that was asked for does not exist here."""
 
     code = "not_found"
+
+
+class StillFollowed(InvalidRequest):
+    """A living process follows that prediction; nobody else may."""
+
+    code = "still_followed"
+    retryable = True
 
 
 class IdempotencyConflict(InvalidRequest):
@@ -405,6 +413,16 @@ class WebhookRejected(ImagenError):
     """A webhook was forged, stale or malformed."""
 
     code = "webhook_rejected"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        reason: Literal["forged", "stale", "malformed"] = "forged",
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(detail, hint=hint)
+        self.reason = reason
 
 
 # --- our own house ---------------------------------------------------------------------------------------

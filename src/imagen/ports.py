@@ -6,13 +6,15 @@ Every protocol states its failure contract. Implementations live in `backends`, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
+from imagen.domain.batch import Batch, Control, Idempotency, Item, ItemStatus, Tally
+from imagen.domain.delivery import Delivery, SigningSecret
 from imagen.domain.events import Event
 from imagen.domain.key import Key
 from imagen.domain.limits import AccountState, LineReport, Need, Refusal, Verdict
@@ -20,6 +22,7 @@ from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Allowance, Prediction, Sighting, Status
 from imagen.domain.request import GenerationRequest
+from imagen.domain.secret import Secret
 from imagen.domain.semaphore import Holder, Lease, Semaphore
 from imagen.domain.usage import UsageEntry
 
@@ -78,6 +81,23 @@ class ShelvedPicture(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
 
 
+class Glance(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of what an account has made, newest first. Instants are those of the service's own clock.
+
+    Attributes:
+        shown: those of interest that are on the page, by upstream id, and when they were created, where that is told.
+        moved: of these, the ones that do not stand as they were known.
+        oldest: when the last one on the page was created; newest: the first one.
+        last: whether the list ends here.
+    """
+
+    shown: Mapping[str, datetime | None]
+    moved: Mapping[str, Sighting]
+    newest: datetime | None
+    oldest: datetime | None
+    last: bool
+
+
 class Backend(Protocol):
     """Makes predictions. One configured backend of `imagen.yaml`; safe to share between tasks.
 
@@ -99,7 +119,12 @@ class Backend(Protocol):
         """
 
     async def submit(
-        self, prediction: Prediction, *, hold_seconds: float, secrets: Mapping[str, Any]
+        self,
+        prediction: Prediction,
+        *,
+        hold_seconds: float,
+        secrets: Mapping[str, Any],
+        webhook: str | None = None,
     ) -> Sighting:
         """Send its create, exactly once. The answer may be held back up to `hold_seconds` until the run has ended.
 
@@ -107,6 +132,7 @@ class Backend(Protocol):
             prediction: with its whole input, but for what is hidden in it.
             hold_seconds: 0 to 60.
             secrets: the values of the hidden parameters: sent, and kept nowhere.
+            webhook: the https address that is told of its end; None for none.
 
         Raises:
             ExchangeFailed, InvalidResponse, BackendBroken: `.delivered` is not "no": it may have been bought. Look for it.
@@ -118,6 +144,17 @@ class Backend(Protocol):
 
         Raises:
             ModelNotFound: no such prediction in this account.
+        """
+
+    async def look_many(
+        self, known: Mapping[str, Status | None], *, before: datetime | None = None
+    ) -> Glance:
+        """One page of the account's list, in one call that is not repeated. What is not on it may exist all the same.
+
+        Args:
+            known: the predictions of interest, by upstream id, and how they stood at the last look; those of None are
+                told whether they have moved or not.
+            before: only what was created before that instant of the service's clock; None means the newest.
         """
 
     async def find(self, prediction: Prediction, *, ignore: frozenset[str]) -> Sighting | None:
@@ -182,6 +219,48 @@ class ModelSource(Protocol):
         """
 
 
+@runtime_checkable
+class WebhookSource(Protocol):
+    """What a backend may do besides making predictions: sign what it tells to the `webhook` of a create."""
+
+    async def webhook_secret(self) -> Secret:
+        """What the webhooks of this account are signed with, as it is now: `whsec_…`. One call, which costs nothing.
+
+        Raises:
+            BackendError: it could not be asked.
+        """
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """A prediction as the service lists it, whoever made it.
+
+    Attributes:
+        model: `owner/name` or `deployments/owner/name`; empty where the service names none that could be run.
+        sighting: what the list says of it, without its logs, its instants by the service's clock.
+        made_at: when it was created by our own clock, as far as that goes right; None where the list does not tell.
+    """
+
+    model: str
+    sighting: Sighting
+    made_at: datetime | None = None
+
+
+@runtime_checkable
+class Lister(Protocol):
+    """What a backend may do besides making predictions: tell what its account has made, by whatever program."""
+
+    def history(self, *, since: datetime) -> AsyncIterator[Sequence[Listed]]:
+        """The account's predictions created since an instant, newest first, page by page. Costs nothing.
+
+        Raises:
+            GarbledResponse: the list does not come to an end.
+            BackendError: it could not be read.
+        """
+
+    def could_be(self, listed: Listed, prediction: Prediction) -> bool:
+        """Whether that may be what the create of a prediction has bought: the same model, exactly its input."""
+
+
 class Backends(Protocol):
     """The configured backends, each built when it is first asked for."""
 
@@ -191,6 +270,13 @@ class Backends(Protocol):
         Raises:
             NotFound: none is called so.
             ConfigError: its settings make no sense.
+        """
+
+    def of(self, token: Secret) -> Backend:
+        """That of a caller's own token.
+
+        Raises:
+            Unauthenticated: no token looks like that.
         """
 
     def names(self) -> Sequence[str]:
@@ -208,8 +294,12 @@ class PredictionStore(Protocol):
         StoreError: disk full, no permission, damaged file.
     """
 
-    async def add(self, prediction: Prediction) -> None:
-        """Write down a new intent."""
+    async def add(self, prediction: Prediction, *, entry: UsageEntry | None = None) -> None:
+        """Write down a new intent, or one that ended without being bought, with its entry of the ledger.
+
+        Raises:
+            StoreError: one of that id is written down already.
+        """
 
     async def save(self, prediction: Prediction, *, entry: UsageEntry | None = None) -> Prediction:
         """Write its present state. A stored terminal status is never left: the stored row wins and is returned.
@@ -238,7 +328,7 @@ class PredictionStore(Protocol):
 
         Args:
             request_key: only those of one request.
-            besides: leave out what this owner follows.
+            besides: leave out what this owner follows, and what belongs to batches that have not ended.
         """
 
     async def take(self, prediction_id: str, *, owner: str, was: str | None) -> bool:
@@ -255,6 +345,12 @@ class PredictionStore(Protocol):
 
     async def known_upstream_ids(self, account: str, *, since: datetime) -> frozenset[str]:
         """Upstream ids of this account that are ours already."""
+
+    async def of_upstream(self, account: str, upstream_ids: Sequence[str]) -> Sequence[Prediction]:
+        """Those of ours, in any order, that have one of these upstream ids: some hundreds at most."""
+
+    async def unreadable(self) -> Sequence[str]:
+        """Ids of predictions that the other methods left out because their rows are damaged, as far as that was noticed."""
 
 
 class Semaphores(Protocol):
@@ -420,6 +516,360 @@ class Keys(Protocol):
 
     async def find(self, digest: str) -> Key | None:
         """The key of that digest, as it is now; None when there is none, or it is revoked."""
+
+
+class BatchStore(Protocol):
+    """Remembers batches and their items. Each method is one durable transaction.
+
+    Raises:
+        StoreBusy: somebody else held the database too long.
+        StoreError: disk full, no permission, damaged file; nothing changed.
+    """
+
+    async def add(self, batch: Batch) -> None:
+        """Write down a batch that is not accepted yet: nobody sees it, nobody works on it."""
+
+    async def add_items(self, items: Sequence[Item]) -> None:
+        """Write down items of one that is not accepted yet.
+
+        Raises:
+            StoreError: their batch is not there, or accepted; or one of them was written down before.
+        """
+
+    async def accept(self, batch: Batch, *, mark: Idempotency | None = None) -> str:
+        """From now on it is done, once. The id of the batch that counts.
+
+        Its `total`, `quoted`, `unpriced`, `images`, `owner` and `details` are written as they are given here: nobody knew
+        them while its items were being written down.
+
+        That is another one when a request with the same idempotency key was quicker; then this one is forgotten.
+
+        Raises:
+            IdempotencyConflict: the key came with another body before; this batch is forgotten.
+            StoreError: it has fewer or more items than `total` says.
+            NotFound: it was never added, or is forgotten.
+        """
+
+    async def known(self, scope: str, key: str, *, since: datetime) -> Idempotency | None:
+        """What a request with that idempotency key became, if it came after `since`."""
+
+    async def get(self, batch_id: str) -> Batch:
+        """An accepted batch by its id, or by a unique beginning of it.
+
+        Raises:
+            NotFound: none, or several, begin like that.
+        """
+
+    async def of_prediction(self, prediction_id: str) -> Item:
+        """The item that a prediction belongs to, or belonged to in an earlier attempt.
+
+        Raises:
+            NotFound: it belongs to none.
+        """
+
+    async def list(
+        self, *, limit: int, scope: str | None = None, kind: str = "batch", before: str | None = None
+    ) -> Sequence[Batch]:
+        """Accepted ones, newest first, by their ids.
+
+        Args:
+            limit: how many at most.
+            scope: only those of one caller.
+            kind: `batch` or `single`.
+            before: the id after which to go on, towards older ones.
+        """
+
+    async def open(self) -> Sequence[Batch]:
+        """Accepted ones of every kind that have not ended, oldest first."""
+
+    async def tally(self, batch_id: str, *, recent_since: datetime) -> Tally:
+        """Its items, counted; `recent` are those that ended since then. Who asks knows the `recent_seconds`."""
+
+    async def items(
+        self, batch_id: str, *, after: int = -1, limit: int = 100, status: ItemStatus | None = None
+    ) -> Sequence[Item]:
+        """Its items in their order, those with a larger index than `after`."""
+
+    async def ended_since(self, batch_id: str, sequence: int, *, limit: int) -> Sequence[Item]:
+        """Its items that have ended, in the order of their ends, those with a larger sequence."""
+
+    async def take(self, batch_id: str, *, owner: str, was: str | None) -> bool:
+        """Become the one who works on it, if that still is `was`. What `was` had claimed is queued again."""
+
+    async def release(self, batch_id: str, *, owner: str) -> None:
+        """Stop working on it. What was claimed is queued again; what runs at the service goes on there."""
+
+    async def claim(
+        self, batch_id: str, *, owner: str, limit: int, to_finish: bool = False
+    ) -> Sequence[Item]:
+        """The next queued items, running from now on; none when `owner` does not work on it, or it is not to run.
+
+        Args:
+            batch_id: the batch.
+            owner: who asks.
+            limit: how many at most.
+            to_finish: rather what a batch that is not to run has still to do: of a paused one the items of which
+                something runs at the service or is to be fetched, of a canceled one all that are queued. None of one
+                that is to run.
+        """
+
+    async def requeue(self, item: Item) -> None:
+        """Queue a running item again, the same attempt of it or another: wish, attempt and cost are as they are given.
+
+        One that does not run, or runs in a later attempt, stays as it is.
+        """
+
+    async def end(self, item: Item, *, deliveries: Sequence[Delivery] = ()) -> Item | None:
+        """Write down the end of an item, and what is to be told of it, in one transaction. An item ends once.
+
+        The batch ends with `close`, not with its last item.
+
+        Returns:
+            The item with its `sequence`; None when it, or this attempt of it, had ended before: then nothing is written.
+        """
+
+    async def close(self, batch_id: str, *, at: datetime, deliveries: Sequence[Delivery] = ()) -> bool:
+        """End a batch of which no item is left, and write down what is to be told of that.
+
+        Its token is forgotten, and nobody works on it any more. After the last end somebody has to call this, also when
+        that was the end of another process.
+
+        Returns:
+            True once for each time that it ends: again only when items were tried again. False when an item is left.
+        """
+
+    async def control(
+        self, batch_id: str, wanted: Control, *, at: datetime, reason: str | None = None
+    ) -> Batch:
+        """Pause it, let it run, or cancel it. An ended one stays as it is, and a canceled one stays canceled.
+
+        With `CANCEL` its queued items end as canceled, but for those of which something may have been bought, by somebody
+        who then died: `claim` hands those out, so that they are stopped.
+
+        Raises:
+            NotFound: no accepted one has that id.
+        """
+
+    async def retry(self, batch_id: str, items: Sequence[Item], *, mark: Idempotency | None = None) -> int:
+        """Queue ended items again; how many that were. Wish, attempt and cost are as they are given; the end is forgotten.
+
+        Only items that failed, expired or were canceled, and only with a higher attempt than they had; the others stay
+        as they are. The batch is open again then, and is to run. With a mark that came before nothing happens again.
+
+        Raises:
+            NotFound: no accepted batch has that id.
+            IdempotencyConflict: the key came with another body before.
+        """
+
+    async def sweep(self, *, before: datetime) -> None:
+        """Forget batches that were never accepted and idempotency keys, both of before then."""
+
+
+class WorkQueue(Protocol):
+    """Hands out the items of batches, to one worker each, until they have ended."""
+
+    def wake(self) -> None:
+        """There is new work, or something else is wanted of it."""
+
+    async def run(
+        self,
+        work: Callable[[Batch, Item], Awaitable[None]],
+        *,
+        emptied: Callable[[Batch], Awaitable[None]],
+    ) -> None:
+        """Hand out items until cancelled.
+
+        Args:
+            work: does what an item needs; it may have to do that again, after a crash. Cancelled, it leaves what runs
+                at the service to go on there, unless the batch is to be canceled.
+            emptied: told when nothing of a batch waits or is being worked on here.
+        """
+
+
+class Outbox(Protocol):
+    """Deliveries that wait, and those of the past. Each method is one durable transaction.
+
+    Raises:
+        NotFound: no delivery has that id.
+        StoreError: the store could not be read or written.
+    """
+
+    async def put(self, deliveries: Sequence[Delivery]) -> None:
+        """Write down deliveries that are due."""
+
+    async def due(self, *, now: datetime, limit: int) -> Sequence[Delivery]:
+        """Those whose turn it is, a few of each host: of each subject and address only the first that is not done."""
+
+    async def done(self, delivery: Delivery, *, now: datetime) -> Delivery | None:
+        """Write down what came of an attempt. One that was taken before stays so.
+
+        What failed before somebody asked for it to be sent again says nothing about the new day, and is not written.
+
+        Returns:
+            The one whose turn it is now in the same line, if it is due.
+        """
+
+    async def list(self, *, limit: int, scope: str | None = None, failed: bool = False) -> Sequence[Delivery]:
+        """Newest first; with `failed` only those that were given up or have failed at least once and wait."""
+
+    async def retry(self, delivery_id: str, *, now: datetime) -> Delivery:
+        """Let one be sent again now, also one that was given up; its day begins anew."""
+
+    async def waiting(self) -> int:
+        """How many are still to be taken."""
+
+    async def secrets(self, *, now: datetime) -> Sequence[SigningSecret]:
+        """Those that sign now, the newest first; empty before the first rotation."""
+
+    async def rotate(
+        self, secret: str, *, now: datetime, overlap_seconds: float, first: bool = False
+    ) -> SigningSecret:
+        """Add a new one; the others retire after the overlap at the latest.
+
+        Args:
+            secret: as it is kept.
+            now: since when it signs.
+            overlap_seconds: how long the others sign beside it.
+            first: only when there is none.
+
+        Returns:
+            The one that signs from now on.
+        """
+
+    async def sweep(self, *, before: datetime) -> None:
+        """Forget deliveries that were done before then."""
+
+
+class CachedPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture in the cache: where its bytes are, and what they are."""
+
+    path: Path
+    media_type: str
+    size_bytes: int
+
+
+class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prediction made that may be asked for again.
+
+    Attributes:
+        key: of the request: account, model and canonical input.
+        prediction_id: the one that was paid for; seed: its own.
+        pictures: file names in the folder of the cache, in order.
+        media_types, size_bytes: of the pictures.
+        created_at, used_at: when it was made, and last asked for.
+    """
+
+    key: str
+    prediction_id: str
+    model: str
+    version: str | None
+    seed: int | None
+    pictures: tuple[str, ...]
+    media_types: tuple[str, ...]
+    size_bytes: int
+    created_at: datetime
+    used_at: datetime
+
+
+class CacheIndex(Protocol):
+    """Knows what is in the cache of pictures. Each method is one durable transaction.
+
+    Raises:
+        StoreError: the store could not be read or written.
+    """
+
+    async def find(self, key: str, *, now: datetime) -> CacheEntry | None:
+        """The entry under that key; it counts as used now."""
+
+    async def put(self, entry: CacheEntry) -> None:
+        """Write down an entry; one of the same key is replaced."""
+
+    async def remove(self, key: str) -> None:
+        """Forget an entry."""
+
+    async def oldest(self, *, above_bytes: int) -> Sequence[CacheEntry]:
+        """The least recently used ones, as many as have to go so that the rest has at most that size."""
+
+    async def size(self) -> tuple[int, int]:
+        """How many entries there are, and their bytes."""
+
+
+class RunTimes(Protocol):
+    """What was learned about how long models run. Each method is one durable transaction."""
+
+    async def recall(self) -> Mapping[str, Mapping[str, float]]:
+        """What is known, by model: names and numbers as `remember` had them."""
+
+    async def remember(self, learned: Mapping[str, Mapping[str, float]]) -> None:
+        """Replace what is known of these models."""
+
+
+class Sealer(Protocol):
+    """Encrypts what must be kept and read by nobody else."""
+
+    def seal(self, secret: Secret) -> str:
+        """Encrypted, and sure to be noticed when somebody changes it."""
+
+    def unseal(self, sealed: str) -> Secret:
+        """What was sealed.
+
+        Raises:
+            ConfigError: it was sealed with another key, or changed since.
+        """
+
+
+class StoreCondition(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the store takes what is to be written down.
+
+    Attributes:
+        state: ok. busy: another process holds it. full: its disk, or its quota, has no room. failing: it fails for another
+            reason.
+        since: when that was noticed first.
+        detail: one sentence, where it is not well.
+    """
+
+    state: Literal["ok", "busy", "full", "failing"]
+    since: datetime
+    detail: str | None = None
+
+
+class Pulse(Protocol):
+    """Knows how the store is: from what is written anyway, and from a write of its own where that was too long ago."""
+
+    @property
+    def last(self) -> StoreCondition:
+        """How it was when it was used last. Asks nothing."""
+
+    async def feel(self, *, within_seconds: float) -> StoreCondition:
+        """How it is now. A write that has no answer within that time counts as one that waits for another process."""
+
+
+class WorkStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """Durable work that is not done, counted over all processes.
+
+    Attributes:
+        batches_running, batches_paused: batches that have not ended, without predictions that were asked for by themselves.
+        items_queued, items_running: of those and of these.
+        deliveries_waiting: events that are still to be taken; deliveries_failing: those of them that failed before.
+    """
+
+    batches_running: int = 0
+    batches_paused: int = 0
+    items_queued: int = 0
+    items_running: int = 0
+    deliveries_waiting: int = 0
+    deliveries_failing: int = 0
+
+
+class Standings(Protocol):
+    """Counts what is left to do.
+
+    Raises:
+        StoreError: the store could not be read.
+    """
+
+    async def count_left(self) -> WorkStanding:
+        """As it is now."""
 
 
 class Ledger(Protocol):

@@ -11,13 +11,14 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from imagen.domain.batch import Batch, Item
 from imagen.domain.prediction import Prediction
 from imagen.domain.usage import UsageEntry
 from imagen.errors import SchemaMismatch
 from imagen.store import migrate as migrating
 from imagen.store.database import _engine
 from imagen.store.migrate import HEAD, migrate
-from imagen.store.tables import metadata, predictions, usage
+from imagen.store.tables import batches, items, metadata, predictions, usage
 
 
 def scripts() -> ScriptDirectory:
@@ -64,6 +65,8 @@ def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
 
 def test_columns_are_the_fields_of_what_they_hold() -> None:
     assert {column.name for column in predictions.columns} == set(Prediction.__struct_fields__)
+    assert {column.name for column in batches.columns} - {"accepted"} == set(Batch.__struct_fields__)
+    assert {column.name for column in items.columns} == set(Item.__struct_fields__)
     assert {column.name for column in usage.columns} - {"cost_usd_estimate"} == set(
         UsageEntry.__struct_fields__
     )

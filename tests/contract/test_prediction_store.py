@@ -297,6 +297,24 @@ async def test_known_upstream_ids_are_those_of_one_account_since_then(store: Pre
     assert await store.known_upstream_ids("nobody", since=since) == frozenset()
 
 
+async def test_predictions_are_found_by_their_upstream_ids_in_their_own_account(store: PredictionStore):
+    for number, account in enumerate(("account-a", "account-a", "account-b", "account-a"), 1):
+        await store.add(
+            make_prediction(number, upstream_id=f"up-{number}" if number < 4 else None, account=account)
+        )
+    found = await store.of_upstream("account-a", ["up-2", "up-1", "up-3", "up-9", "' OR 1=1 --"])
+    assert {one.upstream_id for one in found} == {"up-1", "up-2"}
+    assert list(await store.of_upstream("account-a", [])) == []
+    many = [f"none-{number}" for number in range(500)]
+    assert [one.upstream_id for one in await store.of_upstream("account-b", [*many, "up-3"])] == ["up-3"]
+
+
+async def test_where_nothing_is_damaged_nothing_is_unreadable(store: PredictionStore):
+    await store.add(make_prediction())
+    assert len(await store.unfinished()) == 1
+    assert list(await store.unreadable()) == []
+
+
 async def test_a_write_that_was_asked_for_is_made_though_nobody_waits_for_it(store: PredictionStore):
     await store.add(make_prediction(1))
     writing = asyncio.ensure_future(store.add(make_prediction(2)))
@@ -311,3 +329,16 @@ async def test_values_of_sql_are_only_values(store: PredictionStore):
     nasty = "'; DROP TABLE predictions; --"
     await store.add(make_prediction(prompt=nasty, caller=nasty, request_key=nasty, model=nasty))
     assert (await store.unfinished(request_key=nasty))[0].caller == nasty
+
+
+async def test_what_ended_without_being_bought_is_written_with_its_entry_or_not_at_all(house: Any):
+    ended = make_prediction(
+        status=Status.SUCCEEDED, charged=False, delivered_at=BEGINNING, settled_at=BEGINNING
+    )
+    entry = make_entry(outcome="cached")
+    await house.store.add(ended, entry=entry)
+    assert await house.store.get(ended.id) == ended
+    assert list(await house.store.unfinished()) == list(await house.store.unsettled()) == []
+    with pytest.raises(StoreError):
+        await house.store.add(ended, entry=make_entry(2, outcome="cached"))
+    assert list(await house.ledger.entries()) == [entry]

@@ -1040,3 +1040,125 @@ class Nowhere:
 def test_telling_a_price_never_fails(model: str, values: dict[str, Any], seconds: float | None):
     price = Nowhere().price(make_prediction(model=model, input=values, predict_seconds=seconds))
     assert price is None or price >= Usd(0)
+
+
+# --- many at once ---
+
+
+async def many(backend: Backend, clock: ManualClock, count: int, **fields: Any) -> list[Prediction]:
+    """So many that run at the service."""
+    made = []
+    for number in range(1, count + 1):
+        intent = await intend(backend, clock, number=number, **fields)
+        made.append(intent.observe(await backend.submit(intent, hold_seconds=0, secrets={}), now=clock.now()))
+    return made
+
+
+async def test_a_page_tells_of_those_that_have_moved_and_names_the_others(
+    any_backend: Backend, clock: ManualClock
+):
+    made = await many(any_backend, clock, 4)
+    stood = {str(one.upstream_id): Status.PROCESSING for one in made[:3]}
+    glance = await any_backend.look_many(stood)
+    while len(glance.moved) < 3:
+        glance = await any_backend.look_many(stood)
+    assert set(glance.shown) == set(stood), "the fourth is of no interest"
+    seen = await any_backend.look(made[0])
+    assert glance.moved[seen.upstream_id] == seen
+    ended: dict[str, Status | None] = dict.fromkeys(stood)
+    assert set((await any_backend.look_many(ended)).moved) == set(stood), "None asks for all that is told"
+    assert (glance.last, len((await any_backend.look_many({})).shown)) == (True, 0)
+
+
+async def test_those_that_stand_as_they_stood_are_not_read(
+    backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
+):
+    emulator.add_fault("slow", run_seconds=60, times=None)
+    made = await many(backend, clock, 3)
+    stood = {str(one.upstream_id): Status.PROCESSING for one in made}
+    glance = await backend.look_many(stood)
+    assert (len(glance.shown), glance.moved) == (3, {})
+    stood[str(made[0].upstream_id)] = Status.STARTING
+    assert list((await backend.look_many(stood)).moved) == [made[0].upstream_id]
+
+
+async def test_a_list_is_read_from_any_instant_of_the_services_clock(
+    backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
+):
+    made = []
+    for _ in range(3):
+        made += await many(backend, clock, 1)
+        emulator.clock.advance(60)
+    known: dict[str, Status | None] = {str(one.upstream_id): None for one in made}
+    whole = await backend.look_many(known)
+    assert list(whole.shown) == [one.upstream_id for one in reversed(made)]
+    middle = whole.shown[str(made[1].upstream_id)]
+    assert middle is not None
+    assert (whole.newest, whole.oldest) == (
+        whole.shown[str(made[2].upstream_id)],
+        whole.shown[str(made[0].upstream_id)],
+    )
+    part = await backend.look_many(known, before=middle + timedelta(milliseconds=20))
+    assert list(part.shown) == [made[1].upstream_id, made[0].upstream_id]
+
+
+async def test_a_page_holds_a_hundred_and_says_whether_more_follow(
+    backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
+):
+    emulator.set_mode(creates_per_minute=0)
+    made = await many(backend, clock, 101)
+    known: dict[str, Status | None] = {str(one.upstream_id): None for one in made}
+    glance = await backend.look_many(known)
+    assert (len(glance.shown), glance.last) == (100, False)
+    assert made[0].upstream_id not in glance.shown
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ({"name": "garbage"}, GarbledResponse),
+        ({"name": "status", "status": 500}, BackendBroken),
+        ({"name": "status", "status": 200, "body": {"results": {}}}, GarbledResponse),
+        ({"name": "status", "status": 200, "body": []}, GarbledResponse),
+        ({"name": "status", "status": 401}, BackendUnauthenticated),
+        ({"name": "rate_limit", "retry_after": 7}, BackendRateLimited),
+        ({"name": "drop"}, ExchangeFailed),
+    ],
+)
+async def test_a_page_that_cannot_be_read_is_asked_for_once(
+    fault: dict[str, Any],
+    kind: type[BackendError],
+    backend: ReplicateBackend,
+    emulator: Emulator,
+    clock: ManualClock,
+):
+    attributes = {**fault, "operation": "predictions.list", "times": None}
+    emulator.add_fault(attributes.pop("name"), **attributes)
+    with pytest.raises(kind) as told:
+        await backend.look_many({"a": None})
+    assert told.value.backend == "fast"
+    assert told.value.retry_after == fault.get("retry_after")
+    assert len(emulator.journal.entries(operation="predictions.list")) == 1
+    assert clock.slept == []
+
+
+async def test_entries_of_a_page_that_make_no_sense_are_left_out(
+    backend: ReplicateBackend, emulator: Emulator, clock: ManualClock
+):
+    entries = [
+        7,
+        None,
+        {"id": 7},
+        {"status": "succeeded"},
+        {"id": "b", "status": ["odd"], "created_at": "2026-11-22T10:00:00Z", "metrics": 3},
+        {"id": "a", "status": "succeeded", "created_at": "yesterday", "output": "https://x/y.png"},
+    ]
+    emulator.add_fault(
+        "status", operation="predictions.list", status=200, body={"results": entries, "next": 7}, times=None
+    )
+    glance = await backend.look_many({"a": Status.PROCESSING, "b": Status.PROCESSING})
+    assert set(glance.shown) == {"a", "b"}
+    assert (glance.moved["a"].status, glance.moved["a"].output) == (Status.SUCCEEDED, ("https://x/y.png",))
+    assert glance.moved["b"].status is Status.STARTING
+    assert glance.shown["a"] is None
+    assert glance.last

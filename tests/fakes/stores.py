@@ -33,10 +33,12 @@ class MemoryPredictionStore:
         self._rows = memory.predictions
         self._usage = memory.usage
 
-    async def add(self, prediction: Prediction) -> None:
+    async def add(self, prediction: Prediction, *, entry: UsageEntry | None = None) -> None:
         if prediction.id in self._rows:
             raise StoreError(f"prediction {prediction.id} is written down already")
         self._rows[prediction.id] = prediction
+        if entry is not None:
+            self._usage.setdefault(entry.id, entry)
 
     async def save(self, prediction: Prediction, *, entry: UsageEntry | None = None) -> Prediction:
         stored = self._rows.get(prediction.id)
@@ -118,6 +120,14 @@ class MemoryPredictionStore:
             for one in self._rows.values()
             if one.account == account and one.upstream_id is not None and one.created_at >= since
         )
+
+    async def of_upstream(self, account: str, upstream_ids: Sequence[str]) -> Sequence[Prediction]:
+        return [
+            one for one in self._rows.values() if one.account == account and one.upstream_id in upstream_ids
+        ]
+
+    async def unreadable(self) -> Sequence[str]:
+        return []
 
 
 class MemoryLedger:

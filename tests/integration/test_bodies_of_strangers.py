@@ -24,7 +24,7 @@ WISH = b'{"model_name": "flux-schnell", "prompt": "%s"}'
 
 @pytest.fixture(autouse=True)
 def _small_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "Room", lambda: bodies.Room(ROOM * MIB))
+    monkeypatch.setattr(context, "Room", lambda *_: bodies.Room(ROOM * MIB))
 
 
 @asynccontextmanager

@@ -31,7 +31,7 @@ from imagen.errors import (
 )
 from imagen.ports import Fetched
 from imagen.remote import semaphores
-from imagen.remote.generate import _File, _Outward
+from imagen.remote.generate import MadeFile, Outward
 from imagen.service.deliver import Destination
 from imagen.service.finish import Outcome
 from imagen.service.semaphore_lease import HeldSemaphore
@@ -290,7 +290,7 @@ class Anywhere:
 async def test_a_gateway_elsewhere_points_at_nothing_here(
     gateway: str, address: str, fetched: bool, tmp_path: Path
 ) -> None:
-    source = _Outward(Anywhere(), gateway)
+    source = Outward(Anywhere(), gateway)
     if fetched:
         assert (await source.fetch(address, tmp_path / "x", limit_bytes=1)).size_bytes
         return
@@ -308,8 +308,8 @@ async def test_a_gateway_elsewhere_points_at_nothing_here(
     ],
 )
 def test_a_kept_picture_is_fetched_where_it_is_kept_if_that_can_be(kept: str | None, chosen: str) -> None:
-    source = _Outward(Anywhere(), "https://pictures.example")
-    assert source.address_of(_File(url="https://replicate.delivery/x.png", stored_url=kept)) == chosen
+    source = Outward(Anywhere(), "https://pictures.example")
+    assert source.address_of(MadeFile(url="https://replicate.delivery/x.png", stored_url=kept)) == chosen
 
 
 async def test_whoever_leaves_has_it_canceled_upstream(

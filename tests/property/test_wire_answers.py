@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from imagen.backends.replicate.refusals import without_quotes
 from imagen.backends.replicate.wire import Page, Wire
-from imagen.domain.prediction import Sighting
+from imagen.domain.prediction import Sighting, Status
 from imagen.domain.secret import Secret
 from imagen.errors import BackendError, ImagenError
 from imagen.transport.message import HttpResponse, is_loopback, origin
@@ -123,6 +124,7 @@ def test_any_answer_is_read_or_refused_as_ours(status: int, told: dict[str, str]
         WIRE.parse_model,
         WIRE.parse_release,
         WIRE.parse_json,
+        partial(WIRE.parse_glance, known={"a": None, "": Status.STARTING}),
     ):
         try:
             value = parse(response, subject="it")
@@ -132,6 +134,24 @@ def test_any_answer_is_read_or_refused_as_ours(status: int, told: dict[str, str]
             assert status < 300
             if isinstance(value, Page) and (request := WIRE.build_next(value)):
                 assert origin(request.url) == origin(WIRE.api_base)
+
+
+@given(st.lists(objects, max_size=8), st.sampled_from([None, *Status]))
+def test_a_glance_tells_of_each_prediction_what_a_look_tells(
+    entries: list[dict[str, Any]], stood: Status | None
+):
+    for number, entry in enumerate(entries):
+        entry["id"] = f"id-{number}"
+    response = HttpResponse(200, {}, msgspec.json.encode({"results": entries}))
+    glance = WIRE.parse_glance(response, subject="it", known={entry["id"]: stood for entry in entries})
+    assert list(glance.shown) == [entry["id"] for entry in entries]
+    for entry in entries:
+        seen = WIRE.parse_prediction(HttpResponse(200, {}, msgspec.json.encode(entry)), subject="it")
+        assert glance.shown[seen.upstream_id] == seen.created_at
+        if seen.upstream_id in glance.moved:
+            assert glance.moved[seen.upstream_id] == seen
+        else:
+            assert seen.status is stood or not seen.status.terminal, "no end is overlooked"
 
 
 @given(st.text(max_size=40) | texts.map(lambda text: f"https://{text}/x?{text}"))

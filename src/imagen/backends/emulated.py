@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,10 @@ import msgspec
 from imagen.backends.registry import BackendContext
 from imagen.backends.replicate.backend import ReplicateBackend
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, Sighting
+from imagen.domain.prediction import Prediction, Sighting, Status
 from imagen.domain.request import GenerationRequest
 from imagen.domain.secret import Secret
-from imagen.ports import Fetched, Plan
+from imagen.ports import Fetched, Glance, Plan
 
 if TYPE_CHECKING:
     from imagen.emulator import Emulator
@@ -45,15 +46,26 @@ class EmulatedBackend:
         return await (await self._started()).check(request)
 
     async def submit(
-        self, prediction: Prediction, *, hold_seconds: float, secrets: Mapping[str, Any]
+        self,
+        prediction: Prediction,
+        *,
+        hold_seconds: float,
+        secrets: Mapping[str, Any],
+        webhook: str | None = None,
     ) -> Sighting:
         """See `ports.Backend.submit`."""
         inner = await self._started()
-        return await inner.submit(prediction, hold_seconds=hold_seconds, secrets=secrets)
+        return await inner.submit(prediction, hold_seconds=hold_seconds, secrets=secrets, webhook=webhook)
 
     async def look(self, prediction: Prediction) -> Sighting:
         """See `ports.Backend.look`."""
         return await (await self._started()).look(prediction)
+
+    async def look_many(
+        self, known: Mapping[str, Status | None], *, before: datetime | None = None
+    ) -> Glance:
+        """See `ports.Backend.look_many`."""
+        return await (await self._started()).look_many(known, before=before)
 
     async def find(self, prediction: Prediction, *, ignore: frozenset[str]) -> Sighting | None:
         """See `ports.Backend.find`."""

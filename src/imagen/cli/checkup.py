@@ -34,6 +34,8 @@ LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=30)
 LITTLE_ROOM, TOO_LITTLE_ROOM = 1 << 30, 100 << 20
 _UPGRADE = "pip install --upgrade imagen-gateway"
 _LOGIN = "imagen auth login"
+_MOST_NAMED = 5
+_MEND_DAMAGED = "Restore imagen.db from a backup, or correct these rows of its table `predictions`."
 
 Level = Literal["ok", "warn", "fault"]
 Blame = Literal["config", "machine", "service"]
@@ -111,6 +113,7 @@ class Checkup:
     async def _check_database(self) -> list[Finding]:
         try:
             unfinished = await self._store.unfinished()
+            damaged = await self._store.unreadable()
             waiting = await self._bookkeeper.waiting()
         except StoreError as error:
             mend = _told(error) or "Set IMAGEN_DATA_DIR to a folder of your own."
@@ -120,6 +123,7 @@ class Checkup:
         running = f"none left behind, {followed} under way" if followed else "none"
         return [
             _ok("database", "opens, and its schema is the one of this release"),
+            *([_warn("damaged rows", _shown_damaged(damaged), mend=_MEND_DAMAGED)] if damaged else []),
             _warn(
                 "unfinished",
                 _counted(len(left), "prediction has", "predictions have") + " something left to do",
@@ -293,6 +297,11 @@ def _picture_folder(output: str | None) -> Path | None:
 
 def _mend_unfinished(ids: Sequence[str]) -> str:
     return f"imagen predictions adopt {ids[0]}" if len(ids) == 1 else "imagen predictions list --unfinished"
+
+
+def _shown_damaged(ids: Sequence[str]) -> str:
+    named = ", ".join(ids[:_MOST_NAMED]) + (" and others" if len(ids) > _MOST_NAMED else "")
+    return _counted(len(ids), "prediction", "predictions") + f" cannot be read and are left out: {named}"
 
 
 def _shown_config(settings: Settings) -> str:

@@ -85,6 +85,14 @@ def generate(
     never_repeat: Annotated[
         bool, typer.Option("--never-repeat", help="Never send a create again whose answer was lost.")
     ] = False,
+    cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--cache/--no-cache",
+            help="With --seed, take the picture from the cache where it was made before, and keep it there.",
+            show_default="by the settings",
+        ),
+    ] = None,
     server: Server = None,
     config: Config = None,
 ) -> None:
@@ -96,6 +104,7 @@ def generate(
         read_image,
         read_options,
         read_prompt,
+        wanted_cache,
         wanted_format,
     )
     from imagen.cli.render import Renderer, show_outcomes
@@ -126,6 +135,7 @@ def generate(
             semaphore=semaphore,
             repeat_lost=not never_repeat,
             resume=not new,
+            cache=wanted_cache(cache, new=new),
         )
         destination = (
             None

@@ -7,9 +7,13 @@ from typing import Annotated
 import typer
 
 from imagen.cli import (
+    audit,
     auth,
     backends,
+    batch,
+    batches,
     config,
+    deliveries,
     doctor,
     emulator,
     generate,
@@ -57,12 +61,16 @@ def _options(
 
 
 app.command("generate")(generate.generate)
+app.command("batch")(batch.batch)
 app.command("backends")(backends.backends)
 app.command("models")(models.models)
 app.command("usage")(usage.usage)
+app.command("audit")(audit.audit)
 app.add_typer(predictions.app, name="predictions")
+app.add_typer(batches.app, name="batches")
 app.add_typer(semaphore.app, name="semaphore")
 app.add_typer(keys.app, name="keys")
+app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(auth.app, name="auth")
 app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)

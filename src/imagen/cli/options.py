@@ -98,6 +98,11 @@ def absolute_output(text: str | None) -> str | None:
     return text if os.path.isabs(text) else os.path.join(Path.cwd(), text)  # noqa: PTH117, PTH118
 
 
+def wanted_cache(cache: bool | None, *, new: bool) -> bool | None:
+    """Whether the cache may answer; None leaves that to the settings. Who wants a new one wants none from there."""
+    return False if new and cache is None else cache
+
+
 def wanted_format(output: str | None) -> str | None:
     """The picture format that the name of the output asks for."""
     return None if output is None else OutputPattern.parse(output, default_folder=Path()).wanted_format

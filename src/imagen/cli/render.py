@@ -109,6 +109,9 @@ def _line(event: events.Event) -> str | None:  # noqa: C901, PLR0912 - a table o
             )
         case events.AnswerLost(prediction, seconds):
             return f"the answer for {prediction.id} was lost; looking for what it bought, up to {seconds:g} s"
+        case events.CacheHit(prediction, made_as, shared):
+            how = "an equal request just had" if shared else "from the cache, as made by"
+            return f"{prediction.id} has the picture that {made_as} made ({how}); nothing is bought"
         case events.Adopted(prediction):
             return (
                 f"found: {prediction.id} is {prediction.upstream_id} at the service; nothing is bought again"
@@ -196,6 +199,8 @@ def _show_outcome(outcome: Outcome, *, json: bool, urls: bool) -> None:
     prediction = outcome.prediction
     seconds = (prediction.latency_ms or 0) / 1000
     cost = "unknown price" if prediction.cost is None else str(prediction.cost)
+    if prediction.reused:
+        cost = f"{cost} (nothing was bought)"
     facts = [prediction.model, f"seed {prediction.seed}", f"{seconds:.1f} s", cost, prediction.id]
     remark("  ".join(facts))
 
@@ -239,6 +244,7 @@ def _report(outcome: Outcome, *, practice: bool) -> dict[str, Any]:
         "predict_time_seconds": prediction.predict_seconds,
         "cost_usd_estimate": None if prediction.cost is None else prediction.cost.to_json(),
         "charged": prediction.charged,
+        "cached": prediction.reused,
         "files": [str(picture.path) for picture in outcome.pictures],
         "urls": [address for address in prediction.output if not address.startswith("data:")],
         "practice": practice,

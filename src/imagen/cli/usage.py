@@ -25,7 +25,16 @@ Examples:
 """
 
 GROUP_COLUMNS = ("name", "predictions", "succeeded", "images", "cost", "mean_seconds")
-GROUP_FIELDS = ("name", "predictions", "succeeded", "images", "cost_usd", "unpriced", "mean_seconds")
+GROUP_FIELDS = (
+    "name",
+    "predictions",
+    "succeeded",
+    "images",
+    "cost_usd",
+    "unpriced",
+    "mean_seconds",
+    "cached",
+)
 RAW_COLUMNS = (
     "created_at",
     "backend",
@@ -131,6 +140,8 @@ async def _show_groups(
         notes.append(
             f"{report.practice} of {report.total.predictions} were practice on the emulator and cost nothing."
         )
+    if report.total.cached:
+        notes.append(f"{_cached(report.total)}: not counted above.")
     print_lines(notes)
     if left := len(report.groups) - len(shown):
         remark(f"{left} more are in the total; raise --limit to see them")
@@ -152,6 +163,7 @@ def _group_facts(group: UsageGroup, *, exact: bool = False) -> dict[str, Any]:
         "cost_usd": _dollars(None if nothing_known else group.cost, exact=exact),
         "unpriced": group.unpriced,
         "mean_seconds": group.mean_latency_ms / 1000,
+        "cached": group.cached,
     }
 
 
@@ -182,12 +194,14 @@ async def _show_raw(app: App, since: datetime | None, limit: int | None, *, json
         _say_empty(since)
         return
     cost = _shown_sum(total.cost, total.predictions, total.unpriced)
-    count = f"{len(entries)} {'prediction' if len(entries) == 1 else 'predictions'}"
+    count = f"{total.predictions} {'prediction' if total.predictions == 1 else 'predictions'}"
     last = ("total", count, "", "", "", f"mean {total.mean_latency_ms}", cost, "")
     rows = [_entry_cells(entry) for entry in entries]
     print_table(
         format_table(RAW_COLUMNS, rows, right=("seed", "latency_ms", "cost_usd_estimate"), total=last)
     )
+    if total.cached:
+        print_lines([f"{_cached(total)}."])
     if total.unpriced:
         print_lines([f"{total.unpriced} without a known price: the cost above leaves them out."])
     if len(found) > len(entries):
@@ -229,6 +243,11 @@ def _shown_sum(cost: Usd, predictions: int, unpriced: int) -> str:
     if not unpriced:
         return str(cost)
     return "?" if unpriced == predictions else f"{cost} + ?"
+
+
+def _cached(total: UsageGroup) -> str:
+    requests = "request was" if total.cached == 1 else "requests were"
+    return f"{total.cached} {requests} answered with pictures of equal ones and cost nothing"
 
 
 def _say_empty(since: datetime | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -20,6 +21,17 @@ class Resumed(msgspec.Struct, frozen=True):
     """An unfinished prediction of the same request is taken up instead of buying a new one."""
 
     prediction: Prediction
+
+
+class CacheHit(msgspec.Struct, frozen=True):
+    """It has the pictures of the equal prediction `made_as`, and nothing was bought for it.
+
+    `shared`: that one was being made just then; otherwise they were in the cache.
+    """
+
+    prediction: Prediction
+    made_as: str
+    shared: bool = False
 
 
 class Progressed(msgspec.Struct, frozen=True):
@@ -141,9 +153,16 @@ class Ended(msgspec.Struct, frozen=True):
     prediction: Prediction
 
 
+class Delivered(msgspec.Struct, frozen=True):
+    """An event was sent to the address of a caller: it was taken, it failed and is tried again, or it was given up."""
+
+    outcome: Literal["taken", "failed", "given_up"]
+
+
 Event = (
     Submitted
     | Resumed
+    | CacheHit
     | Progressed
     | AnswerLost
     | Adopted
@@ -161,4 +180,5 @@ Event = (
     | LeftUnfetched
     | HungUp
     | Ended
+    | Delivered
 )

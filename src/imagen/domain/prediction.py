@@ -145,6 +145,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         return self.status.terminal and (self.delivered_at is not None or self.status is not Status.SUCCEEDED)
 
     @property
+    def reused(self) -> bool:
+        """Its pictures are those of an equal prediction, and nothing was bought for it."""
+        return self.status is Status.SUCCEEDED and self.upstream_id is None and self.charged is False
+
+    @property
     def latency_ms(self) -> int | None:
         """Milliseconds from the moment it was sent until we knew its end."""
         if self.ended_at is None:

@@ -39,6 +39,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         semaphore: a named limit to wait for before anything is bought.
         resume: take up an unfinished prediction of the very same request before buying a new one.
         plain: send only what is given here: no format, shape or steps of ours.
+        cache: take the pictures from the cache where they were made before, and keep them there; None: by the settings.
     """
 
     prompt: str
@@ -60,6 +61,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     repeat_lost: bool = True
     resume: bool = True
     plain: bool = False
+    cache: bool | None = None
 
     def check(self) -> None:
         """Refuse what no backend could serve.

@@ -10,6 +10,11 @@ import msgspec
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Status, hash_prompt
 
+CACHED, SHARED = "cached", "shared"
+"""Outcomes of predictions for which nothing was bought: their pictures are those of an equal one, made before or just
+then. What of a shared one failed is told as `shared` too."""
+REUSED = frozenset({CACHED, SHARED})
+
 
 class UsageEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One row of `imagen_usage`. `cost` is None where no price is known: unknown is never zero."""
@@ -45,9 +50,14 @@ class UsageEntry(msgspec.Struct, frozen=True, kw_only=True):
             upstream_id=prediction.upstream_id,
         )
 
+    @property
+    def reused(self) -> bool:
+        """Whether nothing was bought for it."""
+        return self.outcome in REUSED
+
 
 class UsageGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """Several entries added up under one name."""
+    """Several entries added up under one name. What was reused counts as `cached` and nowhere else."""
 
     name: str
     predictions: int
@@ -56,6 +66,7 @@ class UsageGroup(msgspec.Struct, frozen=True, kw_only=True):
     cost: Usd
     unpriced: int
     mean_latency_ms: int
+    cached: int = 0
 
 
 GROUPINGS: dict[str, Callable[[UsageEntry], str]] = {
@@ -79,12 +90,14 @@ def group_usage(entries: Iterable[UsageEntry], by: str) -> list[UsageGroup]:
 
 def sum_usage(name: str, entries: list[UsageEntry]) -> UsageGroup:
     """All entries in one group."""
+    made = [entry for entry in entries if not entry.reused]
     return UsageGroup(
         name=name,
-        predictions=len(entries),
-        succeeded=sum(entry.outcome == Status.SUCCEEDED for entry in entries),
-        images=sum(entry.images for entry in entries),
-        cost=Usd.total(entry.cost for entry in entries if entry.cost is not None),
-        unpriced=sum(entry.cost is None for entry in entries),
-        mean_latency_ms=round(sum(entry.latency_ms for entry in entries) / len(entries)) if entries else 0,
+        predictions=len(made),
+        succeeded=sum(entry.outcome == Status.SUCCEEDED for entry in made),
+        images=sum(entry.images for entry in made),
+        cost=Usd.total(entry.cost for entry in made if entry.cost is not None),
+        unpriced=sum(entry.cost is None for entry in made),
+        mean_latency_ms=round(sum(entry.latency_ms for entry in made) / len(made)) if made else 0,
+        cached=len(entries) - len(made),
     )

@@ -74,7 +74,7 @@ async def get_account(exchange: Exchange) -> web.Response:
 
 async def get_webhook_secret(exchange: Exchange) -> web.Response:
     """`GET /webhooks/default/secret`."""
-    return exchange.json({"key": exchange.owner.webhook_secret})
+    return exchange.json({"key": exchange.owner.webhooks_secret})
 
 
 ROUTES: tuple[tuple[str, str, str, Handler], ...] = (

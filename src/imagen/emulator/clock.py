@@ -84,8 +84,8 @@ class Clock:
 
 def timestamp(seconds: float) -> str:
     """An instant as the API writes it: `2024-10-04T18:07:40.328Z` (recorded 2024-10-04)."""
-    at = datetime.fromtimestamp(seconds, UTC)
-    return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+    at = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+    return f"{at.isoformat(timespec='milliseconds')}Z"
 
 
 def _finish(pause: asyncio.Future[None]) -> None:

@@ -66,7 +66,7 @@ def state_json(world: World) -> dict[str, Any]:
                 "predictions": len(account.predictions),
                 "files": len(account.files),
                 "files_secret": account.files_secret,
-                "webhook_secret": account.webhook_secret,
+                "webhook_secret": account.webhooks_secret,
             }
             for account in state.accounts.values()
         ],
@@ -119,6 +119,12 @@ def _withdraw_fault(exchange: Exchange) -> dict[str, Any]:
     return _faults(exchange)
 
 
+def _rotate_webhook_secrets(exchange: Exchange) -> dict[str, Any]:
+    _body(exchange, Nothing)
+    exchange.world.state.rotate_webhook_secrets()
+    return state_json(exchange.world)
+
+
 def _journal(exchange: Exchange) -> dict[str, Any]:
     wanted: dict[str, Any] = dict(exchange.request.query)
     try:
@@ -162,6 +168,7 @@ ACTIONS: tuple[tuple[str, str, Action], ...] = (
     ("POST", "faults", _post_fault),
     ("DELETE", "faults", _clear_faults),
     ("DELETE", "faults/{id}", _withdraw_fault),
+    ("POST", "webhook-secrets/rotate", _rotate_webhook_secrets),
     ("GET", "journal", _journal),
     ("GET", "mode", _mode),
     ("POST", "mode", _change_mode),

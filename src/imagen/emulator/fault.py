@@ -14,6 +14,7 @@ from imagen.emulator.journal import same_operation
 
 CREATE = "predictions.create"
 DELIVERY = "delivery"
+WEBHOOK = "webhook"
 
 OPERATIONS = (
     "account.get",
@@ -40,6 +41,9 @@ OPERATIONS = (
 )
 """What `operation` of a fault can name: the OpenAPI document's names, the file host, and unknown paths."""
 
+WEBHOOK_OPERATIONS = tuple(f"{event}.{WEBHOOK}" for event in ("start", "output", "logs", "completed"))
+"""What it can name for a fault of webhooks; `webhook` names all of them."""
+
 
 class Slot(Enum):
     """The places of a request's way where a fault can strike."""
@@ -51,6 +55,8 @@ class Slot(Enum):
     """A prediction that is being created takes another course."""
     AFTER = auto()
     """The thing is done, the answer suffers."""
+    WEBHOOK = auto()
+    """A webhook suffers on its way out."""
 
 
 @dataclass(frozen=True)

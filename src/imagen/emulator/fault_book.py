@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from imagen.emulator.course import Course
-from imagen.emulator.fault import CREATE, Fault, Slot, Subject
+from imagen.emulator.fault import CREATE, WEBHOOK, Fault, Slot, Subject
 from imagen.emulator.faults import fault_from_json, fault_names
 from imagen.emulator.problems import InvalidField, Problem, invalid_request
 
@@ -112,7 +112,8 @@ def _fault_in_prompt(text: str) -> Fault:
     try:
         name, *pairs = shlex.split(text)
         attributes: dict[str, Any] = dict(pair.split("=", 1) for pair in pairs)
-        fault = fault_from_json({"operation": CREATE, **attributes, "name": name}, lax=True)
+        operation = WEBHOOK if name.startswith(f"{WEBHOOK}_") else CREATE
+        fault = fault_from_json({"operation": operation, **attributes, "name": name}, lax=True)
         if fault.slot is Slot.COURSE and "times" not in attributes:
             return msgspec.structs.replace(fault, times=None)
     except ValueError as problem:

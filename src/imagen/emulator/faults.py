@@ -10,6 +10,9 @@ A prompt can carry a fault as well: `a red fox [fault:status status=503]`, `[fau
 strikes that prompt's create calls (or with `operation=delivery` its downloads, and so on): a fault of the
 wire once for each account, a fault of the prediction always, unless `times` says otherwise.
 
+A fault of webhooks strikes what the emulator itself sends; each attempt is a request of its own, called `webhook`, or
+`completed.webhook` and so on.
+
 Where a fault strikes is its `slot`. A request meets at most one fault of each slot, the one posted first.
 """
 
@@ -21,7 +24,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import msgspec
 
 from imagen.emulator.course import Course
-from imagen.emulator.fault import CREATE, DELIVERY, Fault, Slot
+from imagen.emulator.fault import CREATE, DELIVERY, WEBHOOK_OPERATIONS, Fault, Slot
 from imagen.emulator.journal import same_operation
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -255,6 +258,45 @@ class HiddenFromList(CourseFault, frozen=True):
         return replace(course, hidden_seconds=self.seconds)
 
 
+class WebhookFault(Fault, frozen=True):
+    """A fault of what is sent to the address that a create call named."""
+
+    slot: ClassVar[Slot] = Slot.WEBHOOK
+
+    def _can_strike(self, wanted: str) -> bool:
+        return any(same_operation(operation, wanted) for operation in WEBHOOK_OPERATIONS)
+
+
+class WebhookDrop(WebhookFault, frozen=True):
+    """The webhook is lost on its way, and the sender does not know: it is not sent again."""
+
+
+class WebhookDuplicate(WebhookFault, frozen=True):
+    """The webhook arrives `copies` times more, with the same id and signature."""
+
+    copies: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
+
+
+class WebhookDelay(WebhookFault, frozen=True):
+    """The webhook is sent `seconds` later (on the virtual clock), and those after it do not wait for it."""
+
+    seconds: Seconds = 5.0
+
+
+class WebhookReorder(WebhookFault, frozen=True):
+    """The webhook is sent after the next one of its prediction; `completed`, after which none comes, as always."""
+
+
+class WebhookForge(WebhookFault, frozen=True):
+    """What arrives is not what was sent.
+
+    `kind` says how: `secret` (signed with another one), `body` (changed after it was signed), `unsigned` (without the
+    three headers), `stale` (signed ten minutes ago), `garbage` (headers that mean nothing).
+    """
+
+    kind: Literal["secret", "body", "unsigned", "stale", "garbage"] = "secret"
+
+
 AnyFault = (
     Status
     | StatusAfter
@@ -280,6 +322,11 @@ AnyFault = (
     | NeverStarts
     | Loose
     | HiddenFromList
+    | WebhookDrop
+    | WebhookDuplicate
+    | WebhookDelay
+    | WebhookReorder
+    | WebhookForge
 )
 """Every fault there is; adding one is adding its struct and its name here."""
 

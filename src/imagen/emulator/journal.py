@@ -18,7 +18,7 @@ class Entry(msgspec.Struct, kw_only=True, frozen=True):
     """One request and its answer.
 
     `at` is when it came, ISO 8601 on the virtual clock; entries stand in the order of their answers. `server`
-    is `api` or `delivery`, `status` the status answered (0 when the connection was closed without an answer).
+    is `api` or `delivery`, or `webhook` for what the emulator itself sent to another, `status` the status answered (0 when the connection was closed without an answer).
     `authorization` never holds a token: it is
     `bearer:<first 12 hex digits of its SHA-256>`. `body` is the JSON sent, at most 64 KiB of it, with secret
     inputs as they came.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,6 +23,8 @@ class Mode(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
 
     Rates are calls a minute and bursts are calls at once, both per account; 0 a minute lifts a limit.
     `concurrency` is how many predictions run at once, the others stay `starting`; None: all of them.
+    `webhooks_via` (`http://127.0.0.1:8080`) is where webhooks are sent, whatever host their address names, as if a proxy
+    that ends TLS stood there; None: none is sent, because an emulator calls nobody unasked.
     """
 
     low_credit: bool = False
@@ -31,8 +34,11 @@ class Mode(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
     others_per_minute: float = 3000.0
     others_burst: int = 3000
     concurrency: int | None = None
+    webhooks_via: str | None = None
 
     def __post_init__(self) -> None:
+        if self.webhooks_via is not None and not _is_origin(self.webhooks_via):
+            raise ValueError("webhooks_via must be an address without a path, such as http://127.0.0.1:8080")
         if min(self.creates_per_minute, self.others_per_minute) < 0:
             raise ValueError("rates a minute must be 0 (no limit) or more")
         concurrency = 1 if self.concurrency is None else self.concurrency
@@ -75,6 +81,16 @@ class Bucket:
             remaining=math.floor(burst - self._used + 1e-9),
             reset_seconds=max(0.0, self._used + 1 - burst) / per_second,
         )
+
+
+def _is_origin(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        has_port = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    rest = (parts.path.strip("/"), parts.query, parts.fragment)
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and has_port and not any(rest)
 
 
 class Limits:

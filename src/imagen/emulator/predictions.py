@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from aiohttp import web
@@ -15,10 +19,13 @@ from imagen.emulator.exchange import Exchange
 from imagen.emulator.models import Model
 from imagen.emulator.pictures import CONTENT_TYPES
 from imagen.emulator.problems import InvalidField
-from imagen.emulator.shapes import link_to, page_json, prediction_json
+from imagen.emulator.shapes import PAGE_SIZE, link_to, page_json, prediction_json, read_cursor
 from imagen.emulator.sizes import frame_of
 from imagen.emulator.state import Order
 from imagen.emulator.validation import check_input, parse_cancel_after, parse_create_body, parse_prefer
+from imagen.emulator.world import World
+
+_CREATED, _SEQUENCE = attrgetter("created_at"), attrgetter("sequence")
 
 
 async def create_by_version(exchange: Exchange) -> web.Response:
@@ -55,14 +62,15 @@ async def create_by_deployment(exchange: Exchange) -> web.Response:
 
 async def get_prediction(exchange: Exchange) -> web.Response:
     """`GET /predictions/{id}`."""
-    return exchange.json(await _shown(exchange, _found(exchange)))
+    return exchange.json(await shown(exchange.world, _found(exchange)))
 
 
 async def cancel_prediction(exchange: Exchange) -> web.Response:
     """`POST /predictions/{id}/cancel`: answers the prediction, also one that had ended before."""
     prediction = _found(exchange)
     exchange.world.state.cancel(prediction)
-    return exchange.json(await _shown(exchange, prediction))
+    exchange.world.changed(prediction)
+    return exchange.json(await shown(exchange.world, prediction))
 
 
 async def list_predictions(exchange: Exchange) -> web.Response:
@@ -73,14 +81,10 @@ async def list_predictions(exchange: Exchange) -> web.Response:
     source = query.get("source")
     if source not in {None, "web"}:
         raise problems.invalid_request([InvalidField("enum", "source", 'source must be one of: "web"')])
-    items = [
-        prediction
-        for prediction in reversed(exchange.owner.predictions)
-        if source is None  # nothing here was made on the web
-        and (after is None or prediction.created_at >= after)
-        and (before is None or prediction.created_at < before)
-        and prediction.created_at + prediction.course.hidden_seconds <= now
-    ]
+    made = exchange.owner.predictions if source is None else []  # nothing here was made on the web
+    low = 0 if after is None else bisect_left(made, after, key=_CREATED)
+    high = len(made) if before is None else bisect_left(made, before, key=_CREATED)
+    items = _around_page(made, range(low, high), query.get("cursor"), now)
     kept = {
         name: value for name, value in query.items() if name in {"created_after", "created_before", "source"}
     }
@@ -90,8 +94,41 @@ async def list_predictions(exchange: Exchange) -> web.Response:
         key=lambda prediction: int(prediction.sequence),
         link=link_to(f"{world.api_url}/v1/predictions", kept),
     )
-    page["results"] = [await _shown(exchange, prediction) for prediction in page["results"]]
+    page["results"] = [await shown(exchange.world, prediction) for prediction in page["results"]]
     return exchange.json(page)
+
+
+def _around_page(
+    made: Sequence[Prediction], places: range, cursor: str | None, now: float
+) -> list[Prediction]:
+    """As many of a long list, newest first, as one page and its two links depend on.
+
+    Args:
+        made: all of an account, in the order in which they were created.
+        places: those that are asked for.
+        cursor: of the page.
+        now: what is hidden then is not there.
+    """
+    side, edge = read_cursor(cursor)
+
+    def visible(places: Iterable[int], most: int) -> list[Prediction]:
+        there = (
+            prediction
+            for prediction in map(made.__getitem__, places)
+            if prediction.created_at + prediction.course.hidden_seconds <= now
+        )
+        return list(islice(there, most))
+
+    older_most = 1 if side == "n" else PAGE_SIZE + 1
+    newer_most = PAGE_SIZE + 1 if side == "n" else 1
+    if side:
+        find = bisect_right if side == "n" else bisect_left
+        middle = min(max(find(made, edge, key=_SEQUENCE), places.start), places.stop)
+    else:
+        middle = places.stop
+    newer = visible(range(middle, places.stop), newer_most)
+    older = visible(range(middle - 1, places.start - 1, -1), older_most)
+    return [*reversed(newer), *older]
 
 
 def own(exchange: Exchange) -> Prediction | None:
@@ -143,20 +180,21 @@ async def _create(
     )
     prediction = world.state.create(exchange.owner, order, concurrency=world.mode.concurrency)
     exchange.prediction = prediction
+    world.changed(prediction)
     return await _created(exchange, prediction, wait)
 
 
 async def _created(exchange: Exchange, prediction: Prediction, wait: int | None) -> web.Response:
     headers = {"Location": f"{exchange.world.api_url}/v1/predictions/{prediction.id}"}
     if wait is None:
-        shown = await _shown(exchange, prediction, prediction.created_at)
-        return exchange.json(shown, 201, headers)
+        created = await shown(exchange.world, prediction, prediction.created_at)
+        return exchange.json(created, 201, headers)
     headers["Preference-Applied"] = f"wait={wait}"
     if prediction.course.hold_ends_in is not None:
-        return exchange.json(await _shown(exchange, prediction, _early(prediction)), 202, headers)
+        return exchange.json(await shown(exchange.world, prediction, _early(prediction)), 202, headers)
     now = await _hold(exchange, prediction, prediction.created_at + wait)
     status = 201 if now >= prediction.ready_at else 202
-    return exchange.json(await _shown(exchange, prediction, now), status, headers)
+    return exchange.json(await shown(exchange.world, prediction, now), status, headers)
 
 
 async def _hold(exchange: Exchange, prediction: Prediction, until: float) -> float:
@@ -172,8 +210,8 @@ def _early(prediction: Prediction) -> float:
     return prediction.starts_at + prediction.course.run_seconds / 2
 
 
-async def _shown(exchange: Exchange, prediction: Prediction, at: float | None = None) -> dict[str, Any]:
-    world = exchange.world
+async def shown(world: World, prediction: Prediction, at: float | None = None) -> dict[str, Any]:
+    """The prediction object as it looks at the instant `at`, or now; files inside it where its course says so."""
     now = world.clock.time() if at is None else at
     uris: list[str] = []
     if prediction.course.output == "data_uris" and prediction.has_output(now):

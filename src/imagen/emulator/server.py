@@ -22,6 +22,7 @@ from imagen.emulator.files import signature
 from imagen.emulator.journal import Journal
 from imagen.emulator.limits import Mode
 from imagen.emulator.models import Model, Models
+from imagen.emulator.webhooks import Webhooks
 from imagen.emulator.world import World
 
 
@@ -75,6 +76,8 @@ class Emulator:
             queue_seconds=queue_seconds,
             accepted_tokens=accepted_tokens,
         )
+        self._webhooks = Webhooks(self.world)
+        self.world.changed = self._webhooks.look
 
     @property
     def url(self) -> str:
@@ -126,6 +129,10 @@ class Emulator:
         self.world.mode = msgspec.convert({**msgspec.to_builtins(self.world.mode), **changes}, Mode)
         return self.world.mode
 
+    def rotate_webhook_secrets(self) -> None:
+        """Replace the webhook secret of every account; what is sent from now on is signed with the new one."""
+        self.world.state.rotate_webhook_secrets()
+
     def add_model(self, model: Model) -> None:
         """Make a model known; the same name replaces."""
         self.world.models.add(model)
@@ -169,7 +176,11 @@ class Emulator:
         self.world.open(self._public_urls[0] or api_url, self._public_urls[1] or delivery_url)
 
     async def stop(self) -> None:
-        """Close both ports; requests that are still held are broken off. Does no harm when done twice."""
+        """Close both ports; requests that are still held, and webhooks on their way, are broken off.
+
+        Does no harm when done twice.
+        """
+        await self._webhooks.aclose()
         while self._runners:
             await self._runners.pop().cleanup()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -84,7 +85,7 @@ def page_json(
     Raises:
         Problem: 404 for a cursor that this server did not make.
     """
-    side, edge = _read_cursor(cursor)
+    side, edge = read_cursor(cursor)
     if side == "n":
         page = [item for item in items if key(item) > edge][-PAGE_SIZE:]
     else:
@@ -152,6 +153,7 @@ def _without(body: dict[str, Any], left_out: frozenset[str]) -> dict[str, Any]:
     return body
 
 
+@lru_cache(maxsize=16_384)  # lists show the logs of a hundred runs again and again
 def _tqdm(step: int, total: int, rate: float) -> str:
     share = step / total
     eighths = round(share * _BAR_WIDTH * 8)
@@ -171,7 +173,12 @@ def _cursor(side: str, key: int) -> str:
     return base64.urlsafe_b64encode(f"{side}{key}".encode()).decode()
 
 
-def _read_cursor(cursor: str | None) -> tuple[str, int]:
+def read_cursor(cursor: str | None) -> tuple[str, int]:
+    """On which side of which key the page lies; no side for the first page.
+
+    Raises:
+        Problem: 404 for a cursor that this server did not make.
+    """
     if cursor is None:
         return "", 0
     try:

@@ -31,6 +31,8 @@ class Account:
     limits: Limits
     predictions: list[Prediction] = field(default_factory=list)
     files: dict[str, StoredFile] = field(default_factory=dict)
+    rotations: int = 0
+    """How often its webhook secret was replaced."""
 
     @property
     def username(self) -> str:
@@ -38,9 +40,10 @@ class Account:
         return f"emulated-{self.key}"
 
     @property
-    def webhook_secret(self) -> str:
-        """The secret of `GET /webhooks/default/secret`: the same for the same token, always."""
-        digest = hashlib.sha256(f"webhook {self.key}".encode()).digest()[:24]
+    def webhooks_secret(self) -> str:
+        """The secret of `GET /webhooks/default/secret`: the same for the same token, until it is rotated."""
+        rotated = f" {self.rotations}" if self.rotations else ""
+        digest = hashlib.sha256(f"webhook {self.key}{rotated}".encode()).digest()[:24]
         return f"whsec_{base64.b64encode(digest).decode()}"
 
     @property
@@ -84,6 +87,11 @@ class State:
         if key not in self.accounts:
             self.accounts[key] = Account(key, Limits(self._clock))
         return self.accounts[key]
+
+    def rotate_webhook_secrets(self) -> None:
+        """Replace the webhook secret of every account; what is sent from now on is signed with the new one."""
+        for account in self.accounts.values():
+            account.rotations += 1
 
     def running(self) -> int:
         """How many predictions are accepted and not ended, of all accounts."""

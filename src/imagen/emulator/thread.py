@@ -70,6 +70,10 @@ class EmulatorThread:
         """Change limits and credit; see `Emulator.set_mode`."""
         return self._call(lambda: self._emulator.set_mode(**changes))
 
+    def rotate_webhook_secrets(self) -> None:
+        """Replace the webhook secret of every account; see `Emulator.rotate_webhook_secrets`."""
+        self._call(self._emulator.rotate_webhook_secrets)
+
     def add_model(self, model: Model) -> None:
         """Make a model known; the same name replaces."""
         self._call(lambda: self._emulator.add_model(model))

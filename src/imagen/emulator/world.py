@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from imagen.emulator.clock import Clock
 from imagen.emulator.course import Course, Prediction
@@ -23,6 +23,7 @@ class World:
 
     `run_seconds` and `queue_seconds` go before a model's own; None leaves them to it, or else to 0.2 and 0.
     `accepted_tokens` are the tokens that are let in; None: every token without "invalid" in it.
+    `changed` is told of each prediction that was created or canceled.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class World:
         self.faults = FaultBook()
         self.journal = Journal()
         self.studio = PictureStudio()
+        self.changed: Callable[[Prediction], None] = _nobody_told
         self.api_url = ""
         self.delivery_url = ""
         self.state = State(self.clock, self.delivery_url)
@@ -91,6 +93,10 @@ class World:
             format=frame.format,
             quality=int(values.get("output_quality", 80)),
         )
+
+
+def _nobody_told(_: Prediction) -> None:
+    """Nothing: nobody wants to know."""
 
 
 def _first(*seconds: float | None) -> float:

@@ -22,7 +22,7 @@ from imagen.pictures.inspect import (
     sniff_format,
 )
 from imagen.pictures.metadata import PictureNote, embed, read_note
-from imagen.pictures.naming import NameFields, OutputPattern
+from imagen.pictures.naming import NameFields, OutputPattern, numbered
 
 __all__ = [
     "MAX_PIXELS",
@@ -39,6 +39,7 @@ __all__ = [
     "inspect_picture",
     "is_part",
     "land",
+    "numbered",
     "read_note",
     "sniff_format",
 ]

@@ -140,6 +140,29 @@ class OutputPattern(msgspec.Struct, frozen=True):
         )
 
 
+def numbered(text: str, number: int) -> str:
+    """A template with `number` in place of {index}, for one request of many; everything else of it stays.
+
+    Raises:
+        InvalidInput: for the field `output`: lone braces, or a format that {index} does not take.
+    """
+    parts = []
+    try:
+        for literal, name, spec, conversion in Formatter().parse(text):
+            parts.append(literal.replace("{", "{{").replace("}", "}}"))
+            if name == "index":
+                field = _parse_field(name, spec or "", conversion)
+                parts.append(format(number, field.spec))
+            elif name is not None:
+                parts.append(
+                    f"{{{name}{f'!{conversion}' if conversion else ''}{f':{spec}' if spec else ''}}}"
+                )
+    except ValueError:
+        raise _problem(f"{text!r} has a lone brace: write {{{{ or }}}} for a brace itself") from None
+    made = "".join(parts)
+    return made if "{" in made else made.replace("}}", "}")  # without fields it is a plain path
+
+
 def slug(text: str, *, limit: int = MAX_SLUG) -> str:
     """The letters and digits of `text` in lower case, in any script, with dashes between; maybe empty.
 

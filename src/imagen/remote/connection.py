@@ -49,6 +49,7 @@ class Connection:
         answer_seconds: float = 30.0,
         hidden: str = "",
         lost: str | None = None,
+        idempotency_key: str | None = None,
     ) -> T:
         """One request and its answer. Nothing is repeated, no redirect is followed.
 
@@ -62,6 +63,7 @@ class Connection:
             answer_seconds: how long the answer may take.
             hidden: a part of the path that nobody else shall see.
             lost: what to do when the answer was lost, one sentence.
+            idempotency_key: under which it is carried out once, however often it is sent.
 
         Raises:
             ConnectFailed: nobody listens there; nothing was sent.
@@ -76,6 +78,7 @@ class Connection:
                 "accept": "application/json",
                 "content-type": "application/json",
                 **self._shown(admin=admin),
+                **({} if idempotency_key is None else {"idempotency-key": idempotency_key}),
             },
             body=None if body is None else msgspec.json.encode(body),
             response_seconds=answer_seconds,

@@ -51,6 +51,7 @@ LONGEST_LINE_SECONDS = 3600.0
 """So long an answer may take beyond the run itself: a gateway lets nobody wait for longer without being told to."""
 FIELDS = frozenset(
     {
+        "cache",
         "credentials",
         "external_semaphore_id",
         "max_cost",
@@ -84,7 +85,9 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     deadline_seconds: float | None = None
 
 
-class _File(msgspec.Struct, frozen=True):
+class MadeFile(msgspec.Struct, frozen=True):
+    """Where one picture is: at the service, and at the gateway where that keeps it."""
+
     url: _Address
     stored_url: _Address | None = None
 
@@ -92,7 +95,7 @@ class _File(msgspec.Struct, frozen=True):
 class _Made(msgspec.Struct, frozen=True, kw_only=True):
     """What is read of the gateway's answer. Nothing in it can become a path or more than a line."""
 
-    generated_files: Annotated[list[_File], msgspec.Meta(max_length=1000)]
+    generated_files: Annotated[list[MadeFile], msgspec.Meta(max_length=1000)]
     prediction_id: _Id
     model: str
     replicate_id: _Id | None = None
@@ -102,12 +105,20 @@ class _Made(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
     predict_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
     practice: bool = False
+    cached: bool = False
 
 
-class _Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One prediction that the gateway is asked for; `place` is where its pictures go."""
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One prediction that the gateway is asked for.
+
+    Attributes:
+        intent: as it is known here; images: how many pictures it gives.
+        body: what `POST /generate` takes.
+        place: where its pictures go.
+    """
 
     intent: Prediction
+    images: int
     body: dict[str, Any]
     place: Destination | None
     typical_seconds: float | None
@@ -140,7 +151,7 @@ class RemoteGateway:
         self._catalog = catalog
         self._presets = presets
         self._deliverer = deliverer
-        self._source = _Outward(source, connection.url)
+        self._source = Outward(source, connection.url)
         self._clock = clock
 
     async def generate(
@@ -161,8 +172,7 @@ class RemoteGateway:
             InvalidRequest, Refused, ConfigError: before anything was bought.
             BackendError: no gateway answers there, or its answer was lost.
         """
-        request.check()
-        runs = await self._plan(request, self._presets(backend), caller, destination)
+        runs = await self.plan(request, backend=backend, caller=caller, destination=destination)
         notify = quietly(observer)
         waiting: dict[str, Prediction] = {}
         try:
@@ -180,10 +190,21 @@ class RemoteGateway:
 
     # --- before anything is asked for --------------------------------------------------------------------
 
-    async def _plan(
-        self, request: GenerationRequest, preset: Preset, caller: Caller, destination: Destination | None
-    ) -> list[_Run]:
-        """The runs that make the pictures, checked as far as that can be done here."""
+    async def plan(
+        self,
+        request: GenerationRequest,
+        *,
+        backend: str | None = None,
+        caller: Caller = UNKNOWN,
+        destination: Destination | None = None,
+    ) -> list[Run]:
+        """The runs that make the pictures of a request, checked as far as that can be done here.
+
+        Raises:
+            InvalidInput: it cannot be carried out.
+        """
+        request.check()
+        preset = self._presets(backend)
         if not request.repeat_lost:
             problem = Problem("never_repeat", "a gateway decides itself about creates whose answer was lost")
             raise InvalidInput([problem], hint="Leave it away, or work without --server.")
@@ -199,10 +220,11 @@ class RemoteGateway:
             defaults=Defaults(steps=preset.steps, aspect_ratio=preset.aspect_ratio),
         )
         _check_names(made, model=ref.base)
-        runs: list[_Run] = []
+        runs: list[Run] = []
         first, total = 1, sum(made.images)
         for values, images in zip(made.inputs, made.images, strict=True):
-            run = _Run(
+            run = Run(
+                images=images,
                 intent=self._intent(request, preset, ref=ref, known=known, values=values, caller=caller),
                 body=_body(request, preset, ref, {**values, **made.secrets}, share=(images, total)),
                 place=None
@@ -245,7 +267,7 @@ class RemoteGateway:
 
     # --- one run -----------------------------------------------------------------------------------------
 
-    async def _carry_out(self, run: _Run, waiting: dict[str, Prediction], notify: Notify) -> Outcome:
+    async def _carry_out(self, run: Run, waiting: dict[str, Prediction], notify: Notify) -> Outcome:
         """Have it made and fetch its pictures; an error of ours is part of the outcome."""
         notify(Submitted(run.intent, run.typical_seconds))
         sent_at = self._clock.now()
@@ -287,7 +309,7 @@ class RemoteGateway:
             status=Status.SUCCEEDED,
             seed=made.seed,
             output=tuple(self._source.address_of(file) for file in made.generated_files),
-            charged=True,
+            charged=not made.cached,
             cost=None if made.cost_usd is None else Usd.parse(str(made.cost_usd)),
             created_at=sent_at,
             sent_at=sent_at,
@@ -302,7 +324,7 @@ class RemoteGateway:
         return Outcome(prediction, pictures, delivery.error)
 
 
-class _Outward:
+class Outward:
     """A source of pictures that lets no gateway elsewhere point us at this machine."""
 
     def __init__(self, source: PictureSource, gateway: str) -> None:
@@ -315,7 +337,7 @@ class _Outward:
             raise InvalidResponse("the gateway names an address of this machine, which is not fetched")
         return await self._source.fetch(url, target, limit_bytes=limit_bytes)
 
-    def address_of(self, file: _File) -> str:
+    def address_of(self, file: MadeFile) -> str:
         """Where a picture is fetched: where the gateway keeps it, if it does, as that outlives the hour."""
         kept = file.stored_url
         if kept is not None and (kept.startswith("https://") or (self._here and _is_here(kept))):
@@ -337,6 +359,8 @@ def _body(
         body["timeout"] = deadline
     if request.semaphore is not None:
         body["external_semaphore_id"] = request.semaphore
+    if request.cache is not None:
+        body["cache"] = request.cache
     if request.max_cost is not None:
         # The gateway sees one run at a time: each may have its part, so that all of them stay below the whole.
         images, total = share

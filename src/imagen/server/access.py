@@ -23,6 +23,8 @@ NO_CREDENTIALS = (
 WRONG_ADMIN_KEY = "Invalid admin API key"
 WRONG_TOKEN = "Invalid Replicate API token in credentials"  # noqa: S105 - a sentence
 WRONG_KEY = "Invalid API key"
+TOKEN_HEADER = "x-replicate-api-token"  # noqa: S105 - a name
+"""For requests without a payload that could have credentials: the same token in a header."""
 _LONGEST_TOKEN = 512
 _LONGEST_HOST = 255
 _OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
@@ -36,7 +38,7 @@ class Visitor(msgspec.Struct, frozen=True, kw_only=True):
         caller: whom the ledger names, with the limits of their key.
         backend: makes the pictures, on the account that pays for them.
         admin: whether they may do everything.
-        own_token: they brought a Replicate token of their own.
+        own_token: they brought a Replicate token of their own; token: that one.
         models: the models that they may use; empty for all.
     """
 
@@ -44,7 +46,26 @@ class Visitor(msgspec.Struct, frozen=True, kw_only=True):
     backend: Backend
     admin: bool = False
     own_token: bool = False
+    token: Secret | None = None
     models: frozenset[str] = frozenset()
+
+
+def scope_of(visitor: Visitor) -> str:
+    """Whose durable work a visitor makes and may see: equal for all requests of the same key, token or admin.
+
+    Returns:
+        `admin`, `key:ID`, `token:ACCOUNT`, or `local` for callers who show nothing.
+    """
+    if visitor.admin:
+        return "admin"
+    if visitor.own_token:
+        return f"token:{visitor.backend.account}"
+    return "local" if visitor.caller.key is None else f"key:{visitor.caller.key}"
+
+
+def sight_of(visitor: Visitor) -> str | None:
+    """The scope that a visitor sees; None for the admin, who sees all."""
+    return None if visitor.admin else scope_of(visitor)
 
 
 class KeyRing(Protocol):
@@ -124,13 +145,15 @@ class Door:
         """Whether callers without credentials use the server's account."""
         return self._fallback
 
-    async def admit(self, headers: Mapping[str, str], *, credentials: Any = None, route: str) -> Visitor:
+    async def admit(
+        self, headers: Mapping[str, str], *, credentials: Any = None, route: str | None
+    ) -> Visitor:
         """Who asks.
 
         Args:
-            headers: of the request, names in lower case.
+            headers: of the request, names in lower case; `X-Replicate-Api-Token` among them is as good as credentials.
             credentials: `credentials` of the payload.
-            route: the path that is asked for, as keys are scoped by it.
+            route: the path that is asked for, as keys are scoped by it; None for what every key may ask.
 
         Raises:
             Unauthenticated: with the documented sentence.
@@ -140,6 +163,8 @@ class Door:
             return Visitor(caller=Caller(name="admin"), backend=self._accounts.own(), admin=True)
         if (key := _shown_key(headers)) is not None:
             return await self._by_key(key, route)
+        if credentials is None and (token := headers.get(TOKEN_HEADER)) is not None:
+            credentials = {"replicate_api_token": token}
         if credentials is not None:
             return self._by_token(credentials)
         if self._fallback and self._is_program(headers):
@@ -198,11 +223,12 @@ class Door:
         """Whether no stranger can have given us that name; numbers are no name."""
         return host is not None and (host == self._public_host or is_loopback(host) or _is_address(host))
 
-    async def _by_key(self, shown: str, route: str) -> Visitor:
+    async def _by_key(self, shown: str, route: str | None) -> Visitor:
         key = await self._keys.find(shown)
         if key is None:
             raise Unauthenticated(WRONG_KEY, hint="`imagen keys list` shows the keys that are good.")
-        check_route(key.routes, route)
+        if route is not None:
+            check_route(key.routes, route)
         return Visitor(caller=key.caller, backend=self._accounts.own(), models=key.models)
 
     def _by_token(self, credentials: Any) -> Visitor:
@@ -217,6 +243,7 @@ class Door:
             caller=Caller(name=f"token:{token.fingerprint()[:8]}", stranger=True),
             backend=backend,
             own_token=True,
+            token=token,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -31,6 +31,7 @@ from imagen.errors import (
     PredictionCanceled,
     PredictionError,
     PredictionFailed,
+    Problem,
     QueueFull,
     RateLimited,
     Refused,
@@ -102,6 +103,17 @@ DOCUMENTED_MODELS = ("flux-dev", "flux-kontext-max", "qwen-image")
 """The names that the documented face lists; the catalog has many more."""
 
 
+def _and_below(kind: type[ImagenError]) -> Iterator[type[ImagenError]]:
+    for below in kind.__subclasses__():
+        if below.__module__ == ImagenError.__module__:
+            yield below
+        yield from _and_below(below)
+
+
+_KINDS: Mapping[str, type[ImagenError]] = {kind.code: kind for kind in _and_below(ImagenError)}
+"""The classes by the code that answers tell."""
+
+
 def http_status(error: ImagenError) -> int:
     """The status for an error; 500 for one without a branch of its own."""
     if isinstance(error, PredictionFailed) and error.category == "safety":
@@ -122,6 +134,35 @@ def error_body(error: ImagenError) -> ErrorBody:
         charged=getattr(error, "charged", None),
         supported_models=getattr(error, "supported_models", None),
     )
+
+
+def stored_error(
+    code: str,
+    detail: str,
+    *,
+    hint: str | None = None,
+    charged: bool | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> ImagenError:
+    """An error as it was before it was written down, as far as answers show it.
+
+    Args:
+        code: by which its class is found; one that is not known makes a plain `ImagenError`.
+        detail: its sentence.
+        hint: what to do next.
+        charged: whether it is billed all the same; of errors of predictions.
+        facts: what else it knew: `prediction_id`, `category`, `reason`, `problems`.
+    """
+    kind = _KINDS.get(code, ImagenError)
+    error = kind.__new__(kind)
+    ImagenError.__init__(error, detail, hint=hint)
+    for name, value in (facts or {}).items():
+        setattr(error, name, value)
+    if "problems" in (facts or {}):
+        error.problems = msgspec.convert(error.problems, tuple[Problem, ...])  # type: ignore[attr-defined]
+    if issubclass(kind, PredictionError):
+        error.charged = charged  # type: ignore[attr-defined]
+    return error
 
 
 def error_answer(error: ImagenError) -> Response:

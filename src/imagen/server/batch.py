@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from imagen.domain.batch import Idempotency, Item, ItemStatus
 from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
-from imagen.errors import ImagenError, InvalidInput, InvalidRequest, Problem, Refused
 from imagen.limits.line import draining
-from imagen.server.access import Visitor
+from imagen.server.access import Visitor, scope_of
 from imagen.server.answers import json_answer
+from imagen.server.batch_shapes import error_of, item_files, remembered
 from imagen.server.context import Context, handed_over
+from imagen.server.durable import accept, all_items, check_semaphores, ended, known
+from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
 from imagen.server.operation import Operation
 from imagen.server.results import Both, GeneratedFile, Turn, cost_header, dollars, generated_files, total_cost
-from imagen.server.wishes import (
-    Credentials,
-    FileName,
-    Seconds,
-    Text,
-    Wish,
-    as_told,
-    check_credentials,
-    name_for,
-    prepare_order,
-    read_wish,
-)
+from imagen.server.tasks import MOST_STORED_BYTES, MOST_TASKS, prepare_tasks, read_tasks
+from imagen.server.wishes import Credentials, FileName, Seconds, Text, Wish, as_told, name_for
 from imagen.service.finish import Outcome
 from imagen.service.gateway import Order
 
-MOST_TASKS = 10_000
-_MOST_SHOWN = 20
-_MOST_REPEATED_BYTES = 256 * 1024 * 1024
-"""What stands beside the tasks is checked, sent and written down once for each of them."""
 _LINED_UP = 4
 """So many times the account's places stand in line at once; the other tasks wait as plain values."""
-_OWN = frozenset({"tasks", "prompts", "custom_filenames", "credentials", "external_semaphore_id"})
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +55,8 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True):
         store: keep the pictures, so that they outlive the hour.
         timeout: seconds until each prediction must have ended.
         max_cost: US dollars for each task; refuse before buying when one would cost more.
+        cache: for tasks with a seed, or of a model without one: take pictures that were made before, and keep these; by
+            default as the gateway is set.
         credentials: a Replicate account of the caller's own, instead of a key.
     """
 
@@ -78,11 +68,16 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True):
     store: bool = False
     timeout: Seconds | None = None
     max_cost: float | str | None = None
+    cache: bool | None = None
     credentials: Credentials | None = None
 
 
 class TaskResult(msgspec.Struct, kw_only=True):
-    """The pictures of a task that succeeded."""
+    """The pictures of a task that succeeded.
+
+    Attributes:
+        cached: true where the pictures are those of an equal request, so that nothing was bought.
+    """
 
     task_index: int
     prompt: str
@@ -93,6 +88,7 @@ class TaskResult(msgspec.Struct, kw_only=True):
     seed: int | None
     cost_usd: float | None
     success: bool = True
+    cached: bool = False
 
 
 class TaskFailure(msgspec.Struct, kw_only=True):
@@ -141,8 +137,10 @@ class BatchAnswer(msgspec.Struct, kw_only=True):
 async def generate_batch(context: Context, request: Request) -> Response:
     """Make the pictures of many tasks. All of them are checked before the first is bought; none spoils another."""
     visitor, fields = await context.arrive(request)
-    tasks = list(_tasks(fields))
-    wishes, orders = await _prepared(context, visitor, tasks)
+    mark = read_mark(request, fields, scope=scope_of(visitor), now=context.app.clock.now())
+    if mark is not None:
+        return await _generate_batch_once(context, request, visitor, fields, mark)
+    wishes, orders = await prepare_tasks(context, visitor, read_tasks(fields))
     if (semaphore := wishes[0].external_semaphore_id) is not None:
         await context.app.semaphores.show(semaphore, now=context.app.clock.now().timestamp())
     turn = Turn()
@@ -151,9 +149,54 @@ async def generate_batch(context: Context, request: Request) -> Response:
         _result(context, request, visitor, wish, outcome, index=index)
         for index, (wish, outcome) in enumerate(zip(wishes, outcomes, strict=True))
     ]
+    cost = total_cost([_cost(outcome) for outcome in outcomes])
+    return _answered(visitor, fields, results, cost, semaphore=semaphore, headers=turn.headers())
+
+
+async def _generate_batch_once(
+    context: Context, request: Request, visitor: Visitor, fields: dict[str, Any], mark: Idempotency
+) -> Response:
+    """The same for a request that may come again: taken on durably, and answered from what was written down."""
+    batch = await known(context, visitor, mark)
+    replayed = batch is not None
+    if batch is None:
+        wishes, orders = await prepare_tasks(
+            context, visitor, read_tasks(fields, most_bytes=MOST_STORED_BYTES)
+        )
+        await check_semaphores(context, wishes[:1])
+        batch = await accept(
+            context,
+            visitor,
+            wishes,
+            orders,
+            kind="single",  # of one answer: it is not for those who list batches
+            lane=Lane.BATCH,
+            mark=mark,
+            outlives=False,
+        )
+    await ended(context, request, batch)
+    items = await all_items(context, batch.id)
+    return _answered(
+        visitor,
+        fields,
+        [_stored_result(context, request, visitor, item) for item in items],
+        total_cost([item.cost for item in items]),
+        semaphore=fields.get("external_semaphore_id"),
+        headers=REPLAYED if replayed else {},
+    )
+
+
+def _answered(
+    visitor: Visitor,
+    fields: Mapping[str, Any],
+    results: list[TaskResult | TaskFailure],
+    cost: Usd | None,
+    *,
+    semaphore: str | None,
+    headers: Mapping[str, str],
+) -> Response:
     good = [result for result in results if isinstance(result, TaskResult)]
     bad = [result for result in results if isinstance(result, TaskFailure)]
-    cost = total_cost([_cost(outcome) for outcome in outcomes])
     answer = BatchAnswer(
         success=bool(good),
         model_name=fields.get("model_name"),
@@ -168,112 +211,7 @@ async def generate_batch(context: Context, request: Request) -> Response:
         cost_usd=dollars(cost),
         practice=visitor.backend.practice,
     )
-    return json_answer(answer, headers=cost_header(cost) | turn.headers())
-
-
-def _tasks(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The fields of each task, with those of the batch where it says nothing itself.
-
-    Raises:
-        InvalidRequest: neither form, or a task without prompt.
-        InvalidInput: naming the field and what is allowed.
-    """
-    common = {name: value for name, value in fields.items() if name not in _OWN}
-    if fields.get("external_semaphore_id") is not None:
-        common["external_semaphore_id"] = fields["external_semaphore_id"]
-    if not isinstance(fields.get("model_name"), str | None):
-        raise InvalidInput([Problem("model_name", "it must be text")])
-    check_credentials(fields)
-    listed = _listed(fields)
-    _check_repeated(common, len(listed))
-    for index, task in enumerate(listed):
-        if not isinstance(task, dict):
-            raise InvalidInput([Problem(f"tasks[{index}]", "it must be an object")])
-        if not task.get("prompt"):
-            raise InvalidRequest(f"Task {index} missing required field: prompt")
-        if "external_semaphore_id" in task or "credentials" in task:
-            raise InvalidInput(
-                [
-                    Problem(
-                        f"tasks[{index}]", "external_semaphore_id and credentials belong to the whole batch"
-                    )
-                ]
-            )
-        yield common | task
-
-
-def _check_repeated(common: Mapping[str, Any], times: int) -> None:
-    """Refuse a batch whose common parameters make something huge of a body that is not."""
-    try:
-        size = len(msgspec.json.encode(common)) * times
-    except RecursionError:
-        raise InvalidInput([Problem("body", "it is nested too deeply")]) from None
-    if size > _MOST_REPEATED_BYTES:
-        raise InvalidInput(
-            [
-                Problem(
-                    "tasks",
-                    f"what stands beside {times} tasks comes to {size >> 20} MiB; at most "
-                    f"{_MOST_REPEATED_BYTES >> 20} MiB are taken",
-                )
-            ],
-            hint="Give the address of a picture instead of the picture itself.",
-        )
-
-
-def _listed(fields: Mapping[str, Any]) -> Sequence[Any]:
-    """The tasks of either form."""
-    tasks, prompts, names = fields.get("tasks"), fields.get("prompts"), fields.get("custom_filenames")
-    if tasks is None and prompts is None:
-        raise InvalidRequest("Missing required field: tasks", hint="Send tasks, or prompts.")
-    if tasks is not None and prompts is not None:
-        raise InvalidInput([Problem("prompts", "send either tasks or prompts")])
-    listed = prompts if tasks is None else tasks
-    field = "prompts" if tasks is None else "tasks"
-    if not isinstance(listed, list) or not 1 <= len(listed) <= MOST_TASKS:
-        raise InvalidInput([Problem(field, f"it must be a list of 1 to {MOST_TASKS} items")])
-    if tasks is not None:
-        if names is not None:
-            raise InvalidInput(
-                [Problem("custom_filenames", "it belongs to prompts; a task has output_filename")]
-            )
-        return listed
-    if names is not None and (not isinstance(names, list) or len(names) != len(listed)):
-        raise InvalidInput([Problem("custom_filenames", f"it must be a list of {len(listed)} names")])
-    return [
-        {"prompt": prompt} | ({} if not names or names[index] is None else {"output_filename": names[index]})
-        for index, prompt in enumerate(listed)
-    ]
-
-
-async def _prepared(
-    context: Context, visitor: Visitor, tasks: Sequence[Mapping[str, Any]]
-) -> tuple[list[Wish], list[Order]]:
-    """Every task, checked.
-
-    Raises:
-        InvalidInput: naming the tasks that cannot be carried out; nothing was bought.
-        Refused: none of them may be.
-    """
-    wishes, orders, problems = [], [], []
-    for index, task in enumerate(tasks):
-        try:
-            wish, options = read_wish(task)
-            orders.append(await prepare_order(context, visitor, wish, options, lane=Lane.BATCH))
-            wishes.append(wish)
-        except Refused:
-            raise
-        except ImagenError as error:
-            if len(tasks) == 1 or not isinstance(error, InvalidRequest):
-                raise
-            found = getattr(error, "problems", None) or [Problem("", error.detail)]
-            problems += [Problem(f"tasks[{index}].{one.field}".rstrip("."), one.message) for one in found]
-        if index % 50 == 49:
-            await asyncio.sleep(0)  # a long batch keeps nobody waiting while it is read
-    if problems:
-        more = f"and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else None
-        raise InvalidInput(problems[:_MOST_SHOWN], subject="nothing was bought", hint=more)
-    return wishes, orders
+    return json_answer(answer, headers=cost_header(cost) | dict(headers))
 
 
 async def _carried_out(context: Context, orders: Sequence[Order], turn: Turn) -> list[Outcome]:
@@ -339,6 +277,36 @@ def _result(
         prediction_id=prediction.id,
         seed=prediction.seed,
         cost_usd=dollars(prediction.cost),
+        cached=prediction.reused,
+    )
+
+
+def _stored_result(
+    context: Context, request: Request, visitor: Visitor, item: Item
+) -> TaskResult | TaskFailure:
+    note = remembered(item)
+    prompt = str(item.order["prompt"])
+    if item.status is not ItemStatus.SUCCEEDED:
+        error = as_told(error_of(item), visitor)
+        return TaskFailure(
+            task_index=item.index,
+            prompt=prompt,
+            output_filename=note.output_filename,
+            error=error.detail,
+            code=error.code,
+            prediction_id=item.problem.get("prediction_id"),
+            charged=item.charged,
+        )
+    files = item_files(context, request, item, name=note.output_filename)
+    return TaskResult(
+        task_index=item.index,
+        prompt=prompt,
+        output_filename=note.output_filename,
+        generated_files=files,
+        count=len(files),
+        prediction_id=item.predictions[0],
+        seed=item.seed,
+        cost_usd=dollars(item.cost),
     )
 
 
@@ -364,7 +332,8 @@ OPERATIONS: tuple[Operation, ...] = (
         access="caller",
         body=BatchBody,
         answers={200: BatchAnswer},
-        errors=(401, 402, 403, 404, 429, 502, 503),
+        errors=(401, 402, 403, 404, 409, 429, 502, 503),
+        parameters=(PARAMETER,),
         example={
             "model_name": "flux-dev",
             "tasks": [

@@ -125,16 +125,25 @@ def to_value(found: Any, kind: type[T]) -> T:
         raise InvalidInput([Problem(field, text[:1].lower() + text[1:_LONGEST_SHOWN])]) from None
 
 
+def check_parts(body: bytes) -> None:
+    """Refuse JSON, in one piece or in lines, that would take far more memory than its bytes.
+
+    Raises:
+        InvalidRequest: it is of too many parts.
+    """
+    if body.count(b"{") + body.count(b"[") > MOST_GROUPS or body.count(b",") > MOST_VALUES:
+        raise InvalidRequest(
+            f"the body has more than {MOST_GROUPS:,} objects and lists, or {MOST_VALUES:,} values"
+        )
+
+
 def _decoded(body: bytes) -> Any:
     """JSON.
 
     Raises:
         InvalidRequest: it is none, or of too many parts.
     """
-    if body.count(b"{") + body.count(b"[") > MOST_GROUPS or body.count(b",") > MOST_VALUES:
-        raise InvalidRequest(
-            f"the body has more than {MOST_GROUPS:,} objects and lists, or {MOST_VALUES:,} values"
-        )
+    check_parts(body)
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError):

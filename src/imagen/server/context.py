@@ -18,6 +18,7 @@ from imagen.server.bodies import (
     MOST_BYTES_OF_STRANGERS,
     STRANGERS_SECONDS,
     Room,
+    read_body,
     read_object,
 )
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from imagen.server.metrics import Metrics
 
 T = TypeVar("T")
+_MOST_BYTES_OF_WEBHOOKS = 32 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +42,12 @@ class Context:
         door: knows callers.
         metrics: counts.
         public_url: under which callers reach the gateway; None: as they say in `Host`.
+
+    Attributes:
+        under_way: tasks that the process waits for before it ends.
+        draining: set once the process shuts down.
+        streams: how many answers are being streamed that have no end of their own.
+        room_of_webhooks: for all that arrive at the same time.
     """
 
     def __init__(self, app: App, *, door: Door, metrics: Metrics, public_url: str | None = None) -> None:
@@ -48,8 +56,22 @@ class Context:
         self.metrics = metrics
         self.public_url = public_url
         self.under_way: set[asyncio.Task[Any]] = set()
-        self.drains = False
+        self.draining = asyncio.Event()
+        self.streams = 0
+        self.room_of_webhooks = Room(_MOST_BYTES_OF_WEBHOOKS)
         self._room_of_strangers = Room()
+
+    @property
+    def drains(self) -> bool:
+        """Whether the process shuts down; `draining` can be waited for."""
+        return self.draining.is_set()
+
+    @drains.setter
+    def drains(self, drains: bool) -> None:
+        if drains:
+            self.draining.set()
+        else:
+            self.draining.clear()
 
     def check_open(self) -> None:
         """Refuse new work while the process shuts down.
@@ -100,6 +122,24 @@ class Context:
             seconds=STRANGERS_SECONDS,
         )
         return await self.enter(request, credentials=fields.get("credentials")), fields
+
+    async def receive(self, request: Request) -> tuple[Visitor, bytes]:
+        """Let the caller of a request in, and read a body that is no JSON object, as `arrive` does.
+
+        Raises:
+            Unauthenticated, PermissionDenied: they may not.
+            Draining: the process shuts down.
+            InvalidRequest: the body is too large, or broke off.
+        """
+        if self.door.sees_key(request.headers):
+            return await self.enter(request), await read_body(request, limit_bytes=MOST_BYTES)
+        body = await read_body(
+            request,
+            limit_bytes=MOST_BYTES_OF_STRANGERS,
+            room=self._room_of_strangers,
+            seconds=STRANGERS_SECONDS,
+        )
+        return await self.enter(request), body
 
     async def stay(self, request: Request, work: Coroutine[Any, Any, T], *, goes_on: bool) -> T:
         """Do the work for as long as the caller stays.

@@ -22,12 +22,36 @@ from starlette.responses import FileResponse, Response
 
 from imagen import __version__
 from imagen.errors import NotFound
-from imagen.server import batch, generate, health, keys, metrics, pictures, semaphores
+from imagen.server import (
+    batch,
+    batches,
+    deliveries,
+    generate,
+    health,
+    keys,
+    metrics,
+    pictures,
+    predictions,
+    semaphores,
+    webhooks,
+)
 from imagen.server.answers import ErrorBody
 from imagen.server.context import Context
 from imagen.server.operation import Access, Operation, Parameter
 
-FACES = (generate, batch, semaphores, keys, pictures, health, metrics)
+FACES = (
+    generate,
+    batch,
+    predictions,
+    batches,
+    deliveries,
+    semaphores,
+    keys,
+    pictures,
+    webhooks,
+    health,
+    metrics,
+)
 """The modules whose operations the document tells, in this order; its own come last."""
 JSON = "application/json"
 _SECURITY: Mapping[Access, list[dict[str, list[str]]]] = {
@@ -114,7 +138,8 @@ def _operation(operation: Operation, name: str, schemas: _Schemas) -> dict[str, 
         content = schemas.of(operation.body)
         if operation.example is not None:
             content["example"] = operation.example
-        made["requestBody"] = {"required": True, "content": {JSON: content}}
+        uploads = {media_type: {"schema": schema} for media_type, schema in operation.uploads.items()}
+        made["requestBody"] = {"required": True, "content": {JSON: content} | uploads}
     return made
 
 

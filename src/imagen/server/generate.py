@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from imagen.domain.batch import Idempotency, ItemStatus
 from imagen.domain.limits import Lane
+from imagen.domain.prediction import Prediction
 from imagen.errors import Draining, WaitTimeout
-from imagen.server.answers import json_answer
+from imagen.server.access import Visitor, scope_of
+from imagen.server.answers import error_answer, json_answer
+from imagen.server.batch_shapes import Remembered, error_of, item_files, remembered
 from imagen.server.context import Context
+from imagen.server.durable import accept, all_items, check_semaphores, ended, known
+from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
 from imagen.server.operation import Operation
-from imagen.server.results import GeneratedFile, Turn, cost_header, dollars, generated_files
+from imagen.server.results import (
+    GeneratedFile,
+    Turn,
+    cache_header,
+    cost_header,
+    dollars,
+    generated_files,
+)
 from imagen.server.wishes import Credentials, Wish, as_told, keeps, name_for, prepare_order, read_wish
 
 _HANDED_OVER = "It is paid for: do not ask for it again; `imagen predictions show` tells what became of it."
@@ -28,6 +44,8 @@ class GenerateBody(Wish, frozen=True, kw_only=True):
         store: keep the pictures, so that they outlive the hour.
         timeout: seconds until the prediction must have ended.
         max_cost: US dollars; refuse before buying when it would cost more.
+        cache: with a seed, or for a model without one, take pictures that were made before, and keep these; by default
+            as the gateway is set.
         credentials: a Replicate account of the caller's own, instead of a key.
     """
 
@@ -46,6 +64,8 @@ class GenerateAnswer(msgspec.Struct, kw_only=True):
         cost_usd: null where the price is not known.
         seconds: from sending it to seeing its end; predict_seconds: of those the model ran, as far as it is told.
         practice: true where the emulator painted it and no model was run.
+        cached: true where the pictures are those of an equal request and nothing was bought; they cost nothing, and the
+            seconds are those that it took to bring them.
     """
 
     success: bool
@@ -64,12 +84,16 @@ class GenerateAnswer(msgspec.Struct, kw_only=True):
     cost_usd: float | None
     seconds: float
     predict_seconds: float | None
+    cached: bool = False
     practice: bool
 
 
 async def generate(context: Context, request: Request) -> Response:
     """Make the pictures of one wish; the answer comes when they are ready."""
     visitor, fields = await context.arrive(request)
+    mark = read_mark(request, fields, scope=scope_of(visitor), now=context.app.clock.now())
+    if mark is not None:
+        return await _generate_once(context, request, visitor, fields, mark)
     wish, options = read_wish(fields)
     order = await prepare_order(context, visitor, wish, options, lane=Lane.INTERACTIVE)
     turn = Turn()
@@ -83,17 +107,67 @@ async def generate(context: Context, request: Request) -> Response:
         raise WaitTimeout(error.detail, prediction_id=turn.prediction_id, hint=_HANDED_OVER) from None
     if outcome.error is not None:
         raise as_told(outcome.error, visitor)
-    prediction, name = outcome.prediction, name_for(wish, context)
+    name = name_for(wish, context)
     files = generated_files(context, request, wish, outcome, name=name)
+    note = Remembered(model_name=wish.model_name, output_filename=name, semaphore=wish.external_semaphore_id)
+    headers = turn.headers() | cache_header(outcome)
+    return _answered(visitor, outcome.prediction, files, note, headers=headers)
+
+
+async def _generate_once(
+    context: Context, request: Request, visitor: Visitor, fields: dict[str, Any], mark: Idempotency
+) -> Response:
+    """The same for a request that may come again: taken on durably, and answered from what was written down."""
+    batch = await known(context, visitor, mark)
+    replayed = batch is not None
+    if batch is None:
+        wish, options = read_wish(fields)
+        order = await prepare_order(context, visitor, wish, options, lane=Lane.INTERACTIVE)
+        await check_semaphores(context, [wish])
+        intent, _ = order.intents[0]
+        batch = await accept(
+            context,
+            visitor,
+            [wish],
+            [order],
+            kind="single",
+            lane=Lane.INTERACTIVE,
+            mark=mark,
+            details={"prediction_id": intent.id, "deadline_seconds": intent.deadline_seconds},
+            outlives=False,
+        )
+    await ended(context, request, batch, seconds=batch.details.get("deadline_seconds"))
+    (item,) = await all_items(context, batch.id)
+    headers = dict(REPLAYED) if replayed else {}
+    if item.status is not ItemStatus.SUCCEEDED:
+        answer = error_answer(as_told(error_of(item), visitor))
+        answer.headers.update(headers)
+        return answer
+    note = remembered(item)
+    files = item_files(context, request, item, name=note.output_filename)
+    outcomes = await context.app.batches.outcomes(item)
+    headers |= cache_header(outcomes[0])
+    return _answered(visitor, outcomes[0].prediction, files, note, headers=headers)
+
+
+def _answered(
+    visitor: Visitor,
+    prediction: Prediction,
+    files: list[GeneratedFile],
+    note: Remembered,
+    *,
+    headers: Mapping[str, str],
+) -> Response:
+    """The pictures of a prediction that succeeded, as an answer."""
     answer = GenerateAnswer(
         success=True,
-        model_name=wish.model_name,
-        prompt=wish.prompt,
-        output_filename=name,
+        model_name=note.model_name,
+        prompt=prediction.prompt,
+        output_filename=note.output_filename,
         generated_files=files,
         count=len(files),
-        external_semaphore_used=wish.external_semaphore_id is not None,
-        semaphore_id=wish.external_semaphore_id,
+        external_semaphore_used=note.semaphore is not None,
+        semaphore_id=note.semaphore,
         prediction_id=prediction.id,
         replicate_id=prediction.upstream_id,
         model=prediction.model,
@@ -103,9 +177,10 @@ async def generate(context: Context, request: Request) -> Response:
         seconds=(prediction.latency_ms or 0) / 1000,
         predict_seconds=prediction.predict_seconds,
         practice=visitor.backend.practice,
+        cached=prediction.reused,
     )
-    headers = {"x-imagen-prediction-id": prediction.id} | cost_header(prediction.cost) | turn.headers()
-    return json_answer(answer, headers=headers)
+    told = {"x-imagen-prediction-id": prediction.id} | cost_header(prediction.cost)
+    return json_answer(answer, headers=told | dict(headers))
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -122,7 +197,8 @@ OPERATIONS: tuple[Operation, ...] = (
         access="caller",
         body=GenerateBody,
         answers={200: GenerateAnswer},
-        errors=(401, 402, 403, 404, 422, 429, 502, 503, 504),
+        errors=(401, 402, 403, 404, 409, 422, 429, 502, 503, 504),
+        parameters=(PARAMETER,),
         example={
             "model_name": "flux-dev",
             "prompt": "A serene mountain landscape at sunset",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -13,9 +14,11 @@ from starlette.responses import Response
 from imagen import __version__
 from imagen.domain.limits import AccountState
 from imagen.errors import ImagenError, StoreError, Unauthenticated
+from imagen.ports import WorkStanding
 from imagen.server.answers import DOCUMENTED_MODELS, json_answer
 from imagen.server.context import Context
 from imagen.server.operation import Operation
+from imagen.service.troubles import STORE
 
 SERVICE = "replicate-concurrent-generation"
 VERSION = "3.0 (External Semaphore Pattern + URL-Direct-Return)"
@@ -23,6 +26,12 @@ VERSION = "3.0 (External Semaphore Pattern + URL-Direct-Return)"
 _DATABASE_SECONDS = 0.7
 """Whoever asks after the health gives up soon; a database that takes longer counts as one that fails."""
 _RETRY_AFTER_SECONDS = "5"
+_PATIENCE = timedelta(seconds=5)
+_NOT_WRITABLE = {
+    "busy": "the database is held by another process",
+    "full": "the disk of the database is full",
+    "failing": "the database cannot be written",
+}
 _OF_KEYS = frozenset({"x-api-key", "authorization"})
 
 
@@ -76,6 +85,88 @@ class AccountStatus(msgspec.Struct, frozen=True, kw_only=True):
     calls: RateStatus | None = None
 
 
+class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the database takes what is to be written down.
+
+    Attributes:
+        state: ok, busy (another process holds it), full (its disk has no room) or failing.
+        since: when that was noticed first.
+        detail: one sentence, where it is not well.
+        unreadable: predictions that are left out everywhere, as their rows are damaged; `imagen doctor` names them.
+    """
+
+    state: str
+    since: datetime
+    detail: str | None = None
+    unreadable: int = 0
+
+
+class TroubleStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Why durable work waits.
+
+    Attributes:
+        of: store, own_account or a_callers_account.
+        reason: for people.
+        since: when it began.
+        next_try: when one item tries again.
+    """
+
+    of: str
+    reason: str
+    since: datetime
+    next_try: datetime
+
+
+class DeliveryStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Events for callers.
+
+    Attributes:
+        waiting: how many are still to be taken; null when the database could not tell.
+        failing: how many of them failed before.
+        trouble: why nothing can be sent at all.
+    """
+
+    waiting: int | None = None
+    failing: int | None = None
+    trouble: str | None = None
+
+
+class WatcherStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Predictions that this process waits for.
+
+    Attributes:
+        watched: those that are looked at, or told of by a webhook.
+        held_open: creates whose answer is held back until the run has ended.
+    """
+
+    watched: int
+    held_open: int
+
+
+class WorkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Durable work: batches and predictions that outlive a process. Counts are null when the database could not tell.
+
+    Attributes:
+        batches_running: batches that have something left to do.
+        batches_paused: batches that wait for somebody to resume them.
+        items_queued: items that nobody works on yet.
+        items_running: items that some process works on.
+        worked_on: items that this process works on.
+        troubles: why work waits, the oldest first.
+        deliveries: events for callers.
+        watcher: what this process waits for.
+    """
+
+    batches_running: int | None
+    batches_paused: int | None
+    items_queued: int | None
+    items_running: int | None
+    worked_on: int
+    troubles: tuple[TroubleStatus, ...]
+    deliveries: DeliveryStatus
+    watcher: WatcherStatus
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The gateway is alive. Strangers get the first five fields, the admin and programs of this machine all.
 
@@ -89,6 +180,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         models: how many models the catalog describes.
         account: how the gateway's own account stands.
         database: ok, or what is wrong with it.
+        store: whether it takes what is to be written down.
+        work: durable work.
         uptime_seconds: since the start.
         under_way: requests for pictures that this process works on.
         draining: true while the process shuts down.
@@ -103,6 +196,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     models: int | None = None
     account: AccountStatus | None = None
     database: str | None = None
+    store: StoreStatus | None = None
+    work: WorkStatus | None = None
     uptime_seconds: float | None = None
     under_way: int | None = None
     draining: bool | None = None
@@ -171,13 +266,18 @@ async def _may_see_inside(context: Context, headers: Mapping[str, str]) -> bool:
 async def _with_details(context: Context, answer: Health) -> Health:
     app = context.app
     account, told = _own_account(context)
-    state, database = None, "ok"
+    state, database, standing, unreadable = None, "ok", None, 0
+    feeling = asyncio.create_task(app.pulse.feel(within_seconds=_DATABASE_SECONDS))
     try:
         state = await _account_state(context, account)
+        async with asyncio.timeout(_DATABASE_SECONDS):
+            standing = await app.standings.count_left()
+            unreadable = len(await app.store.unreadable())
     except StoreError as error:
         database = error.detail
     except TimeoutError:
         database = f"it did not answer within {_DATABASE_SECONDS:g} s"
+    condition = await feeling
     limits = answer.concurrency_status
     running = None if state is None else state.running
     return msgspec.structs.replace(
@@ -196,9 +296,40 @@ async def _with_details(context: Context, answer: Health) -> Health:
             calls=None if state is None else _rate(state.calls),
         ),
         database=database,
+        store=StoreStatus(
+            state=condition.state, since=condition.since, detail=condition.detail, unreadable=unreadable
+        ),
+        work=_work(context, account, standing),
         uptime_seconds=round(context.metrics.uptime_seconds, 3),
         under_way=len(context.under_way),
         draining=context.drains,
+    )
+
+
+def _work(context: Context, account: str, standing: WorkStanding | None) -> WorkStatus:
+    app = context.app
+    whose = {STORE: STORE, account: "own_account"}
+    return WorkStatus(
+        batches_running=None if standing is None else standing.batches_running,
+        batches_paused=None if standing is None else standing.batches_paused,
+        items_queued=None if standing is None else standing.items_queued,
+        items_running=None if standing is None else standing.items_running,
+        worked_on=app.queue.busy,
+        troubles=tuple(
+            TroubleStatus(
+                of=whose.get(trouble.subject, "a_callers_account"),
+                reason=trouble.reason,
+                since=trouble.since,
+                next_try=trouble.next_try,
+            )
+            for trouble in app.worker.troubles.now()
+        ),
+        deliveries=DeliveryStatus(
+            waiting=None if standing is None else standing.deliveries_waiting,
+            failing=None if standing is None else standing.deliveries_failing,
+            trouble=app.courier.trouble,
+        ),
+        watcher=WatcherStatus(watched=app.watcher.watching, held_open=app.held_open.held),
     )
 
 
@@ -215,7 +346,11 @@ async def _why_not_ready(context: Context) -> str | None:
         return "the database cannot be read"  # its own sentence has a path; /health tells it to the admin
     except TimeoutError:
         return f"the database did not answer within {_DATABASE_SECONDS:g} s"
-    return None
+    condition = await context.app.pulse.feel(within_seconds=_DATABASE_SECONDS)
+    held_for = context.app.clock.now() - condition.since
+    if condition.state == "busy" and held_for < _PATIENCE:
+        return None  # a moment's wait is no reason to send work elsewhere
+    return _NOT_WRITABLE.get(condition.state)
 
 
 def _own_account(context: Context) -> tuple[str, str]:
@@ -258,7 +393,7 @@ OPERATIONS: tuple[Operation, ...] = (
         summary="Whether the gateway is alive",
         description=(
             "Always 200. The admin, and programs on the gateway's own machine where it serves no other, see besides "
-            "how the account, the line and the database stand."
+            "how the account, the line, the database and durable work stand."
         ),
         tag="operations",
         access="anyone",
@@ -270,7 +405,10 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/ready",
         handler=ready,
         summary="Whether the gateway takes work",
-        description="503 while it shuts down, when its database cannot be read, and when it has no token.",
+        description=(
+            "503 while it shuts down, when its database cannot be read or written, as when its disk is full, and when it "
+            "has no token."
+        ),
         tag="operations",
         access="anyone",
         answers={200: Readiness, 503: Readiness},

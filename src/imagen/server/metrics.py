@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from imagen.domain.events import Called, Ended, Event, LetIn, Throttled
+from imagen.domain.events import Called, Delivered, Ended, Event, LetIn, Throttled
 from imagen.domain.limits import AccountState
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction
@@ -52,12 +52,14 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         semaphores: all of them; empty as above.
         waiting: predictions in line in this process.
         under_way: requests that this process works on.
+        deliveries: events for callers that are still to be taken; None when the database could not tell.
     """
 
     account: AccountState | None
     semaphores: Sequence[Semaphore]
     waiting: int
     under_way: int
+    deliveries: int | None = None
 
 
 class Metrics:
@@ -71,6 +73,7 @@ class Metrics:
             LetIn: self._let_in,
             Throttled: self._throttled,
             Ended: self._ended,
+            Delivered: self._delivered,
         }
         self._model = _Names(MOST_MODELS)
         self._route = _Names(MOST_ROUTES)
@@ -109,6 +112,16 @@ class Metrics:
             "Predictions that are billed at a price that is not known; imagen_cost_usd_total lacks them.",
             "model",
         )
+        self._deliveries = self._counter(
+            "imagen_deliveries_total",
+            "Attempts to tell a caller of an event: taken, failed for now, or given up.",
+            "outcome",
+        )
+        self._webhooks = self._counter(
+            "imagen_webhooks_total",
+            "Webhooks that arrived: taken, repeated, forged, stale, malformed, unverified or unexpected.",
+            "outcome",
+        )
         self._cost_micros: dict[str, int] = {}
         ProcessCollector(registry=self._registry)
 
@@ -138,6 +151,10 @@ class Metrics:
         self._requests(route, method if method in _METHODS else OTHER, status).inc()
         self._request_seconds(route).observe(seconds)
 
+    def webhook(self, outcome: str) -> None:
+        """A webhook arrived; `outcome` is one of a few words, never a stranger's."""
+        self._webhooks(outcome).inc()
+
     def _called(self, event: Called) -> None:
         self._calls(event.operation, "none" if event.status is None else event.status).inc()
 
@@ -146,6 +163,9 @@ class Metrics:
 
     def _let_in(self, event: LetIn) -> None:
         self._waits().observe(event.waited_seconds)
+
+    def _delivered(self, event: Delivered) -> None:
+        self._deliveries(event.outcome).inc()
 
     def _ended(self, event: Ended) -> None:
         """Count it once, however often it is told: a repeated request says again that its prediction has ended."""
@@ -279,6 +299,12 @@ def _gauges(standing: Standing) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "imagen_under_way", "Requests for pictures that this process works on.", standing.under_way
     )
+    deliveries = GaugeMetricFamily(
+        "imagen_deliveries_waiting", "Events for callers that are still to be taken."
+    )
+    if standing.deliveries is not None:
+        deliveries.add_metric([], standing.deliveries)
+    yield deliveries
     yield GaugeMetricFamily(
         "imagen_database_up", "Whether the database could be read just now.", account is not None
     )
@@ -290,17 +316,20 @@ async def look(context: Context) -> Standing:
     now = app.clock.now().timestamp()
     account: AccountState | None = None
     semaphores: Sequence[Semaphore] = ()
+    deliveries: int | None = None
     try:
         async with asyncio.timeout(_LOOK_SECONDS):
             account = await app.limits.show(app.backends.own().account, now=now)
             semaphores = await app.semaphores.list(now=now)
+            deliveries = await app.outbox.waiting()
     except (ImagenError, TimeoutError):
-        account, semaphores = None, ()
+        account, semaphores, deliveries = None, (), None
     return Standing(
         account=account,
         semaphores=semaphores,
         waiting=app.line.waiting,
         under_way=len(context.under_way),
+        deliveries=deliveries,
     )
 
 

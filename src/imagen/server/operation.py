@@ -33,6 +33,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         summary, description: for people.
         access: `anyone`, a `caller` of one of the tiers, or the `admin` alone. Handlers check it; this tells it.
         body: the type of the request's JSON, None for no body.
+        uploads: schemas of other bodies that it takes, by media type.
         answers: the type of the JSON of each status besides errors; None for no JSON.
         errors: statuses besides 400 that it answers with an `ErrorBody`.
         media_type: of an answer that is no JSON.
@@ -47,6 +48,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     answers: Mapping[int, Any]
     description: str = ""
     body: Any = None
+    uploads: Mapping[str, Any] = {}
     errors: tuple[int, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     media_type: str = "application/json"

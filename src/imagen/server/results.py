@@ -70,16 +70,25 @@ def generated_files(
     urls = outcome.prediction.output
     names = file_names(wish.output_filename or name, len(urls))
     kept = [picture.shelf_id for picture in outcome.pictures]
+    stored = [
+        None
+        if index >= len(kept) or kept[index] is None
+        else context.url_of(request, f"/pictures/{kept[index]}")
+        for index in range(len(urls))
+    ]
+    if outcome.prediction.reused:
+        # Where the service had them for an hour there may be nothing any more.
+        urls = tuple(here or url for here, url in zip(stored, urls, strict=True))
     return [
-        GeneratedFile(
-            url=url,
-            filename=names[index],
-            stored_url=None
-            if index >= len(kept) or kept[index] is None
-            else context.url_of(request, f"/pictures/{kept[index]}"),
-        )
+        GeneratedFile(url=url, filename=names[index], stored_url=stored[index])
         for index, url in enumerate(urls)
     ]
+
+
+def cache_header(outcome: Outcome) -> dict[str, str]:
+    """What came of asking for pictures of an equal request; nothing where that was not asked for."""
+    told = outcome.cache or ("hit" if outcome.prediction.reused else None)
+    return {} if told is None else {"x-imagen-cache": told}
 
 
 def dollars(cost: Usd | None) -> float | None:

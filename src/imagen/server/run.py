@@ -16,14 +16,16 @@ import msgspec
 import uvicorn
 
 from imagen.assembly import GATEWAY, App, build
+from imagen.domain.batch import Batch
 from imagen.errors import ConfigError
 from imagen.ports import Clock
 from imagen.server.access import Door
 from imagen.server.app import build_server
 from imagen.server.context import Context
 from imagen.server.metrics import Metrics
+from imagen.service.heed import StoreHeed
 from imagen.service.recover import Recovery
-from imagen.settings import Settings
+from imagen.settings import EMULATOR, Settings
 from imagen.transport.message import is_loopback
 
 LEAST_ADMIN_KEY = 16
@@ -81,16 +83,30 @@ async def serving(
                 owners=app.owners,
                 clock=app.clock,
                 backend=GATEWAY,
+                batches=app.batches,
             )
+            app.queue.takes = _works_on
+            app.webhooks.listen()
             listening = asyncio.create_task(server.serve(sockets=[listener]))
             recovering = asyncio.create_task(recovery.run())
+            heed = StoreHeed(
+                pulse=app.pulse, troubles=app.worker.troubles, gateway=app.gateway, clock=app.clock
+            )
+            heeding = asyncio.create_task(heed.run())
+            delivering = asyncio.create_task(app.courier.deliver())
+            working = asyncio.create_task(app.queue.run(app.worker.work, emptied=app.worker.emptied))
             try:
                 yield Served(_url(listener), app, context, app.backends.own().practice)
             finally:
                 recovering.cancel()
+                app.queue.stop()
                 await _drain(context, settings.server.drain.total_seconds())
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
+                delivering.cancel()
+                heeding.cancel()
                 server.should_exit = True
-                await asyncio.gather(listening, recovering, return_exceptions=True)
+                await asyncio.gather(listening, recovering, delivering, heeding, return_exceptions=True)
 
 
 async def serve(settings: Settings, *, told: Callable[[Served], None]) -> None:
@@ -134,6 +150,11 @@ def check_safe(settings: Settings) -> None:
         setting="admin_api_key",
         hint="Set CONCURRENT_DOCKER_ADMIN_API_KEY (`openssl rand -hex 24` makes one), or listen on 127.0.0.1.",
     )
+
+
+def _works_on(batch: Batch) -> bool:
+    """Whether a batch was accepted by a gateway; those of commands are for whoever resumes them."""
+    return batch.backend in {GATEWAY, EMULATOR} and not batch.details.get("command")
 
 
 def _door(app: App) -> Door:

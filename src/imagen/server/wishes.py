@@ -62,6 +62,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         store: keep the pictures, so that they outlive the hour.
         timeout: seconds until the prediction must have ended.
         max_cost: US dollars; refuse before buying when it would cost more.
+        cache: with a seed, or for a model without one, take pictures that were made before, and keep these; by default
+            as the gateway is set.
     """
 
     model_name: str
@@ -71,6 +73,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     store: bool = False
     timeout: Seconds | None = None
     max_cost: float | str | None = None
+    cache: bool | None = None
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +87,7 @@ class _WithCredentials(msgspec.Struct, frozen=True):
 
 
 _KNOWN = frozenset(Wish.__struct_fields__)
+_TYPES: Mapping[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Wish)}
 _BESIDES = frozenset({"credentials"})
 
 
@@ -126,10 +130,48 @@ def read_wish(fields: Mapping[str, Any]) -> tuple[Wish, dict[str, Any]]:
     return wish, options
 
 
+def read_texts(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Fields that came as text, as those of CSV and of a query do: those of a wish by their types, and the others.
+
+    Returns:
+        Fields for `read_wish`, and the model's own parameters, which are still text.
+
+    Raises:
+        InvalidInput: naming the field and what is allowed.
+    """
+    known, others, problems = {}, {}, []
+    for name, text in texts.items():
+        if name not in _KNOWN:
+            others[name] = text
+            continue
+        try:
+            known[name] = msgspec.convert(text, _TYPES[name], strict=False)
+        except msgspec.ValidationError as error:
+            problems.append(Problem(name, str(error)))
+    if problems:
+        raise InvalidInput(problems)
+    _check_options(others)
+    return known, others
+
+
 async def prepare_order(
-    context: Context, visitor: Visitor, wish: Wish, options: Mapping[str, Any], *, lane: Lane
+    context: Context,
+    visitor: Visitor,
+    wish: Wish,
+    options: Mapping[str, Any],
+    *,
+    lane: Lane,
+    texts: Mapping[str, str] = {},
 ) -> Order:
     """Check a wish against its model, the key and the money; nothing is bought yet.
+
+    Args:
+        context: of the server.
+        visitor: who asks.
+        wish: what for.
+        options: the model's own parameters.
+        lane: whose turn it is first.
+        texts: more of them as text, to be read by the types of the model; none of them is among `options`.
 
     Raises:
         InvalidRequest, Refused: it cannot be carried out.
@@ -143,10 +185,12 @@ async def prepare_order(
     request = GenerationRequest(
         prompt=wish.prompt,
         model=model,
-        options=_as_documented(wish.model_name, options),
+        options=_as_documented(wish.model_name, options, texts),
+        text_options=texts,
         max_cost=None if wish.max_cost is None else _read_cost(wish.max_cost),
         deadline_seconds=wish.timeout,
         semaphore=wish.external_semaphore_id,
+        cache=wish.cache,
         resume=False,
         plain=True,
     )
@@ -214,20 +258,31 @@ def file_names(name: str, count: int) -> list[str]:
     return [f"{stem}_{number}{extension}" for number in range(1, count + 1)]
 
 
-def _as_documented(model_name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+def _as_documented(
+    model_name: str, options: Mapping[str, Any], texts: Mapping[str, str]
+) -> Mapping[str, Any]:
     rules = DOCUMENTED_RULES.get(model_name)
     if rules is None:
         return options
     problems = [
-        Problem(name, f"it is required by {model_name}") for name in rules.required if not options.get(name)
+        Problem(name, f"it is required by {model_name}")
+        for name in rules.required
+        if not (options.get(name) or texts.get(name))
     ]
     for name, (least, most) in rules.ranges.items():
-        value = options.get(name)
+        value = _as_number(texts[name]) if name in texts else options.get(name)
         if isinstance(value, int | float) and not least <= value <= most:
             problems.append(Problem(name, f"{value} is not allowed; it must be from {least} to {most}"))
     if problems:
         raise InvalidInput(problems, subject=model_name)
-    return {**rules.defaults, **options}
+    return {name: value for name, value in rules.defaults.items() if name not in texts} | dict(options)
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None  # the model's own schema says so
 
 
 def _check_name(name: str) -> None:

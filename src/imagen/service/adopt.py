@@ -9,7 +9,7 @@ from imagen.domain.events import Adopted, AnswerLost, Event
 from imagen.domain.prediction import Prediction
 from imagen.errors import UpstreamTaken
 from imagen.ports import Backend, Clock, PredictionStore
-from imagen.service.follow import Pace
+from imagen.service.pace import Pace
 from imagen.service.sight import take_note
 
 REMEMBERED_UPSTREAM = timedelta(hours=1)

@@ -28,6 +28,7 @@ from imagen.limits.admission import Place
 from imagen.ports import Backend, Clock, PredictionStore
 from imagen.service.adopt import adopt
 from imagen.service.sight import take_note
+from imagen.service.watch import Watcher
 from imagen.transport.retry import Attempts, RetryPolicy, decide, told
 
 
@@ -51,12 +52,14 @@ class Purchase(msgspec.Struct, frozen=True, kw_only=True):
         secrets: values that are sent and never written down.
         repeat_lost: send it once more when its answer was lost and it cannot be found.
         patience: how many 429s it takes, and how long ones.
+        webhook: the address that the service tells of its end; None for none.
     """
 
     hold_seconds: float
     secrets: Mapping[str, Any]
     repeat_lost: bool
     patience: Patience
+    webhook: str | None = None
 
 
 class Buyer:
@@ -67,9 +70,19 @@ class Buyer:
         store: where they are written down.
         clock: tells the time.
         rules: how creates are repeated.
+        watcher: told of every answer.
     """
 
-    def __init__(self, *, backend: Backend, store: PredictionStore, clock: Clock, rules: BuyingRules) -> None:
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        store: PredictionStore,
+        clock: Clock,
+        rules: BuyingRules,
+        watcher: Watcher,
+    ) -> None:
+        self._watcher = watcher
         self._backend = backend
         self._store = store
         self._clock = clock
@@ -127,8 +140,12 @@ class Buyer:
         sent_at = self._clock.now().timestamp()
         try:
             sighting = await self._backend.submit(
-                prediction, hold_seconds=purchase.hold_seconds, secrets=purchase.secrets
+                prediction,
+                hold_seconds=purchase.hold_seconds,
+                secrets=purchase.secrets,
+                webhook=purchase.webhook,
             )
+            self._watcher.expect(sighting)
             seen = await take_note(self._backend, self._store, self._clock, prediction, sighting)
         except UpstreamTaken:
             # An equal create of ours, whose own answer was lost, took what this one bought. That one is ours then.

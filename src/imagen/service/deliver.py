@@ -183,6 +183,25 @@ class Deliverer:
         errors.sort(key=lambda error: isinstance(error, OutputDefective))
         return Delivery(tuple(kept), errors[0] if errors else None)
 
+    async def lying(self, prediction: Prediction) -> tuple[Kept, ...]:
+        """The pictures of a prediction that were delivered and are still there, in order."""
+        place = from_stored(prediction.destination)
+        if place is None:
+            return ()
+        found = [await self._lies(Path(name), place) for name in prediction.files if name]
+        return tuple(one for one in found if one is not None)
+
+    async def _lies(self, path: Path, destination: Destination) -> Kept | None:
+        """The picture at a path where this destination may have put it."""
+        lies = await self._shelf.at(path)
+        if (lies is not None) != destination.shelved:
+            return None
+        try:
+            facts = await asyncio.to_thread(inspect_picture, path)
+        except (OSError, DefectivePicture):
+            return None
+        return Kept(path, facts, None if lies is None else lies.id)
+
     async def _landed_before(
         self, prediction: Prediction, destination: Destination, index: int
     ) -> Kept | None:
@@ -193,14 +212,7 @@ class Deliverer:
         name = prediction.files[index] if index < len(prediction.files) else ""
         if not name or (prediction.delivered_at is not None and not destination.shelved):
             return None
-        lies = await self._shelf.at(Path(name))
-        if (lies is not None) != destination.shelved:
-            return None
-        try:
-            facts = await asyncio.to_thread(inspect_picture, Path(name))
-        except (OSError, DefectivePicture):
-            return None
-        return Kept(Path(name), facts, None if lies is None else lies.id)
+        return await self._lies(Path(name), destination)
 
     async def _deliver_one(
         self, source: PictureSource, prediction: Prediction, destination: Destination, index: int, url: str

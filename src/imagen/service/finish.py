@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from typing import Literal
 
 import msgspec
 
@@ -21,14 +23,16 @@ from imagen.ports import Backend, Clock, PredictionStore
 from imagen.service.adopt import adopt, is_remembered
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules
-from imagen.service.deliver import Deliverer, Kept, from_stored
+from imagen.service.deliver import Deliverer, Kept, PictureSource, from_stored
 from imagen.service.endings import empty_output, error_of
 from imagen.service.follow import follow, stop
 from imagen.service.sight import take_note
+from imagen.service.watch import Watcher
 
 CANCEL_SECONDS = 10.0
 """How long we stay to cancel what somebody no longer wants."""
 _CANCEL_SEARCH_SECONDS = 3.0
+_FETCHED_BEHIND = 16
 
 Notify = Callable[[Event], None]
 Buying = Callable[[Prediction], Awaitable[Prediction]]
@@ -41,11 +45,13 @@ class Outcome(msgspec.Struct, frozen=True):
         prediction: as it stands.
         pictures: those on disk, in order; empty when none were asked for.
         error: why it has no picture, or not all.
+        cache: what came of asking for pictures of an equal request; None when that was not asked for.
     """
 
     prediction: Prediction
     pictures: tuple[Kept, ...] = ()
     error: ImagenError | None = None
+    cache: Literal["hit", "miss", "shared"] | None = None
 
 
 class Finisher:
@@ -57,14 +63,18 @@ class Finisher:
         store: PredictionStore,
         bookkeeper: Bookkeeper,
         deliverer: Deliverer,
+        watcher: Watcher,
         clock: Clock,
         rules: BuyingRules,
     ) -> None:
         self._store = store
         self._bookkeeper = bookkeeper
         self._deliverer = deliverer
+        self._watcher = watcher
         self._clock = clock
         self._rules = rules
+        self._behind = asyncio.Semaphore(_FETCHED_BEHIND)
+        """Pictures that nobody waits for are fetched a few at a time; those of whoever waits pass them."""
         self.hands_over = False
         """Whether everything that is broken off goes on upstream, for another process to take up."""
 
@@ -77,6 +87,9 @@ class Finisher:
         fresh: bool,
         notify: Notify,
         leaves_running: bool = False,
+        closely: bool = False,
+        expects_webhook: Callable[[], bool] = lambda: False,
+        source: PictureSource | None = None,
     ) -> Outcome:
         """Everything that is left to do; an error of ours is part of the outcome.
 
@@ -87,19 +100,33 @@ class Finisher:
             buying: buys it, where it turns out that it was not bought yet; None where nothing may be bought.
             fresh: it was written down just now: there is nothing to look for.
             leaves_running: whoever breaks this off wants it to go on upstream.
+            source: where its pictures are fetched; None means the backend.
+            closely: somebody looks at the progress.
+            expects_webhook: whether, once it is bought, the watcher is woken when there is something to see.
         """
         current, pictures = prediction, tuple[Kept, ...]()
         error: ImagenError | None
         try:
             if fresh and buying is not None:
                 current = await buying(current)
+                self._watcher.learn(backend, current)
             else:
                 current = await self._catch_up(backend, current, buying, notify)
-            current = await follow(backend, self._store, self._clock, current, notify=notify)
+            current = await follow(
+                self._watcher,
+                backend,
+                self._store,
+                self._clock,
+                current,
+                notify=notify,
+                closely=closely,
+                expects_webhook=expects_webhook(),
+            )
             current = await self._bookkeeper.settle(current, notify=notify)
             error = error_of(current)
             if error is None:
-                current, pictures, error = await self._deliver(backend, current, notify)
+                async with self._behind if leaves_running else nullcontext():
+                    current, pictures, error = await self._deliver(source or backend, current, notify)
         except OutputDefective as defect:
             error = defect
             current = await self._as_stored(current)
@@ -158,6 +185,19 @@ class Finisher:
             )
         return Outcome(current, pictures, error)
 
+    async def recount(self, prediction: Prediction) -> Outcome:
+        """The outcome of one that was finished before, perhaps by another process. Changes nothing but its ledger entry."""
+        current = await self._bookkeeper.settle(prediction, notify=lambda _: None)
+        error = error_of(current)
+        if error is None and (current.error is not None or not current.output):
+            gone = not any(current.files) and current.delivered_at is not None
+            error = OutputDefective(
+                current.error or empty_output(current).detail,
+                prediction_id=current.id,
+                expired=gone and not is_remembered(current, current.delivered_at or self._clock.now()),
+            )
+        return Outcome(current, await self._deliverer.lying(current), error)
+
     async def write_off(self, prediction: Prediction, reason: str) -> Prediction:
         """End one that can never be finished and that nobody is charged for."""
         if prediction.status.terminal:
@@ -198,6 +238,7 @@ class Finisher:
                 "It should be there within its first hour: check the token and the address, or try again."
             )
             raise
+        self._watcher.expect(sighting)
         seen = await take_note(backend, self._store, self._clock, prediction, sighting)
         if seen.status is Status.SUCCEEDED and sighting.data_removed:
             await self._bookkeeper.settle(seen, notify=notify)
@@ -235,7 +276,7 @@ class Finisher:
         return await buying(sent) if sent.unheard else sent
 
     async def _deliver(
-        self, backend: Backend, prediction: Prediction, notify: Notify
+        self, source: PictureSource, prediction: Prediction, notify: Notify
     ) -> tuple[Prediction, tuple[Kept, ...], ImagenError | None]:
         """Fetch and keep its pictures, and write down which of them are there."""
         place = from_stored(prediction.destination)
@@ -245,7 +286,7 @@ class Finisher:
             if prediction.delivered_at is None:
                 prediction = await self._mark_delivered(prediction, ())
             return prediction, (), None
-        delivery = await self._deliverer.deliver(backend, prediction, place, notify=notify)
+        delivery = await self._deliverer.deliver(source, prediction, place, notify=notify)
         pictures = tuple(picture for picture in delivery.pictures if picture is not None)
         error = delivery.error
         if prediction.delivered_at is not None and not pictures:

@@ -1,92 +1,84 @@
-"""Following a prediction to its end: when to look again, and what happens at the deadline."""
+"""Following a prediction to its end: what is written down of every look, and what happens at the deadline."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-import msgspec
-
 from imagen.domain.events import Event, Progressed, Waiting
 from imagen.domain.prediction import Prediction
 from imagen.domain.progress import progress_from_log
 from imagen.errors import BackendError, ModelNotFound, WaitTimeout
 from imagen.ports import Backend, Clock, PredictionStore
+from imagen.service.pace import Pace
 from imagen.service.sight import take_note
+from imagen.service.watch import Watcher
+from imagen.service.watch_account import LAST_LOOK_SECONDS
 
 DEADLINE_MARGIN_SECONDS = 6.0
 """Replicate ends a run at its deadline by itself; this long we wait for it to say so before we cancel it."""
 
-LAST_LOOK_SECONDS = 5.0
-"""The least time that a look gets, however near the deadline is."""
 STOP_SECONDS = 5.0
 """How long a canceled run is watched until it says that it has ended."""
 
 
-class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """When a prediction is looked at: after 0.5 s, then half as long again each time, at most every 5 s."""
-
-    first_seconds: float = 0.5
-    factor: float = 1.5
-    cap_seconds: float = 5.0
-
-    def after(self, seconds: float) -> float:
-        """The pause after a pause of `seconds`."""
-        return min(seconds * self.factor, self.cap_seconds)
-
-
 async def follow(
+    watcher: Watcher,
     backend: Backend,
     store: PredictionStore,
     clock: Clock,
     prediction: Prediction,
     *,
     notify: Callable[[Event], None],
-    pace: Pace = Pace(),  # noqa: B008 - frozen
+    closely: bool = False,
+    expects_webhook: bool = False,
 ) -> Prediction:
-    """Look until it has ended; every change is written down.
+    """Wait for its end; every change is written down.
 
     It is paid for, so a service that is away, throttles, answers nonsense or has not heard of it yet is asked again.
+
+    Args:
+        watcher: looks at it when it is due.
+        backend: the one it belongs to.
+        store: where it is written down.
+        clock: tells the time.
+        prediction: with its upstream id, unless it has ended.
+        notify: told about everything on the way.
+        closely: somebody looks at the progress.
+        expects_webhook: the watcher is woken when there is something to see.
 
     Raises:
         WaitTimeout: its deadline has passed, and it can be neither seen to end nor canceled.
         BackendError: the service refuses us for good; it stays unfinished, to be adopted later.
     """
+    if prediction.status.terminal:
+        return prediction
     sent_at = prediction.sent_at or prediction.created_at
     allowed = prediction.deadline_seconds + DEADLINE_MARGIN_SECONDS
     gone = min(max((clock.now() - sent_at).total_seconds(), 0.0), allowed)
     ends_at = clock.monotonic() + allowed - gone
-    pause = pace.first_seconds
-    while not prediction.status.terminal:
-        left = ends_at - clock.monotonic()
-        if left <= 0:
-            return await _overdue(backend, store, clock, prediction)
-        await clock.sleep(min(pause, left))
-        pause = pace.after(pause)
-        try:
-            async with asyncio.timeout(max(ends_at - clock.monotonic(), LAST_LOOK_SECONDS)):
-                prediction = await look(backend, store, clock, prediction, notify)
-        except TimeoutError:
-            continue
-        except BackendError as error:
-            if not (error.retryable or isinstance(error, ModelNotFound)):
-                raise
-            pause = max(pause, error.retry_after or 0.0)
-            notify(Waiting(error.detail, min(pause, left)))
-    return prediction
-
-
-async def look(
-    backend: Backend,
-    store: PredictionStore,
-    clock: Clock,
-    prediction: Prediction,
-    notify: Callable[[Event], None],
-) -> Prediction:
-    """One look, written down when the status moved."""
-    seen = await take_note(backend, store, clock, prediction, await backend.look(prediction))
-    notify(Progressed(seen, 1.0 if seen.status.terminal else progress_from_log(seen.logs)))
-    return seen
+    with watcher.watch(
+        backend, prediction, ends_at=ends_at, closely=closely, expects_webhook=expects_webhook
+    ) as watch:
+        while not prediction.status.terminal:
+            left = ends_at - clock.monotonic()
+            if left <= 0:
+                break
+            try:
+                prediction = await take_note(backend, store, clock, prediction, await watch.news())
+            except TimeoutError:
+                break
+            except BackendError as error:
+                if not (error.retryable or isinstance(error, ModelNotFound)):
+                    raise
+                notify(Waiting(error.detail, min(watch.pause, left)))
+            else:
+                watch.prediction = prediction  # the one before is needed no more
+                done = 1.0 if prediction.status.terminal else progress_from_log(prediction.logs)
+                notify(Progressed(prediction, done))
+    if prediction.status.terminal:
+        return prediction
+    return await _overdue(backend, store, clock, prediction)
 
 
 async def stop(backend: Backend, store: PredictionStore, clock: Clock, prediction: Prediction) -> Prediction:

@@ -18,24 +18,38 @@ from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Status, request_key
 from imagen.domain.request import GenerationRequest
 from imagen.domain.usage import UsageEntry
-from imagen.errors import BudgetExceeded, ImagenError, InvalidRequest, OutcomeUnknown, OutputDefective
+from imagen.errors import (
+    BudgetExceeded,
+    ImagenError,
+    InvalidRequest,
+    NotFound,
+    OutcomeUnknown,
+    OutputDefective,
+    StillFollowed,
+)
 from imagen.limits.admission import Admission
 from imagen.ports import Backend, Backends, Clock, Observer, Owners, Plan, PredictionStore
 from imagen.service.adopt import is_remembered
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import Buyer, BuyingRules, Purchase
-from imagen.service.deliver import Deliverer, Destination, to_stored
+from imagen.service.deliver import Deliverer, Destination, PictureSource, to_stored
 from imagen.service.finish import Finisher, Notify, Outcome
+from imagen.service.share import Reuse
+from imagen.service.watch import HeldOpen, Watcher
+from imagen.service.webhooks import Webhooks
 
 HOLD_SECONDS = 60.0
 """How long a create is held open: then one call makes a prediction, and its end is known at once."""
 WATCHED_HOLD_SECONDS = 2.0
 """How long when somebody watches a slow model: its progress is only seen by looking."""
 _QUICK_SECONDS = 5.0
+_WORTH_HOLDING_SECONDS = 50.0
+"""A batch does not hold open what would hardly end before the service lets go of it."""
 _LEASE_MARGIN_SECONDS = 90.0
 """Above deadline and grace: connecting twice, and the service's own delays, fit in."""
 
 _MOST_UNWRITTEN = 10_000
+PRACTICE_ENDED = "it was practice, and its emulator ended with the process"
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +61,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         intents: the predictions that it takes, each with its plan.
         caller, lane, patience: whose turn it is, and how long it waits for it.
         watched: somebody looks at the progress, so a slow model is looked at rather than held open.
+        accepted: its intents were promised to somebody under their ids, and may be under way or done already. When it
+            is broken off it goes on upstream.
     """
 
     request: GenerationRequest
@@ -56,6 +72,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     lane: Lane
     patience: Patience
     watched: bool
+    accepted: bool = False
 
 
 class _Owned:
@@ -80,6 +97,10 @@ class Gateway:
         finisher: Finisher,
         deliverer: Deliverer,
         admission: Admission,
+        watcher: Watcher,
+        webhooks: Webhooks,
+        held_open: HeldOpen,
+        reuse: Reuse,
         owners: Owners,
         clock: Clock,
         rules: BuyingRules,
@@ -91,6 +112,10 @@ class Gateway:
         self._finisher = finisher
         self._deliverer = deliverer
         self._admission = admission
+        self._watcher = watcher
+        self._webhooks = webhooks
+        self._held_open = held_open
+        self._reuse = reuse
         self._owners = owners
         self._clock = clock
         self._rules = rules
@@ -200,6 +225,8 @@ class Gateway:
         """
         await self._bookkeeper.catch_up_once()
         prediction = await self._store.get(prediction_id)
+        if prediction.reused:
+            return await self._reuse.again(prediction, destination)
         try:
             backend = self._backend_of(prediction)
         except InvalidRequest:
@@ -209,14 +236,12 @@ class Gateway:
             return await self._end_without_account(prediction, quietly(observer, self._observer))
         if not prediction.finished:
             if not await self._take(prediction):
-                raise InvalidRequest(
+                raise StillFollowed(
                     f"{prediction.id} is being followed by another process right now", hint="Wait for it."
                 )
             prediction = await self._store.get(prediction.id)
             if backend.practice and backend.account != prediction.account:
-                prediction = await self._finisher.write_off(
-                    prediction, "it was practice, and its emulator ended with the process"
-                )
+                prediction = await self._finisher.write_off(prediction, PRACTICE_ENDED)
         if destination is not None:
             prediction = msgspec.structs.replace(prediction, destination=to_stored(destination))
         async with self._owned(prediction) as owned:
@@ -228,8 +253,17 @@ class Gateway:
                     fresh=False,
                     notify=quietly(observer, self._observer),
                     leaves_running=leaves_running,
+                    closely=not leaves_running,
                 )
             )
+
+    async def show(self, prediction_id: str) -> Prediction:
+        """A prediction as it is written down.
+
+        Raises:
+            NotFound: no such prediction.
+        """
+        return await self._store.get(prediction_id)
 
     async def cancel(self, prediction_id: str, *, observer: Observer | None = None) -> Prediction:
         """Stop a prediction upstream, and settle what that cost. One that has ended stays as it is.
@@ -332,18 +366,48 @@ class Gateway:
 
     async def _run(self, order: Order, intent: Prediction, plan: Plan, notify: Notify) -> Outcome:
         """Take up the unfinished prediction of the very same request, or buy a new one."""
+        if order.accepted and (begun := await self._begun(intent)) is not None:
+            if begun.finished:
+                return await self._finisher.recount(begun)
+            if not await self._take(begun):
+                raise StillFollowed(f"{begun.id} is being followed by another process right now")
+            begun = await self._store.get(begun.id)
+            if order.backend.practice and order.backend.account != begun.account:
+                return await self._finisher.recount(await self._finisher.write_off(begun, PRACTICE_ENDED))
+            return await self._make(order, begun, plan, fresh=False, notify=notify)
         given_up: set[str] = set()
         while order.request.resume and (left := await self._take_left(intent, given_up)) is not None:
             notify(Resumed(left))
-            outcome = await self._hold_and_finish(order, left, plan, fresh=False, notify=notify)
+            outcome = await self._make(order, left, plan, fresh=False, notify=notify)
             if not _expired(outcome.error):
                 return outcome
             given_up.add(left.id)
             notify(GivenUp(outcome.prediction, str(outcome.error)))
-        return await self._hold_and_finish(order, intent, plan, fresh=True, notify=notify)
+        return await self._make(order, intent, plan, fresh=True, notify=notify)
+
+    async def _make(
+        self, order: Order, prediction: Prediction, plan: Plan, *, fresh: bool, notify: Notify
+    ) -> Outcome:
+        """Have it made, unless it is one of those that equal requests share, and was made before."""
+
+        async def make(source: PictureSource | None = None) -> Outcome:
+            return await self._hold_and_finish(
+                order, prediction, plan, fresh=fresh, notify=notify, source=source
+            )
+
+        if not self._reuse.is_asked(order.backend, prediction, plan, wanted=order.request.cache):
+            return await make()
+        return await self._reuse.carry_out(order.backend, prediction, make, fresh=fresh, notify=notify)
 
     async def _hold_and_finish(
-        self, order: Order, prediction: Prediction, plan: Plan, *, fresh: bool, notify: Notify
+        self,
+        order: Order,
+        prediction: Prediction,
+        plan: Plan,
+        *,
+        fresh: bool,
+        notify: Notify,
+        source: PictureSource | None,
     ) -> Outcome:
         """Hold what it needs, and bring it to its end. A fresh one is written down in the moment it is let in."""
         need = Need(
@@ -361,16 +425,29 @@ class Gateway:
             self._owned(prediction) as owned,
             self._admission.admit(need, patience=order.patience, notify=notify) as place,
         ):
-            buyer = Buyer(backend=order.backend, store=self._store, clock=self._clock, rules=self._rules)
+            buyer = Buyer(
+                backend=order.backend,
+                store=self._store,
+                clock=self._clock,
+                rules=self._rules,
+                watcher=self._watcher,
+            )
             purchase = Purchase(
-                hold_seconds=_hold_seconds(plan, watched=order.watched),
+                hold_seconds=self._hold_seconds(order, plan),
                 secrets=plan.secrets,
                 repeat_lost=order.request.repeat_lost,
                 patience=order.patience,
             )
 
+            told = False
+
             async def buying(sent: Prediction) -> Prediction:
-                return await buyer.buy(sent, purchase, place=place, notify=notify)
+                nonlocal told
+                with self._held_open.hold(purchase.hold_seconds, lane=order.lane) as seconds:
+                    webhook = self._webhook(order.backend, plan, held_seconds=seconds)
+                    told = webhook is not None and self._webhooks.arrive
+                    held = msgspec.structs.replace(purchase, hold_seconds=seconds, webhook=webhook)
+                    return await buyer.buy(sent, held, place=place, notify=notify)
 
             if fresh and place.intent is not None:
                 prediction = place.intent
@@ -383,11 +460,38 @@ class Gateway:
                     buying=buying if may_buy else None,
                     fresh=fresh,
                     notify=notify,
+                    leaves_running=order.accepted,
+                    closely=order.watched,
+                    expects_webhook=lambda: told,
+                    source=source,
                 )
             )
             self._remember_unwritten(outcome.prediction)
             place.ended(outcome.prediction)
             return outcome
+
+    def _hold_seconds(self, order: Order, plan: Plan) -> float:
+        """How long a create is worth holding open, if there is room."""
+        typical = self._watcher.typical_seconds(order.backend, plan.model) or plan.typical_seconds
+        if order.lane is Lane.BATCH and typical is not None and typical > _WORTH_HOLDING_SECONDS:
+            return 0.0
+        slow = plan.typical_seconds is None or plan.typical_seconds > _QUICK_SECONDS
+        hold = WATCHED_HOLD_SECONDS if order.watched and slow else HOLD_SECONDS
+        return min(hold, plan.deadline_seconds)
+
+    def _webhook(self, backend: Backend, plan: Plan, *, held_seconds: float) -> str | None:
+        """Where the service tells of the end of one that is not expected to end while its create is held open."""
+        typical = self._watcher.typical_seconds(backend, plan.model) or plan.typical_seconds
+        if typical is not None and typical <= held_seconds:
+            return None
+        return self._webhooks.address(backend.account)
+
+    async def _begun(self, intent: Prediction) -> Prediction | None:
+        """What an earlier try has made of an intent; None when it was not written down yet."""
+        try:
+            return await self._store.get(intent.id)
+        except NotFound:
+            return None
 
     def _remember_unwritten(self, prediction: Prediction) -> None:
         """An end without a ledger entry was not written down, perhaps: try again until it is."""
@@ -461,12 +565,6 @@ class Gateway:
                 hint="Set the token with which it was made.",
             )
         return backend
-
-
-def _hold_seconds(plan: Plan, *, watched: bool) -> float:
-    slow = plan.typical_seconds is None or plan.typical_seconds > _QUICK_SECONDS
-    hold = WATCHED_HOLD_SECONDS if watched and slow else HOLD_SECONDS
-    return min(hold, plan.deadline_seconds)
 
 
 def _check_cost(backend: Backend, request: GenerationRequest, intents: Sequence[Prediction]) -> None:

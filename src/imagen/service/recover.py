@@ -9,11 +9,13 @@ from functools import partial
 from imagen.domain.prediction import Prediction
 from imagen.errors import ImagenError, NotFound, OutcomeUnknown
 from imagen.ports import Clock, Limits, Owners, PredictionStore
+from imagen.service.batches import Batches
 from imagen.service.gateway import Gateway
 
 EVERY_SECONDS = 15.0
 MOST_AT_ONCE = 500
 """So many are followed at the same time; their calls are paced by the account's allowance."""
+_TIDY_SECONDS = 600.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 15.0, 600.0
 
 _log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class Recovery:
         owners: tells the living from the dead.
         clock: tells the time.
         backend: the name of the backend; those of others are left to whoever made them.
+        batches: swept now and then; their predictions are finished by whoever works on them.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Recovery:
         owners: Owners,
         clock: Clock,
         backend: str,
+        batches: Batches,
     ) -> None:
         self._gateway = gateway
         self._store = store
@@ -47,6 +51,8 @@ class Recovery:
         self._owners = owners
         self._clock = clock
         self._backend = backend
+        self._batches = batches
+        self._tidied_at = float("-inf")
         self._following: dict[str, asyncio.Task[None]] = {}
         self._due: dict[str, tuple[float, float]] = {}
 
@@ -82,6 +88,9 @@ class Recovery:
 
     async def _tidy(self) -> None:
         await self._limits.sweep(now=self._clock.now().timestamp())
+        if self._clock.monotonic() - self._tidied_at >= _TIDY_SECONDS:
+            self._tidied_at = self._clock.monotonic()
+            await self._batches.sweep()
 
     async def _take_up(self, prediction_id: str) -> None:
         try:

@@ -39,7 +39,7 @@ async def report_usage(
     return UsageReport(
         groups=group_usage(entries, by),
         total=sum_usage(TOTAL, entries),
-        practice=sum(entry.backend in practice_backends for entry in entries),
+        practice=sum(entry.backend in practice_backends and not entry.reused for entry in entries),
     )
 
 

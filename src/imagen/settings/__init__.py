@@ -12,6 +12,8 @@ from imagen.settings.rows import BACKEND_ROWS, EMULATOR, ROWS, Row
 from imagen.settings.sample import SAMPLE
 from imagen.settings.shape import (
     BackendSettings,
+    CacheSettings,
+    DeliverySettings,
     Explained,
     LimitSettings,
     LogSettings,
@@ -31,6 +33,8 @@ __all__ = [
     "ROWS",
     "SAMPLE",
     "BackendSettings",
+    "CacheSettings",
+    "DeliverySettings",
     "Explained",
     "LimitSettings",
     "LogSettings",

@@ -27,6 +27,8 @@ from imagen.settings.rows import (
 )
 from imagen.settings.shape import (
     BackendSettings,
+    CacheSettings,
+    DeliverySettings,
     LimitSettings,
     LogSettings,
     PictureSettings,
@@ -110,6 +112,7 @@ def load_settings(*, config: Path | None = None, environ: Mapping[str, str], cwd
         timeout=values["timeout"],
         caller=values["caller"],
         admin_api_key=values["admin_api_key"],
+        secret_key=values["secret_key"],
         public_url=values["public_url"],
         allow_env_fallback=values["allow_env_fallback"],
         replicate=ReplicateSettings(**_section("replicate", values)),
@@ -117,6 +120,8 @@ def load_settings(*, config: Path | None = None, environ: Mapping[str, str], cwd
         remote=RemoteSettings(**_section("remote", values)),
         limits=LimitSettings(**_section("limits", values)),
         pictures=PictureSettings(**_section("pictures", values)),
+        cache=CacheSettings(**_section("cache", values)),
+        deliveries=DeliverySettings(**_section("deliveries", values)),
         supabase=SupabaseSettings(**_section("supabase", values)),
         log=LogSettings(**_section("log", values)),
         config_file=file.path if file else None,

@@ -105,10 +105,18 @@ ROWS: tuple[Row, ...] = (
         absent="not set: admits nobody",
     ),
     Row(
+        "secret_key",
+        kinds.secret(),
+        None,
+        "encrypts what must be kept secret on the disk, such as tokens of callers while their batches run",
+        absent="not set: durable work on a caller's own token is refused",
+    ),
+    Row(
         "public_url",
         kinds.base_url(),
         None,
-        "the address under which callers reach the gateway; addresses of kept pictures begin with it",
+        "the address under which callers, and with https the webhooks of Replicate, reach the gateway; addresses of "
+        "kept pictures begin with it",
         absent="as callers name it",
     ),
     Row(
@@ -136,6 +144,12 @@ ROWS: tuple[Row, ...] = (
         "seconds for which a create whose answer was lost is looked for before it is sent again",
     ),
     Row("replicate.connect_timeout", kinds.seconds(600), "10", "seconds until a connection must be made"),
+    Row(
+        "replicate.held_open",
+        kinds.whole(0, 100_000),
+        "500",
+        "creates of one process whose answer is held back until the run has ended; the others are looked at together",
+    ),
     Row("replicate.read_timeout", kinds.seconds(600), "30", "seconds until an answer must come"),
     Row(
         "server.host",
@@ -223,6 +237,24 @@ ROWS: tuple[Row, ...] = (
         None,
         "where the gateway keeps pictures; relative to the file that names it",
         absent="kept in data_dir",
+    ),
+    Row(
+        "cache.keep",
+        kinds.flag(),
+        "false",
+        "keep a copy of every picture whose request says its seed, so that the same request costs nothing",
+    ),
+    Row(
+        "cache.max_mb",
+        kinds.whole(1, 10_000_000),
+        "1024",
+        "the size of that cache in megabytes; what was not asked for the longest goes first",
+    ),
+    Row(
+        "deliveries.private",
+        kinds.flag(),
+        "false",
+        "deliver events also to addresses that are not public, such as those of this machine and its network",
     ),
     Row(
         "supabase.url",

@@ -57,6 +57,7 @@ class ReplicateSettings(msgspec.Struct, frozen=True, kw_only=True):
     api_token_env: str
     lost_answer_grace: timedelta
     connect_timeout: timedelta
+    held_open: int
     read_timeout: timedelta
 
 
@@ -91,6 +92,19 @@ class PictureSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     keep: bool
     folder: Path | None
+
+
+class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether pictures are kept for whoever asks for them again, and how many."""
+
+    keep: bool
+    max_mb: int
+
+
+class DeliverySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where events are delivered."""
+
+    private: bool
 
 
 class SupabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +142,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: timedelta | None
     caller: str | None
     admin_api_key: Secret | None
+    secret_key: Secret | None
     public_url: str | None
     allow_env_fallback: bool
     replicate: ReplicateSettings
@@ -135,6 +150,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     remote: RemoteSettings
     limits: LimitSettings
     pictures: PictureSettings
+    cache: CacheSettings
+    deliveries: DeliverySettings
     supabase: SupabaseSettings
     log: LogSettings
     config_file: Path | None

@@ -43,6 +43,13 @@ class Database:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._opening = threading.Lock()
+        self.told: Callable[[Exception | None], None] = _unheard
+        """Told what became of each group of writes, and of what failed otherwise: from any thread, and it must not raise.
+
+        Whoever wants to be told says so before the database is used.
+        """
+        self.writing_since: float | None = None
+        """Since when, by the monotonic clock, the writer is at its present group; None while nothing is to be written."""
 
     @property
     def path(self) -> Path:
@@ -69,8 +76,12 @@ class Database:
         engine = await self._opened()
 
         def run() -> T:
-            with _translated(self._path), engine.connect().execution_options(reading=True) as connection:
-                return job(connection)
+            try:
+                with _translated(self._path), engine.connect().execution_options(reading=True) as connection:
+                    return job(connection)
+            except StoreError as error:
+                self.told(error)
+                raise
 
         return await asyncio.to_thread(run)
 
@@ -87,7 +98,13 @@ class Database:
 
     async def _opened(self) -> Engine:
         engine = self._engine
-        return engine if engine is not None else await asyncio.to_thread(self._open)
+        if engine is not None:
+            return engine
+        try:
+            return await asyncio.to_thread(self._open)
+        except StoreError as error:
+            self.told(error)
+            raise
 
     def _open(self) -> Engine:
         with self._opening:
@@ -109,7 +126,7 @@ class Database:
 
     def _work(self, engine: Engine) -> None:
         ending = False
-        with _Writer(engine, self._path) as writer:
+        with _Writer(engine, self._path, self.told) as writer:
             while not ending:
                 first = self._jobs.get()
                 if first is None:
@@ -121,15 +138,18 @@ class Database:
                         ending = True
                         break
                     group.append(following)
+                self.writing_since = time.monotonic()
                 writer.commit(group)
+                self.writing_since = None
 
 
 class _Writer:
     """The writer's own connection, made when it is needed and made anew after a fault."""
 
-    def __init__(self, engine: Engine, path: Path) -> None:
+    def __init__(self, engine: Engine, path: Path, told: Callable[[Exception | None], None]) -> None:
         self._engine = engine
         self._path = path
+        self._told = told
         self._connection: Connection | None = None
 
     def __enter__(self) -> Self:
@@ -139,17 +159,22 @@ class _Writer:
         self._drop()
 
     def commit(self, group: list[Job]) -> None:
-        """One transaction for all of a group. When one of them fails, each gets a transaction of its own."""
+        """One transaction for all of a group. When one of them fails, each gets a transaction of its own.
+
+        Where none could begin, as somebody else holds the database, each would only wait as long again.
+        """
         try:
             with _translated(self._path), self._begun() as connection:
                 results = [job(connection) for job, _, _ in group]
         except Exception as error:  # noqa: BLE001 - handed to the one who asked
-            if len(group) == 1:
-                _answer(group, [None], error)
+            if len(group) == 1 or isinstance(error, StoreBusy):
+                self._told(error)
+                _answer(group, [None] * len(group), error)
                 return
             for job in group:
                 self.commit([job])
             return
+        self._told(None)
         _answer(group, results, None)
 
     @contextmanager
@@ -170,6 +195,10 @@ class _Writer:
         if connection is not None:
             with suppress(SQLAlchemyError, sqlite3.Error):
                 connection.close()
+
+
+def _unheard(_: Exception | None) -> None:
+    """Nobody wants to know."""
 
 
 def _answer(group: list[Job], results: list[Any], error: BaseException | None) -> None:

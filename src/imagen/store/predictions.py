@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    exists,
     false,
     func,
     insert,
@@ -22,6 +24,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 
 from imagen.domain.prediction import TERMINAL, Prediction, Status
 from imagen.domain.usage import UsageEntry
@@ -29,7 +32,7 @@ from imagen.errors import NotFound, StoreError, UpstreamTaken
 from imagen.store.database import Database
 from imagen.store.ledger import write_entries
 from imagen.store.statement import Statement
-from imagen.store.tables import leases, predictions
+from imagen.store.tables import UNFINISHED, UNSETTLED, batches, item_predictions, leases, predictions
 
 _COLUMNS = tuple(column.name for column in predictions.columns)
 _NEVER_CHANGING = frozenset(
@@ -41,10 +44,6 @@ _NEVER_CHANGING = frozenset(
 """What an intent says once and for all. Left out of updates, which also leaves the indexes on it alone."""
 _CHANGING = tuple(name for name in _COLUMNS if name not in _NEVER_CHANGING | {"owner"})
 _KEPT = ("upstream_id", "delivered_at", "settled_at")
-_UNFINISHED = or_(
-    predictions.c.status.not_in(TERMINAL),
-    and_(predictions.c.status == Status.SUCCEEDED, predictions.c.delivered_at.is_(None)),
-)
 
 # The statements of every request are compiled once and run straight on the driver.
 _ADD = Statement(insert(predictions), columns=_COLUMNS)
@@ -82,9 +81,18 @@ _SAVED = Statement(
 """What `_SAVE` returns when nobody else has written, as the database has it."""
 _FREE = Statement(delete(leases).where(leases.c.lease == bindparam("this_id")))
 _BY_ID = select(predictions).where(predictions.c.id == bindparam("this_id"))
-_IN_ORDER = select(predictions).where(_UNFINISHED).order_by(predictions.c.created_at, predictions.c.id)
+_IN_ORDER = select(predictions).where(UNFINISHED).order_by(predictions.c.created_at, predictions.c.id)
+_OF_OPEN_BATCH = (
+    exists()
+    .where(
+        item_predictions.c.prediction_id == predictions.c.id,
+        batches.c.id == item_predictions.c.batch_id,
+        batches.c.ended_at.is_(None),
+    )
+    .correlate(predictions)
+)
 _OF_OTHERS = _IN_ORDER.where(
-    or_(predictions.c.owner.is_(None), predictions.c.owner != bindparam("this_owner"))
+    or_(predictions.c.owner.is_(None), predictions.c.owner != bindparam("this_owner")), ~_OF_OPEN_BATCH
 )
 _OF_REQUEST = _IN_ORDER.where(predictions.c.request_key == bindparam("this_key"))
 _RELEASE = Statement(
@@ -92,6 +100,11 @@ _RELEASE = Statement(
     .where(predictions.c.id == bindparam("this_id"), predictions.c.owner == bindparam("this_owner"))
     .values(owner=None)
 )
+_CHUNK = 100
+_DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, DBAPIError)
+"""What reading a damaged row raises, or may also raise for other reasons: see `_is_damage`."""
+
+_log = logging.getLogger(__name__)
 
 
 class SqlPredictionStore:
@@ -99,10 +112,17 @@ class SqlPredictionStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._damaged: set[str] = set()
 
-    async def add(self, prediction: Prediction) -> None:
+    async def add(self, prediction: Prediction, *, entry: UsageEntry | None = None) -> None:
         """See the port."""
-        await self._database.write(lambda connection: write_intents(connection, [prediction]))
+
+        def job(connection: Connection) -> None:
+            write_intents(connection, [prediction])
+            if entry is not None:
+                write_entries(connection, [entry])
+
+        await self._database.write(job)
 
     async def save(self, prediction: Prediction, *, entry: UsageEntry | None = None) -> Prediction:
         """See the port. Owner and input stay as they are: `take` and `release` move the one, nothing the other."""
@@ -175,13 +195,7 @@ class SqlPredictionStore:
 
     async def unsettled(self) -> Sequence[Prediction]:
         """See the port."""
-        return await self._many(
-            select(predictions).where(
-                predictions.c.settled_at.is_(None),
-                predictions.c.upstream_id.is_not(None),
-                predictions.c.status.in_(TERMINAL),
-            )
-        )
+        return await self._many(select(predictions).where(UNSETTLED))
 
     async def known_upstream_ids(self, account: str, *, since: datetime) -> frozenset[str]:
         """See the port."""
@@ -194,12 +208,59 @@ class SqlPredictionStore:
             lambda connection: frozenset(connection.execute(statement).scalars())
         )
 
+    async def of_upstream(self, account: str, upstream_ids: Sequence[str]) -> Sequence[Prediction]:
+        """See the port."""
+        if not upstream_ids:
+            return []
+        return await self._many(
+            select(predictions).where(
+                predictions.c.account == account, predictions.c.upstream_id.in_(tuple(upstream_ids))
+            )
+        )
+
+    async def unreadable(self) -> Sequence[str]:
+        """See the port. Those that were mended since are not among them."""
+        if not self._damaged:
+            return []
+        known = tuple(self._damaged)
+        await self._database.read(lambda connection: self._sound(connection, known))
+        return sorted(self._damaged)
+
     async def _many(
         self, statement: Select[Any], values: Mapping[str, Any] | None = None
     ) -> Sequence[Prediction]:
-        return await self._database.read(
-            lambda connection: [_from_row(row) for row in connection.execute(statement, values or {})]
-        )
+        """All that can be read: a damaged row keeps nobody from the others."""
+
+        def job(connection: Connection) -> Sequence[Prediction]:
+            try:
+                return [_from_row(row) for row in connection.execute(statement, values or {})]
+            except _DAMAGE as error:
+                if not _is_damage(error):
+                    raise
+            ids = connection.execute(statement.with_only_columns(predictions.c.id), values or {}).scalars()
+            return self._sound(connection, tuple(ids))
+
+        return await self._database.read(job)
+
+    def _sound(self, connection: Connection, ids: Sequence[str]) -> Sequence[Prediction]:
+        """Those of these predictions whose rows can be read, in this order; it is noted which cannot."""
+        if len(ids) > _CHUNK:
+            parts = [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]
+            return [one for part in parts for one in self._sound(connection, part)]
+        try:
+            rows = connection.execute(select(predictions).where(predictions.c.id.in_(ids)))
+            found = {one.id: one for one in map(_from_row, rows)}
+        except _DAMAGE as error:
+            if not _is_damage(error):
+                raise
+            if len(ids) > 1:
+                return [one for this in ids for one in self._sound(connection, [this])]
+            if ids[0] not in self._damaged:
+                self._damaged.add(ids[0])
+                _log.error("%s is left out: its row in the database cannot be read", ids[0])
+            return []
+        self._damaged.difference_update(found)
+        return [found[this] for this in ids if this in found]
 
 
 def write_intents(connection: Connection, intents: Sequence[Prediction]) -> None:
@@ -226,9 +287,29 @@ def _from_row(row: Row[Any]) -> Prediction:
 def _one(
     connection: Connection, statement: Select[Any], wanted: str, values: Mapping[str, Any] | None = None
 ) -> Prediction:
-    rows = connection.execute(statement, values or {}).all()
+    try:
+        rows = connection.execute(statement, values or {}).all()
+    except _DAMAGE as error:
+        if not _is_damage(error):
+            raise
+        raise _damaged(wanted) from error
     exact = [row for row in rows if wanted in {row.id, row.upstream_id}] or rows
     if len(exact) != 1:
         reason = "several predictions begin with" if rows else "no prediction here is called"
         raise NotFound(f"{reason} {wanted[:80]!r}", hint="`imagen predictions list` shows them.")
-    return _from_row(exact[0])
+    try:
+        return _from_row(exact[0])
+    except _DAMAGE as error:
+        raise _damaged(wanted) from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether it was a row that could not be read, and not the database."""
+    return not isinstance(error, DBAPIError) or "decode" in str(error.orig)
+
+
+def _damaged(wanted: str) -> StoreError:
+    return StoreError(
+        f"the prediction {wanted[:80]!r} cannot be read: its row in the database is damaged",
+        hint="`imagen doctor` tells which rows are.",
+    )

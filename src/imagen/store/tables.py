@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Computed,
     Float,
     Index,
@@ -14,8 +15,12 @@ from sqlalchemy import (
     Numeric,
     Table,
     Text,
+    and_,
+    literal_column,
+    or_,
 )
 
+from imagen.domain.prediction import TERMINAL, Status
 from imagen.store.types import Addresses, Instant, Json, Micros, StatusText
 
 metadata = MetaData()
@@ -59,6 +64,29 @@ Index("predictions_by_upstream", predictions.c.account, predictions.c.upstream_i
 Index("predictions_by_request", predictions.c.request_key)
 Index("predictions_by_status", predictions.c.status, predictions.c.delivered_at)
 Index("predictions_by_time", predictions.c.created_at)
+# A database uses an index of some rows only where a query has the very same words: values stand in them, no parameters.
+_ENDINGS: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in sorted(TERMINAL)]
+UNFINISHED = or_(
+    predictions.c.status.not_in(_ENDINGS),
+    and_(
+        predictions.c.status == literal_column(f"'{Status.SUCCEEDED}'"), predictions.c.delivered_at.is_(None)
+    ),
+)
+"""Something of a prediction is left to do."""
+UNSETTLED = and_(
+    predictions.c.settled_at.is_(None),
+    predictions.c.upstream_id.is_not(None),
+    predictions.c.status.in_(_ENDINGS),
+)
+"""A prediction has ended and may cost something, and the ledger does not have it."""
+Index(
+    "predictions_unfinished",
+    predictions.c.created_at,
+    predictions.c.id,
+    sqlite_where=UNFINISHED,
+    postgresql_where=UNFINISHED,
+)
+Index("predictions_unsettled", predictions.c.status, sqlite_where=UNSETTLED, postgresql_where=UNSETTLED)
 
 semaphores = Table(
     "semaphores",
@@ -117,6 +145,155 @@ Index("api_keys_by_digest", api_keys.c.digest, unique=True)
 _GOOD = api_keys.c.revoked_at.is_(None)
 # A name is given again after a revocation: the revoked row stays, so that ids of the past keep their meaning.
 Index("api_keys_by_name", api_keys.c.name, unique=True, sqlite_where=_GOOD, postgresql_where=_GOOD)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("caller", Json, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("backend", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("lane", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("quoted", Micros, nullable=False),
+    Column("unpriced", Integer, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("control", Text, nullable=False),
+    Column("reason", Text),
+    Column("own_token", Boolean, nullable=False),
+    Column("sealed_token", Text),
+    Column("webhook", Text),
+    Column("webhook_events", Json, nullable=False),
+    Column("details", Json, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("owner", Text),
+    Column("created_at", Instant, nullable=False),
+    Column("accepted", Boolean, nullable=False),
+    Column("ended_at", Instant),
+)
+_OPEN = batches.c.ended_at.is_(None)
+Index("batches_open", batches.c.id, sqlite_where=_OPEN, postgresql_where=_OPEN)
+Index("batches_by_kind", batches.c.kind, batches.c.id)
+Index("batches_by_scope", batches.c.scope, batches.c.kind, batches.c.id)
+
+items = Table(
+    "items",
+    metadata,
+    Column("batch_id", Text, primary_key=True),
+    Column("index", Integer, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("order", Json, nullable=False),
+    Column("note", Json, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("predictions", Json, nullable=False),
+    Column("error", Text),
+    Column("code", Text),
+    Column("hint", Text),
+    Column("problem", Json, nullable=False),
+    Column("charged", Boolean),
+    Column("cost", Micros),
+    Column("files", Json, nullable=False),
+    Column("urls", Json, nullable=False),
+    Column("seed", BigInteger),
+    Column("images", Integer, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("ended_at", Instant),
+)
+# What is counted stands in the index too: a batch is counted again and again while somebody watches it.
+Index(
+    "items_by_status",
+    items.c.batch_id,
+    items.c.status,
+    items.c.index,
+    items.c.cost,
+    items.c.images,
+    items.c.ended_at,
+)
+Index("items_by_end", items.c.batch_id, items.c.sequence)
+
+item_predictions = Table(
+    "item_predictions",
+    metadata,
+    Column("prediction_id", Text, primary_key=True),
+    Column("batch_id", Text, nullable=False),
+    Column("index", Integer, nullable=False),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("batch_id", Text, nullable=False),
+    Column("answer", Json),
+    Column("created_at", Instant, nullable=False),
+)
+Index("idempotency_by_time", idempotency.c.created_at)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("number", Integer, nullable=False),  # rising: the order in which they were put
+    Column("subject", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("body", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("tried_since", Instant),
+    Column("due_at", Instant),
+    Column("delivered_at", Instant),
+    Column("given_up_at", Instant),
+    Column("answer", Text),
+)
+_WAITING = deliveries.c.due_at.is_not(None)
+Index("deliveries_by_number", deliveries.c.number, unique=True)
+Index(
+    "deliveries_waiting",
+    deliveries.c.subject,
+    deliveries.c.url,
+    deliveries.c.number,
+    sqlite_where=_WAITING,
+    postgresql_where=_WAITING,
+)
+
+signing_secrets = Table(
+    "signing_secrets",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("secret", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("retires_at", Instant),
+)
+
+cached = Table(
+    "cached",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("prediction_id", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("version", Text),
+    Column("seed", BigInteger),
+    Column("pictures", Json, nullable=False),
+    Column("media_types", Json, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("used_at", Instant, nullable=False),
+)
+Index("cached_by_use", cached.c.used_at)
+
+run_times = Table(
+    "run_times",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("learned", Json, nullable=False),
+)
 
 usage = Table(
     "imagen_usage",

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
+import threading
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from msgspec.structs import replace
 
 from imagen.errors import ConnectFailed, DeliveryError, ExchangeFailed, InvalidResponse, TransportError
@@ -34,6 +37,7 @@ from imagen.transport.exchange import (
     sentence,
 )
 from imagen.transport.message import Download, HttpRequest, HttpResponse, is_loopback, origin
+from imagen.transport.public import is_public
 
 KEEP_ALIVE_SECONDS = 50.0
 MAX_REDIRECTS = 5
@@ -42,6 +46,14 @@ _SLOWEST_UPLOAD = 64 * 1024
 """Bytes a second; whoever takes them slower than that takes none."""
 _HEAD = 512
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+POST_SECONDS = 10.0
+"""For all of a message to a stranger's address, from the name to the answer."""
+_MOST_OF_AN_ANSWER = 64 * 1024
+"""Bytes of a stranger's answer that are passed over so that the line can be used again."""
+_STRANGERS_LINES_SECONDS = 2.0
+"""How long such a line is kept: shorter than servers do, because a message on one that was just closed fails."""
+_MOST_LOOK_UPS = 16
+NOT_PUBLIC = "the address is not public"
 
 FOREIGN_ERRORS: tuple[tuple[type[BaseException], type[TransportError]], ...] = (
     (aiohttp.ConnectionTimeoutError, ConnectFailed),
@@ -177,6 +189,169 @@ class HttpClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+LookUp = Callable[[str, int], list[tuple[Any, ...]]]
+"""As `socket.getaddrinfo` is called and answers; it may block."""
+
+
+class PublicPoster:
+    """Sends small messages to addresses that strangers have named, and tells how they were answered.
+
+    The address that a connection really goes to is checked, whatever the name said before. No redirect is followed, no
+    proxy is used, no cookie and no password is sent, and of the answer nothing but its head is kept.
+
+    Args:
+        private: whether addresses that are not public are called too, and plain HTTP is spoken.
+        user_agent: sent with everything.
+        look_up: asks for the addresses of a host; the system by default.
+        seconds: for all of a message.
+    """
+
+    def __init__(
+        self,
+        *,
+        private: bool = False,
+        user_agent: str = "imagen",
+        look_up: LookUp | None = None,
+        seconds: float = POST_SECONDS,
+    ) -> None:
+        self._private = private
+        self._user_agent = user_agent
+        self._look_up = look_up or _system_look_up
+        self._seconds = seconds
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpResponse:
+        """Send a message, once.
+
+        Returns:
+            Status and header fields, without the body.
+
+        Raises:
+            ConnectFailed: it did not arrive.
+            ExchangeFailed: it may have arrived, but no answer came.
+            InvalidResponse: the address is none that is called.
+        """
+        scheme = url.partition(":")[0].lower()
+        if scheme != "https" and not (self._private and scheme == "http"):
+            raise InvalidResponse("only https addresses are called")
+        until = asyncio.get_running_loop().time() + self._seconds
+        try:
+            async with asyncio.timeout_at(until):
+                response = await self._live_session().post(
+                    url, data=body, headers=headers, allow_redirects=False
+                )
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            if isinstance(getattr(error, "os_error", None), _NotPublicError):
+                raise InvalidResponse(NOT_PUBLIC) from error
+            ours = next(ours for foreign, ours in FOREIGN_ERRORS if isinstance(error, foreign))
+            raise ours(_reason(error)) from error
+        # The line is used again only when the rest of the answer is short and comes in time.
+        async with response:
+            with suppress(aiohttp.ClientError, TimeoutError, OSError):
+                async with asyncio.timeout_at(until):
+                    await _pass_over(response, _MOST_OF_AN_ANSWER)
+            return HttpResponse(response.status, _headers(response), b"")
+
+    def _live_session(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            connector = aiohttp.TCPConnector(
+                limit=0,
+                keepalive_timeout=_STRANGERS_LINES_SECONDS,
+                resolver=_StrangersResolver(self._look_up, private=self._private),
+                socket_factory=None if self._private else _socket_to_public,
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                headers={"user-agent": self._user_agent, "accept-encoding": "identity"},
+            )
+        return self._session
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+
+class _NotPublicError(OSError):
+    """That place is not called."""
+
+
+class _StrangersResolver(AbstractResolver):
+    """Finds public addresses of hosts that strangers have named.
+
+    Such a name server may be as slow as it likes, so each look-up has a thread of its own: those of the loop are needed
+    by others. What nobody waits for any more goes on in its thread, and keeps its place among those that are allowed.
+    """
+
+    def __init__(self, look_up: LookUp, *, private: bool) -> None:
+        self._look_up = look_up
+        self._private = private
+        self._places = asyncio.Semaphore(_MOST_LOOK_UPS)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = [(entry[0], entry[2], entry[4][0]) for entry in await self._ask(host, port)]
+        allowed = [entry for entry in found if self._private or is_public(entry[2])]
+        if found and not allowed:
+            raise _NotPublicError(NOT_PUBLIC)
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=protocol, flags=0)
+            for kind, protocol, address in allowed
+            if family in {socket.AF_UNSPEC, kind}
+        ]
+
+    async def _ask(self, host: str, port: int) -> list[tuple[Any, ...]]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[tuple[Any, ...]]] = loop.create_future()
+        await self._places.acquire()
+
+        def settle(found: list[tuple[Any, ...]] | Exception) -> None:
+            self._places.release()
+            if answer.done():
+                return
+            if isinstance(found, Exception):
+                answer.set_exception(found)
+            else:
+                answer.set_result(found)
+
+        def work() -> None:
+            try:
+                found: list[tuple[Any, ...]] | Exception = self._look_up(host, port)
+            except (OSError, ValueError) as error:  # ValueError: a name that cannot be encoded
+                found = error if isinstance(error, OSError) else OSError(str(error))
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, found)
+
+        threading.Thread(target=work, name="imagen-look-up", daemon=True).start()
+        return await answer
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
+
+def _system_look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG))
+
+
+def _socket_to_public(info: tuple[Any, ...]) -> socket.socket:
+    """The last look before a connection is made: also at what was no name and was never looked up."""
+    family, kind, protocol, _, address = info
+    if not is_public(address[0]):
+        raise _NotPublicError(NOT_PUBLIC)
+    return socket.socket(family, kind, protocol)
+
+
+async def _pass_over(response: aiohttp.ClientResponse, most: int) -> None:
+    async for chunk in response.content.iter_any():
+        most -= len(chunk)
+        if most < 0:
+            return
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -130,3 +131,17 @@ def test_a_clock_may_differ_by_half_a_minute(seconds: int, level: str) -> None:
 def test_a_data_folder_that_cannot_be_written(cli: Any) -> None:
     cli.data.mkdir(mode=0o500)
     assert levels(cli("doctor", "--json", "--offline", code=70))["data folder"] == "fault"
+
+
+def test_a_damaged_row_is_a_warning_that_names_it(cli: Any, remember: Callable[..., None]) -> None:
+    left = prediction()
+    remember(left)
+    with sqlite3.connect(cli.data / "imagen.db") as connection:
+        connection.execute("UPDATE predictions SET input = '{'")
+    connection.close()
+
+    found = findings(cli("doctor", "--offline", "--json", code=0))["damaged rows"]
+
+    assert found["level"] == "warn"
+    assert left.id in found["detail"]
+    assert "backup" in found["mend"]

@@ -11,6 +11,13 @@ from typer.testing import CliRunner
 from imagen.cli.main import app
 
 COMMANDS = [
+    ("batch",),
+    ("batches", "list"),
+    ("batches", "show"),
+    ("batches", "pause"),
+    ("batches", "resume"),
+    ("batches", "cancel"),
+    ("batches", "retry"),
     ("backends",),
     ("models",),
     ("usage",),

@@ -118,7 +118,7 @@ def test_since_and_by_and_limit_and_json(cli: Any) -> None:
     assert len(limited["groups"]) == 1
     assert limited["total"] == {
         "name": "total", "predictions": 5, "succeeded": 4, "images": 5, "cost_usd": 0.109, "unpriced": 1,
-        "mean_seconds": 1.5,
+        "mean_seconds": 1.5, "cached": 0,
     }  # fmt: skip
 
 

@@ -52,6 +52,7 @@ def test_the_defaults(tmp_path: Path) -> None:
         "api_token_env": "REPLICATE_API_TOKEN",
         "lost_answer_grace": timedelta(seconds=20),
         "connect_timeout": timedelta(seconds=10),
+        "held_open": 500,
         "read_timeout": timedelta(seconds=30),
     }
     assert msgspec.structs.asdict(settings.server) == {
@@ -67,17 +68,16 @@ def test_the_defaults(tmp_path: Path) -> None:
         "waiting": 20_000,
         "waiting_per_caller": 10_000,
     }
+    assert msgspec.structs.asdict(settings.cache) == {"keep": False, "max_mb": 1024}
+    assert msgspec.structs.asdict(settings.deliveries) == {"private": False}
     assert msgspec.structs.asdict(settings.log) == {"level": "warning", "format": "text"}
     assert settings.data_dir == tmp_path / ".local/share/imagen"
     assert settings.metadata
     assert settings.max_picture_mb == 100
     absent = (settings.default_backend, settings.output, settings.timeout, settings.caller)
     assert absent == (None, None, None, None)
-    assert (settings.admin_api_key, settings.supabase.url, settings.supabase.service_role_key) == (
-        None,
-        None,
-        None,
-    )
+    assert (settings.admin_api_key, settings.secret_key, settings.public_url) == (None, None, None)
+    assert (settings.supabase.url, settings.supabase.service_role_key) == (None, None)
 
 
 def test_the_built_in_backends(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import base64
 import hashlib
 import mimetypes
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -36,20 +37,22 @@ from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, EDIT_KEYS, GUIDE_KEYS
 from imagen.domain.events import Called, Waiting
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
-from imagen.domain.prediction import HIDDEN, Prediction, Sighting
+from imagen.domain.prediction import HIDDEN, Prediction, Sighting, Status
 from imagen.domain.pricing import cost, megapixels
 from imagen.domain.request import GenerationRequest
+from imagen.domain.secret import Secret
 from imagen.errors import (
     BackendBroken,
     BackendError,
     BackendRateLimited,
     GarbledResponse,
     InvalidInput,
+    InvalidModelRef,
     InvalidResponse,
     Problem,
     Unauthenticated,
 )
-from imagen.ports import Fetched, ModelDescription, Plan
+from imagen.ports import Fetched, Glance, Listed, ModelDescription, Plan
 from imagen.transport.message import HttpRequest, HttpResponse, origin
 from imagen.transport.retry import RetryPolicy, call_with_retry
 
@@ -63,6 +66,8 @@ _MOST_PAGES = 400
 _GONE = frozenset({403, 404, 410})
 _ONCE = RetryPolicy(rate_limited=0, unconnected=0)
 """A create is sent once; whoever buys decides about another, and writes down when that was sent."""
+_NEVER_AGAIN = RetryPolicy(rate_limited=0, unconnected=0, repeatable=0)
+"""Whoever watches many predictions looks again anyhow."""
 _PROBE_POLICY = RetryPolicy(rate_limited=1, repeatable=1)
 """Whoever asks whether the service answers wants to know soon."""
 _UNPACED = frozenset({"create", "cancel"})
@@ -188,7 +193,12 @@ class ReplicateBackend:
     # --- the prediction ----------------------------------------------------------------------------------
 
     async def submit(
-        self, prediction: Prediction, *, hold_seconds: float, secrets: Mapping[str, Any]
+        self,
+        prediction: Prediction,
+        *,
+        hold_seconds: float,
+        secrets: Mapping[str, Any],
+        webhook: str | None = None,
     ) -> Sighting:
         """See `ports.Backend.submit`."""
         model = ModelRef.parse(prediction.model)
@@ -197,6 +207,7 @@ class ReplicateBackend:
             prediction.input | dict(secrets),
             hold_seconds=hold_seconds,
             deadline_seconds=prediction.deadline_seconds,
+            webhook=webhook,
         )
 
         def read(response: HttpResponse, *, subject: str) -> Sighting:
@@ -212,6 +223,14 @@ class ReplicateBackend:
         request = self._wire.build_get(_known_id(prediction))
         subject = f"prediction {prediction.upstream_id}"
         return await self._call(request, self._wire.parse_prediction, subject)
+
+    async def look_many(
+        self, known: Mapping[str, Status | None], *, before: datetime | None = None
+    ) -> Glance:
+        """See `ports.Backend.look_many`."""
+        request = self._wire.build_list(created_before=before)
+        read = partial(self._wire.parse_glance, known=known)
+        return await self._call(request, read, "the list of predictions", policy=_NEVER_AGAIN)
 
     async def cancel(self, prediction: Prediction) -> Sighting:
         """See `ports.Backend.cancel`."""
@@ -300,6 +319,37 @@ class ReplicateBackend:
         known = await self._schemas.resolve(model)
         return ModelDescription(model=str(known.ref), input_schema=known.input_schema)
 
+    async def webhook_secret(self) -> Secret:
+        """See `ports.WebhookSource.webhook_secret`."""
+        request = self._wire.build_webhook_secret()
+        subject = "the webhook secret"
+        return await self._call(request, self._wire.parse_webhook_secret, subject, policy=_NEVER_AGAIN)
+
+    async def history(self, *, since: datetime) -> AsyncIterator[Sequence[Listed]]:
+        """See `ports.Lister.history`. As `find` does it goes by Replicate's own time."""
+        subject = "the list of predictions"
+        following: HttpRequest | None = self._wire.build_list()
+        asked: set[str] = set()
+        while following is not None:
+            if following.url in asked:
+                raise GarbledResponse(f"{subject} does not come to an end", backend=self.name)
+            asked.add(following.url)
+            page = await self._call(following, self._wire.parse_page, subject)
+            earliest = min(since, since + self._ahead)
+            found = [_listed(item, subject, ahead=self._ahead) for item in page.results]
+            yield [
+                one for one in found if one.sighting.created_at is None or one.sighting.created_at >= earliest
+            ]
+            oldest = _oldest(page)
+            following = self._wire.build_next(page)
+            if page.next is None or (oldest is not None and oldest < earliest):
+                return
+        raise GarbledResponse(f"{subject} names no page to go on with", backend=self.name)
+
+    def could_be(self, listed: Listed, prediction: Prediction) -> bool:
+        """See `ports.Lister.could_be`."""
+        return _is_same({"model": listed.model, "input": listed.sighting.input}, prediction)
+
     def readiness(self) -> str:
         """See `ports.Backend.readiness`."""
         return "ok" if self._wire.token else f"not configured (set {self._wire.token_env})"
@@ -383,6 +433,18 @@ def _known_id(prediction: Prediction) -> str:
     if prediction.upstream_id is None:
         raise ValueError(f"{prediction.id} has no upstream id yet")
     return prediction.upstream_id
+
+
+def _listed(item: Mapping[str, Any], subject: str, *, ahead: timedelta) -> Listed:
+    deployment, model = item.get("deployment"), item.get("model")
+    named = f"deployments/{deployment}" if isinstance(deployment, str) and deployment else model
+    try:
+        ref = str(ModelRef.parse(named)) if isinstance(named, str) else ""
+    except InvalidModelRef:
+        ref = ""
+    sighting = msgspec.structs.replace(read_sighting(item, subject=subject), logs="")
+    made_at = None if sighting.created_at is None else sighting.created_at - ahead
+    return Listed(model=ref, sighting=sighting, made_at=made_at)
 
 
 def _oldest(page: Page) -> datetime | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from math import ceil
 from typing import Any
@@ -21,6 +22,7 @@ from imagen.domain.model_ref import ModelRef
 from imagen.domain.prediction import Allowance, Sighting, Status
 from imagen.domain.secret import Secret
 from imagen.errors import GarbledResponse, InvalidModelRef
+from imagen.ports import Glance
 from imagen.transport.message import HttpRequest, HttpResponse, origin
 
 MAX_HOLD_SECONDS = 60
@@ -35,6 +37,9 @@ _MOST_MEASURED = 10**9
 """Seconds or pictures of one run; a larger figure is none."""
 _MOST_DIGITS = 9
 _JSON = {"content-type": "application/json"}
+_WEBHOOK_SECRET = re.compile(
+    r"whsec_(?:[A-Za-z0-9+/]{4}){2,128}(?:[A-Za-z0-9+/]{2}(?:==)?|[A-Za-z0-9+/]{3}=?)?"
+)
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -42,6 +47,38 @@ class Page(msgspec.Struct, frozen=True):
 
     results: tuple[dict[str, Any], ...]
     next: str | None
+
+
+class _Sheet(msgspec.Struct, frozen=True):
+    """A page of a list whose entries are not read yet."""
+
+    results: list[msgspec.Raw]
+    next: Any = None
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    """As much of a listed prediction as tells whether more of it matters."""
+
+    id: str
+    status: Any = None
+    created_at: Any = None
+    completed_at: Any = None
+    error: Any = None
+    output: msgspec.Raw = msgspec.Raw(b"null")
+
+    def stands_otherwise(self, known: Status | None) -> bool:
+        """Whether it may stand otherwise than it was known to."""
+        if known is None or self.status != known.value or self.completed_at is not None:
+            return True
+        if self.error is not None or memoryview(self.output).nbytes > _LONGEST_NOTHING:
+            return True
+        return bytes(self.output) not in _NOTHING_YET
+
+
+_PAGE = msgspec.json.Decoder(_Sheet)
+_LISTED = msgspec.json.Decoder(_Listed)
+_NOTHING_YET = frozenset({b"null", b"[]", b'""'})
+_LONGEST_NOTHING = 4
 
 
 class ModelFacts(msgspec.Struct, frozen=True):
@@ -97,9 +134,15 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
         *,
         hold_seconds: float,
         deadline_seconds: float | None,
+        webhook: str | None = None,
     ) -> HttpRequest:
-        """Buy a prediction: by version on `/predictions`, by name for official models, or on a deployment."""
+        """Buy a prediction: by version on `/predictions`, by name for official models, or on a deployment.
+
+        With a `webhook`, an https address, Replicate tells there that it has ended.
+        """
         body: dict[str, Any] = {"input": model_input}
+        if webhook is not None:
+            body |= {"webhook": webhook, "webhook_events_filter": ["completed"]}
         if model.deployment:
             path = f"/deployments/{model.base}/predictions"
         elif model.version:
@@ -165,6 +208,10 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
         """Whose token this is."""
         return self._api("GET", "/account")
 
+    def build_webhook_secret(self) -> HttpRequest:
+        """What webhooks of this account are signed with."""
+        return self._api("GET", "/webhooks/default/secret")
+
     def build_upload(self, name: str, content: bytes, media_type: str) -> HttpRequest:
         """Upload a file for use as input; at most 100 MiB."""
         boundary = "imagen-7MA4YWxkTrZu0gW"
@@ -215,6 +262,17 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
             )
         return value
 
+    def parse_webhook_secret(self, response: HttpResponse, *, subject: str) -> Secret:
+        """The secret `whsec_…`, with base64 after it.
+
+        Raises:
+            GarbledResponse: there is none in the answer.
+        """
+        key = self.parse_json(response, subject=subject).get("key")
+        if not isinstance(key, str) or not _WEBHOOK_SECRET.fullmatch(key):
+            raise GarbledResponse(f"{subject}: Replicate answered without one")
+        return Secret(key)
+
     def parse_prediction(self, response: HttpResponse, *, subject: str) -> Sighting:
         """A prediction from the answer to a create, get or cancel."""
         return read_sighting(self.parse_json(response, subject=subject), subject=subject)
@@ -233,6 +291,54 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
         return Page(
             tuple(item for item in results if isinstance(item, dict) and isinstance(item.get("id"), str)),
             following if isinstance(following, str) and following else None,
+        )
+
+    def parse_glance(
+        self, response: HttpResponse, *, subject: str, known: Mapping[str, Status | None]
+    ) -> Glance:
+        """One page of a list, of which little matters: the rest is skipped, not read.
+
+        Args:
+            response: the answer.
+            subject: what was asked for.
+            known: see `ports.Backend.look_many`.
+
+        Raises:
+            GarbledResponse: it is no page.
+        """
+        if response.status >= 300:
+            raise parse_refusal(response, subject=subject, token_env=self.token_env)
+        try:
+            page = _PAGE.decode(response.body)
+        except (ValueError, RecursionError) as error:
+            raise GarbledResponse(f"{subject}: Replicate answered with something that is no list") from error
+        shown: dict[str, datetime | None] = {}
+        moved: dict[str, Sighting] = {}
+        created: Any = None
+        instants: list[datetime] = []
+        for raw in page.results:
+            try:
+                listed = _LISTED.decode(raw)
+            except (ValueError, RecursionError):
+                continue
+            created = listed.created_at
+            if not instants and (first := read_time(created)) is not None:
+                instants.append(first)
+            if listed.id not in known:
+                continue
+            shown[listed.id] = read_time(created)
+            if listed.stands_otherwise(known[listed.id]):
+                # What cannot be read is looked at by itself.
+                with suppress(GarbledResponse, ValueError, RecursionError):
+                    moved[listed.id] = read_sighting(msgspec.json.decode(raw), subject=subject)
+        if (final := read_time(created)) is not None:
+            instants.append(final)
+        return Glance(
+            shown=shown,
+            moved=moved,
+            newest=max(instants, default=None),
+            oldest=min(instants, default=None),
+            last=not isinstance(page.next, str) or not page.next,
         )
 
     def parse_model(self, response: HttpResponse, *, subject: str) -> ModelFacts:

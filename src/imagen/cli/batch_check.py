@@ -1,0 +1,312 @@
+"""A whole file, checked before anything of it is bought: every mistake with its line, and what all of it will cost."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from imagen.domain.money import Usd
+from imagen.errors import (
+    BudgetExceeded,
+    InputRejected,
+    InvalidInput,
+    InvalidRequest,
+    ModelNotFound,
+    NotFound,
+    Problem,
+)
+from imagen.pictures import NameFields, OutputPattern, check_writable
+from imagen.service.deliver import Destination
+from imagen.service.manifest import FORMS, MOST_BYTES, Form, Mistakes, Row, form_of, read_manifest
+
+if TYPE_CHECKING:
+    from imagen.cli.rows import Reading, Wanted
+    from imagen.domain.prediction import Prediction
+    from imagen.domain.request import GenerationRequest
+
+STDIN = "-"
+_CREATES = "{:g} creates a minute"
+_AT_ONCE = "{} at once"
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """One row as it is going to be bought.
+
+    Attributes:
+        intents: its predictions, each with the pictures that it gives and the seconds that it usually takes.
+        semaphore: a named limit that each of them waits for.
+    """
+
+    intents: tuple[tuple[Prediction, int, float | None], ...]
+    semaphore: str | None = None
+
+
+class Maker(Protocol):
+    """Whoever makes the pictures: this process, or a gateway."""
+
+    @property
+    def practice(self) -> bool:
+        """Whether the emulator paints and no model is run."""
+
+    async def prepare(self, request: GenerationRequest, destination: Destination | None) -> Prepared:
+        """Check a request, and keep it for `accept`.
+
+        Raises:
+            InvalidRequest, Refused, ConfigError, BackendError: it cannot be carried out.
+        """
+
+    def price(self, intent: Prediction) -> Usd | None:
+        """What a prediction costs, as far as that is known."""
+
+    async def pace(self, semaphores: Sequence[str]) -> Pace:
+        """How fast it may go.
+
+        Raises:
+            NotFound: there is no semaphore of that name.
+        """
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast predictions may go; None where nobody says.
+
+    Attributes:
+        creates_per_minute, concurrent: of the account.
+        semaphores: places by name.
+    """
+
+    creates_per_minute: float | None = None
+    concurrent: int | None = None
+    semaphores: Mapping[str, int] = {}
+
+
+class Quote(msgspec.Struct, frozen=True, kw_only=True):
+    """What a whole file comes to.
+
+    Attributes:
+        rows, predictions, images: how many.
+        cost: of those whose price is known; unpriced: rows whose price is not.
+        seconds: how long it takes at least, where something is known of that; binds: what keeps it from being quicker.
+    """
+
+    rows: int
+    predictions: int
+    images: int
+    cost: Usd
+    unpriced: int
+    seconds: float | None = None
+    binds: str = ""
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of rows.
+
+    Attributes:
+        path: absolute; None for standard input.
+        name: without folder and ending, for names of ours.
+        shown: how sentences name it.
+        folder: where files that it names are looked for.
+        fingerprint: sha256 of its content, in hex.
+    """
+
+    path: Path | None
+    name: str
+    shown: str
+    folder: Path
+    rows: list[Row]
+    fingerprint: str
+
+
+def read_file(given: str, form: str | None) -> Manifest:
+    """Read the file that the command line names.
+
+    Raises:
+        InvalidRequest: it cannot be read, or its form is not known.
+        InvalidInput: with the lines and fields that are wrong.
+    """
+    wanted = _read_form(form)
+    if given == STDIN:
+        content = sys.stdin.buffer.read(MOST_BYTES + 1)
+        path, name, shown, folder = None, "batch", "standard input", Path.cwd()
+        wanted = wanted or "jsonl"
+    else:
+        path = Path.cwd() / Path(given).expanduser()
+        content = _content_of(path, given)
+        name, shown, folder = path.stem or "batch", path.name, path.parent
+        wanted = wanted or form_of(path.name)
+    if wanted is None:
+        raise InvalidRequest(
+            f"{shown}: its name does not tell how it is written.",
+            hint=f"Give --format {' or '.join(sorted(set(FORMS.values())))}.",
+        )
+    return Manifest(
+        path=path,
+        name=name,
+        shown=shown,
+        folder=folder,
+        rows=read_manifest(content, form=wanted, subject=shown),
+        fingerprint=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _read_form(text: str | None) -> Form | None:
+    if text is None:
+        return None
+    forms = {form: form for form in FORMS.values()} | {ending[1:]: form for ending, form in FORMS.items()}
+    found = forms.get(text.strip().lower())
+    if found is None:
+        known = " or ".join(sorted(set(FORMS.values())))
+        raise InvalidInput([Problem("format", f"{text[:40]!r} is not known; it is {known}")])
+    return found
+
+
+def _content_of(path: Path, given: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or "that is no path"
+        raise InvalidRequest(f"{given[:200]} cannot be read: {reason[0].lower()}{reason[1:]}.") from None
+
+
+# --- checking --------------------------------------------------------------------------------------------
+
+
+async def prepare_rows(
+    maker: Maker, manifest: Manifest, reading: Reading, *, place: Destination, dry: bool
+) -> list[Prepared]:
+    """Check every row; nothing is bought.
+
+    Args:
+        maker: keeps what was prepared, in order.
+        manifest: the rows.
+        reading: makes requests of them.
+        place: what holds for the pictures of all.
+        dry: touch no folder.
+
+    Raises:
+        InvalidInput: naming the line and field of each mistake.
+        Refused, ConfigError, BackendError: nothing can be bought at all.
+    """
+    mistakes = Mistakes(manifest.shown)
+    prepared: list[Prepared] = []
+    taken: dict[Path, int] = {}
+    missing: dict[str, str] = {}
+    for number, row in enumerate(manifest.rows, start=1):
+        try:
+            wanted = reading.wanted(row, number)
+            destination = msgspec.structs.replace(place, output=wanted.output)
+            model = str(wanted.request.model)
+            if model in missing:
+                mistakes.add(row.line, missing[model], field="model")
+                continue
+            one = await maker.prepare(wanted.request, None if dry else destination)
+            _check_places(one, wanted, row, taken, force=place.force)
+            prepared.append(one)
+        except InvalidInput as error:
+            mistakes.add_error(row.line, error)
+        except (ModelNotFound, NotFound) as error:
+            missing[str(wanted.request.model)] = error.detail
+            mistakes.add(row.line, error.detail, field="model")
+        except InputRejected as error:
+            mistakes.add(row.line, error.detail)
+        except InvalidRequest as error:
+            mistakes.add(row.line, str(error))
+        except BudgetExceeded as error:
+            error.detail = f"{manifest.shown}, line {row.line}: {error.detail}"
+            raise
+    mistakes.check(hint="Nothing was bought.")
+    return prepared
+
+
+def _check_places(one: Prepared, wanted: Wanted, row: Row, taken: dict[Path, int], *, force: bool) -> None:
+    """Refuse a place that another row has already, or that has a file.
+
+    Raises:
+        InvalidInput: for the field `output`.
+    """
+    pattern = OutputPattern.parse(wanted.output, default_folder=Path())
+    total, first = sum(images for _, images, _ in one.intents), 1
+    for intent, images, _ in one.intents:
+        fields = NameFields(
+            prompt=intent.prompt,
+            model=intent.model,
+            seed=intent.seed,
+            id=intent.id,
+            at=intent.created_at.astimezone(),
+        )
+        for index in range(first, first + images):
+            path = pattern.path_for(index, total, fields, "png")
+            other = taken.setdefault(path, row.line)
+            if other != row.line:
+                raise InvalidInput([Problem("output", f"{path.name} is the picture of line {other} already")])
+            check_writable(path, force=force)
+        first += images
+
+
+async def quote_of(maker: Maker, prepared: Sequence[Prepared]) -> Quote:
+    """What all rows come to.
+
+    Raises:
+        NotFound: a row waits for a semaphore that there is not.
+    """
+    cost, unpriced, images, predictions = Usd(0), 0, 0, 0
+    seconds, known = 0.0, True
+    waits: dict[str, float] = {}
+    for one in prepared:
+        prices = [maker.price(intent) for intent, _, _ in one.intents]
+        cost += Usd.total(price for price in prices if price is not None)
+        unpriced += None in prices
+        predictions += len(one.intents)
+        images += sum(count for _, count, _ in one.intents)
+        lasts = [usual for _, _, usual in one.intents]
+        known = known and None not in lasts
+        took = sum(usual or 0.0 for usual in lasts)
+        seconds += took
+        if one.semaphore is not None:
+            waits[one.semaphore] = waits.get(one.semaphore, 0.0) + took
+    pace = await maker.pace(sorted(waits))
+    bounds: list[tuple[float, str]] = []
+    if pace.creates_per_minute:
+        bounds.append((predictions * 60 / pace.creates_per_minute, _CREATES.format(pace.creates_per_minute)))
+    if pace.concurrent and known:
+        bounds.append((seconds / min(pace.concurrent, max(predictions, 1)), _AT_ONCE.format(pace.concurrent)))
+    for name, places in pace.semaphores.items():
+        if known and places:
+            bounds.append((waits[name] / places, f"semaphore {name}, {_AT_ONCE.format(places)}"))
+    longest, binds = max(bounds, default=(None, ""))
+    return Quote(
+        rows=len(prepared),
+        predictions=predictions,
+        images=images,
+        cost=cost,
+        unpriced=unpriced,
+        seconds=longest if known else None,
+        binds=binds if known else "",
+    )
+
+
+def check_cost(quote: Quote, most: Usd | None) -> None:
+    """Refuse what costs more than is allowed.
+
+    Raises:
+        BudgetExceeded: it does, or nobody knows.
+    """
+    if most is None:
+        return
+    if quote.unpriced:
+        raise BudgetExceeded(
+            f"the price of {quote.unpriced} rows is not known, so the whole cannot be held below {most}; nothing was bought",
+            hint="Leave --max-cost away to buy them all the same.",
+        )
+    if quote.cost > most:
+        raise BudgetExceeded(
+            f"this costs {quote.cost}, more than the {most} that you allow; nothing was bought"
+        )

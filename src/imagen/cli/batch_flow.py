@@ -1,0 +1,366 @@
+"""A batch from its file to its results: read, checked, quoted, accepted, watched, told."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from imagen.cli.batch_check import (
+    Maker,
+    Manifest,
+    Quote,
+    check_cost,
+    prepare_rows,
+    quote_of,
+    read_file,
+)
+from imagen.cli.batch_here import Here
+from imagen.cli.batch_results import STDOUT, ResultsFile, record_of
+from imagen.cli.batch_session import Desk, End, Interrupts, Session
+from imagen.cli.batch_there import There
+from imagen.cli.batch_view import BatchView, duration, progress_line
+from imagen.cli.batches import checked_id, facts_of
+from imagen.cli.exit_status import BACKEND, INTERRUPTED, PREDICTION, status_of_code
+from imagen.cli.options import parts_at
+from imagen.cli.output import on_terminal, print_json, print_lines, remark
+from imagen.cli.render import PRACTICE, REAL, REAL_THERE
+from imagen.cli.rows import Places, Reading
+from imagen.cli.tables import clean
+from imagen.domain.batch import BatchStatus, ItemStatus
+from imagen.domain.money import Usd
+from imagen.domain.request import GenerationRequest
+from imagen.errors import InvalidInput, InvalidRequest, Problem
+from imagen.service.deliver import Destination
+
+if TYPE_CHECKING:
+    from imagen.assembly import App, Remote
+    from imagen.domain.batch import Item
+    from imagen.service.batches import View
+
+COMMAND = "imagen batch"
+_PAGE = 500
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says.
+
+    Attributes:
+        file: as it was given; form: how it is written, where that was said.
+        output: absolute; results: as it was given.
+        common: what holds for rows that say nothing themselves.
+        most: what all of it may cost.
+        dry: check and quote only; new: begin another one beside an unfinished one.
+    """
+
+    common: GenerationRequest
+    file: str | None = None
+    form: str | None = None
+    backend: str | None = None
+    output: str | None = None
+    results: str | None = None
+    force: bool = False
+    metadata: bool = True
+    most: Usd | None = None
+    dry: bool = False
+    new: bool = False
+    json: bool = False
+
+
+class Batching(Maker, Protocol):
+    """Makes batches, here or at a gateway."""
+
+    async def unfinished(self, fingerprint: str) -> str | None:
+        """The batch of the very same wish that has not ended, if there is one."""
+
+    async def accept(self, *, name: str, notes: Sequence[dict[str, Any]], details: dict[str, Any]) -> str:
+        """Promise to make all that was prepared; its id."""
+
+    def take(self, batch_id: str) -> None:
+        """That batch is ours to work on."""
+
+    async def work(self) -> None:
+        """Work until cancelled."""
+
+    def hold(self) -> None:
+        """Buy nothing more."""
+
+
+class Pages(Desk, Protocol):
+    """A desk that shows items too."""
+
+    async def items(
+        self, batch_id: str, *, after: int = -1, limit: int = 100, status: ItemStatus | None = None
+    ) -> Sequence[Item]:
+        """Items in their order."""
+
+    async def resume(self, batch_id: str) -> View:
+        """Go on with it."""
+
+
+async def start(app: App, wish: Wish, *, server: str | None) -> int:
+    """A new batch; the exit status.
+
+    Raises:
+        ImagenError: nothing was bought.
+    """
+    if wish.file is None:
+        raise InvalidRequest("Give a FILE, - for standard input, or --resume ID.")
+    if wish.json and wish.results == STDOUT:
+        raise InvalidInput(
+            [Problem("results", "standard output has the JSON of --json already; name a file")]
+        )
+    parts = parts_at(server, app)
+    here = parts is app
+    maker = _maker(app, parts, wish.backend)
+    with _told_by_line():
+        manifest = read_file(wish.file, wish.form)
+    places = Places(
+        wish.output,
+        default_folder=Path(app.settings.output)
+        if app.settings.output
+        else app.settings.data_dir / "pictures",
+        name=manifest.name,
+        rows=len(manifest.rows),
+    )
+    reading = Reading(common=wish.common, places=places, folder=manifest.folder, resolve=app.catalog.resolve)
+    fingerprint = _fingerprint(manifest, wish)
+    if not (wish.new or wish.dry) and (left := await maker.unfinished(fingerprint)) is not None:
+        raise InvalidRequest(
+            f"{manifest.shown} is the batch {left} already, which has not ended.",
+            hint=f"`{COMMAND} --resume {left}` goes on with it; --new begins another one.",
+        )
+    place = Destination(force=wish.force, metadata=wish.metadata)
+    with _told_by_line():
+        prepared = await prepare_rows(maker, manifest, reading, place=place, dry=wish.dry)
+    quote = await quote_of(maker, prepared)
+    check_cost(quote, wish.most)
+    results = ResultsFile.choose(wish.results, folder=places.folder, name=manifest.name, force=wish.force)
+    if wish.dry:
+        return _show_quote(manifest, quote, places, results, practice=maker.practice, json=wish.json)
+    remark(_quote_line(manifest, quote, practice=maker.practice))
+    await results.claim(force=wish.force)
+    notes = [{"line": row.line} for row in manifest.rows]
+    details = {
+        "command": COMMAND,
+        "file": str(manifest.path or STDOUT),
+        "fingerprint": fingerprint,
+        "folder": str(places.folder),
+        "results": str(results.path or STDOUT),
+        "practice": maker.practice,
+    }
+    try:
+        batch_id = await maker.accept(name=manifest.shown, notes=notes, details=details)
+    except BaseException:
+        results.give_back()
+        raise
+    remark(f"{batch_id}; if anything breaks off, `{COMMAND} --resume {batch_id}` goes on")
+    return await _Run(parts.batches, batch_id, results, details, wish, here=here).through(maker, after=0)
+
+
+async def carry_on(app: App, batch_id: str, wish: Wish, *, server: str | None) -> int:
+    """Go on with a batch that was begun before; the exit status.
+
+    Raises:
+        InvalidRequest: it is no batch of this command.
+        ImagenError: it cannot be looked at.
+    """
+    if wish.file is not None:
+        raise InvalidRequest("Give either FILE or --resume: a batch has the rows that it was accepted with.")
+    parts = parts_at(server, app)
+    here = parts is app
+    view = await parts.batches.view(checked_id(batch_id))
+    found = view.batch
+    if found.details.get("command") != COMMAND:
+        raise InvalidRequest(
+            f"{found.id} was not begun by `{COMMAND}`{'' if here else ' on this machine'}.",
+            hint=f"`imagen batches resume {found.id}` lets a gateway go on with it.",
+        )
+    path = found.details["results"]
+    results = ResultsFile(None if path == STDOUT else Path(path))
+    run = _Run(parts.batches, found.id, results, found.details, wish, here=here)
+    if view.status.terminal and here:
+        remark(f"{found.id} has ended: {progress_line(view)}")
+        return await run.tell("ended")
+    maker: Batching | None = _maker(app, parts, found.backend if here else None)
+    if here and found.owner not in {None, app.owners.me} and app.owners.alive(found.owner or ""):
+        remark(f"{found.id} is being worked on by another process, which goes on; this one only looks on")
+        maker = None
+    elif not view.status.terminal:
+        await parts.batches.resume(found.id)
+        remark(f"going on with {found.id}: {progress_line(view)}")
+    return await run.through(maker, after=found.sequence)
+
+
+def _maker(app: App, parts: App | Remote, backend: str | None) -> Batching:
+    """Whoever makes the pictures."""
+    from imagen.assembly import App as Local
+
+    return Here(app, backend) if isinstance(parts, Local) else There(parts, backend)
+
+
+class _Run:
+    """An accepted batch, until it has been told how it went."""
+
+    def __init__(
+        self,
+        desk: Pages,
+        batch_id: str,
+        results: ResultsFile,
+        details: dict[str, Any],
+        wish: Wish,
+        *,
+        here: bool,
+    ) -> None:
+        self._desk = desk
+        self._id = batch_id
+        self._results = results
+        self._details = details
+        self._json = wish.json
+        self._here = here
+
+    async def through(self, maker: Batching | None, *, after: int) -> int:
+        """Work on it, or look on, until it ends or nobody wants to wait; then write the results."""
+        interrupts = Interrupts()
+        with interrupts.heard():
+            if maker is not None:
+                maker.take(self._id)
+            with BatchView(quiet=self._json) as shown:
+                session = Session(
+                    self._desk,
+                    self._id,
+                    shown,
+                    interrupts,
+                    work=None if maker is None else maker.work,
+                    hold=(lambda: None) if maker is None else maker.hold,
+                )
+                end = await session.run(after=after)
+            return await self.tell(end, watched=maker is None)
+
+    async def tell(self, end: End, *, watched: bool = False) -> int:
+        """Write the results and say how it went; the exit status."""
+        if end != "left" or not watched:  # whoever works on it writes them
+            await self._results.write(self._records())
+        view = await self._desk.view(self._id)
+        codes = await self._codes() if view.status.terminal else set()
+        if self._json:
+            print_json(self._report(view))
+        elif self._results.path is not None and not on_terminal():
+            print_lines([name async for record in self._records() for name in record["files"]])
+        self._say(view, end)
+        if end == "left" or (end == "paused" and view.batch.reason is None):
+            return INTERRUPTED
+        if end == "paused":
+            return BACKEND
+        if view.status is BatchStatus.SUCCEEDED:
+            return 0
+        return codes.pop() if len(codes) == 1 else PREDICTION
+
+    async def _items(self) -> AsyncIterator[Item]:
+        after = -1
+        while page := await self._desk.items(self._id, after=after, limit=_PAGE):
+            for item in page:
+                yield item
+            after = page[-1].index
+
+    async def _records(self) -> AsyncIterator[dict[str, Any]]:
+        async for item in self._items():
+            yield record_of(item)
+
+    async def _codes(self) -> set[int]:
+        """Whose fault the rows without pictures are, as exit statuses."""
+        return {
+            status_of_code(item.code)
+            async for item in self._items()
+            if item.status is not ItemStatus.SUCCEEDED
+        }
+
+    def _say(self, view: View, end: End) -> None:
+        batch = view.batch
+        remark(f"{batch.id} {view.status}: {progress_line(view)}")
+        if view.tally.images:
+            remark(f"pictures in {self._details['folder']}")
+        if self._results.path is not None:
+            remark(f"results in {self._results.path}")
+        if not view.status.terminal:
+            if batch.reason is not None and end == "paused":
+                remark(f"imagen: paused: {batch.reason}")
+            remark(f"go on with: {COMMAND} --resume {batch.id}")
+        elif view.status is not BatchStatus.SUCCEEDED:
+            remark(f"try those without a picture again with: imagen batches retry {batch.id}")
+        if self._details.get("practice"):
+            remark(PRACTICE)
+            remark(REAL if self._here else REAL_THERE)
+
+    def _report(self, view: View) -> dict[str, Any]:
+        resume = None if view.status.terminal else f"{COMMAND} --resume {view.batch.id}"
+        return facts_of(view) | {
+            "folder": self._details["folder"],
+            "results": None if self._results.path is None else str(self._results.path),
+            "resume": resume,
+            "practice": bool(self._details.get("practice")),
+        }
+
+
+@contextmanager
+def _told_by_line() -> Iterator[None]:
+    """Several mistakes of a file stand in a line each, before the error that counts them."""
+    try:
+        yield
+    except InvalidInput as error:
+        if len(error.problems) > 1:
+            for problem in error.problems:
+                remark(clean(str(problem)))
+            error.detail = f"{error.detail.partition(': ')[0]}: it has mistakes"
+        raise
+
+
+def _fingerprint(manifest: Manifest, wish: Wish) -> str:
+    """The same for the same file with the same options."""
+    said = msgspec.json.encode(
+        [manifest.fingerprint, wish.backend, wish.output, wish.common], enc_hook=str, order="sorted"
+    )
+    return hashlib.sha256(said).hexdigest()
+
+
+def _quote_line(manifest: Manifest, quote: Quote, *, practice: bool) -> str:
+    rows = f"{quote.rows} {'row' if quote.rows == 1 else 'rows'}"
+    pictures = f"{quote.images} {'picture' if quote.images == 1 else 'pictures'}"
+    cost = f"about {quote.cost}" + (f" and {quote.unpriced} of unknown price" if quote.unpriced else "")
+    if practice:
+        cost = "practice, which costs nothing"
+    parts = [f"{manifest.shown}: {rows}, {pictures}", cost]
+    if quote.seconds is not None:
+        parts.append(f"{duration(quote.seconds)} at least ({quote.binds})")
+    return ", ".join(parts)
+
+
+def _show_quote(
+    manifest: Manifest, quote: Quote, places: Places, results: ResultsFile, *, practice: bool, json: bool
+) -> int:
+    """What a dry run found out."""
+    if json:
+        print_json(
+            {
+                "rows": quote.rows,
+                "predictions": quote.predictions,
+                "images": quote.images,
+                "quoted_usd": quote.cost.to_json(),
+                "unpriced": quote.unpriced,
+                "seconds": quote.seconds,
+                "bound_by": quote.binds or None,
+                "folder": str(places.folder),
+                "results": None if results.path is None else str(results.path),
+                "practice": practice,
+            }
+        )
+    else:
+        print_lines([_quote_line(manifest, quote, practice=practice)])
+        sys.stdout.flush()
+    remark("nothing was bought")
+    return 0

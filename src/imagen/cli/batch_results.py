@@ -1,0 +1,115 @@
+"""The results file of a batch: line i tells what became of row i of the input. It is replaced whole, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from imagen.errors import DeliveryError, InvalidInput, Problem
+from imagen.pictures import Landing, check_writable
+
+if TYPE_CHECKING:
+    from imagen.domain.batch import Item
+
+STDOUT = "-"
+ENDING = ".results.jsonl"
+_PAGE = 500
+
+
+def record_of(item: Item) -> dict[str, Any]:
+    """What a results line tells of an item. Numbers and texts that nobody knows yet are null."""
+    intents = item.order.get("intents") or [{}]
+    seed = item.seed if item.seed is not None else intents[0].get("seed")
+    ended = item.status.terminal
+    return {
+        "index": item.index,
+        "line": item.note.get("line"),
+        "status": item.status.value,
+        "prompt": item.order.get("prompt") or item.note.get("prompt"),
+        "files": [name for name in item.files if name and not name.startswith("shelf:")],
+        "error": item.error,
+        "code": item.code,
+        "prediction_ids": list(item.predictions),
+        "seed": seed,
+        "cost_usd": item.cost.to_json() if ended and item.cost is not None else None,
+        "charged": item.charged,
+        "attempts": item.attempt,
+    }
+
+
+class ResultsFile:
+    """Where the results go.
+
+    Args:
+        path: a file, absolute; None for standard output.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    @classmethod
+    def choose(cls, wanted: str | None, *, folder: Path, name: str, force: bool) -> ResultsFile:
+        """The place for the results of a new batch.
+
+        Args:
+            wanted: what `--results` says; None for a name of ours beside `folder`, `-` for standard output.
+            folder: of the pictures.
+            name: of the input, without its ending.
+            force: a file that was named may be replaced.
+
+        Raises:
+            InvalidInput: for the field `results`: it cannot be written.
+        """
+        if wanted == STDOUT:
+            return cls(None)
+        path = folder.parent / f"{name}{ENDING}" if wanted is None else Path.cwd() / Path(wanted).expanduser()
+        try:
+            check_writable(path, force=force or wanted is None)
+        except InvalidInput as error:
+            problems = [Problem("results", problem.message) for problem in error.problems]
+            raise InvalidInput(problems, hint=error.hint) from None
+        return cls(path)
+
+    async def claim(self, *, force: bool) -> None:
+        """Take the name; without `force`, the next free one beside it."""
+        if self.path is not None:
+            self.path = await asyncio.to_thread(_land, b"", self.path, force=force)
+
+    def give_back(self) -> None:
+        """The batch did not come about."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    async def write(self, records: AsyncIterator[dict[str, Any]]) -> None:
+        """Replace what is there.
+
+        Raises:
+            DeliveryError: no space, no permission, and the like.
+        """
+        lines = [msgspec.json.encode(record) async for record in records]
+        if self.path is None:
+            for line in lines:
+                sys.stdout.write(line.decode() + "\n")
+            sys.stdout.flush()
+            return
+        await asyncio.to_thread(_land, _joined(lines), self.path, force=True)
+
+
+def _joined(lines: Iterable[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _land(data: bytes, path: Path, *, force: bool) -> Path:
+    try:
+        with Landing(path, force=force) as landing:
+            landing.write(data)
+            return landing.commit()
+    except DeliveryError as error:
+        error.detail = error.detail.replace("The picture", "The results file", 1)
+        error.hint = None if error.hint is None else error.hint.replace("-o", "--results")
+        raise

@@ -1,0 +1,298 @@
+"""`imagen batches`: which there are, how they stand, and steering them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imagen.cli.parameters import Config, Server
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from imagen.assembly import App, Remote
+    from imagen.domain.batch import Item
+    from imagen.service.batches import View
+
+app = typer.Typer(help="List, show and steer batches.", no_args_is_help=True)
+
+LIST_EXAMPLES = """\b
+Examples:
+  imagen batches list
+  imagen batches list --limit 100 --json
+  imagen batches list --server https://pictures.example.com
+"""
+SHOW_EXAMPLES = """\b
+Examples:
+  imagen batches show batch_01kamx3
+  imagen batches show batch_01kamx3 --json
+"""
+PAUSE_EXAMPLES = """\b
+Examples:
+  imagen batches pause batch_01kamx3
+"""
+RESUME_EXAMPLES = """\b
+Examples:
+  imagen batches resume batch_01kamx3
+"""
+CANCEL_EXAMPLES = """\b
+Examples:
+  imagen batches cancel batch_01kamx3
+"""
+RETRY_EXAMPLES = """\b
+Examples:
+  imagen batches retry batch_01kamx3
+"""
+
+SHORTEST_ID = 4
+_PREFIX = "batch_"
+_COLUMNS = ("id", "created", "status", "items", "done", "failed", "cost", "name")
+_NAME_COLUMNS = 40
+_SHOWN_ERRORS = 10
+_ERROR_COLUMNS = 160
+Id = Annotated[str, typer.Argument(metavar="ID", help="Of the batch; may be cut short.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output; money in dollars.")]
+
+
+# --- list ------------------------------------------------------------------------------------------------
+
+
+@app.command("list", epilog=LIST_EXAMPLES)
+def list_(
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=99, help="Show so many at most, up to 99.")
+    ] = 20,
+    json: Json = False,
+    server: Server = None,
+    config: Config = None,
+) -> None:
+    """List batches, newest first."""
+    from imagen.cli.options import parts_at
+    from imagen.cli.output import print_json, print_table, remark
+    from imagen.cli.run import run_app
+    from imagen.cli.tables import format_table
+
+    async def command(app: App) -> None:
+        found = await parts_at(server, app).batches.list(limit=limit + 1)
+        if json:
+            print_json([facts_of(view) for view in found[:limit]])
+        elif found:
+            rows = map(_cells, found[:limit])
+            print_table(format_table(_COLUMNS, rows, right=("items", "done", "failed", "cost")))
+        else:
+            remark("no batches yet. Begin with: imagen batch FILE")
+        if len(found) > limit:
+            remark("older ones are left out; --limit shows more")
+
+    run_app(command, config=config, json=json)
+
+
+def _cells(view: View) -> Sequence[str]:
+    from imagen.cli.tables import shorten
+
+    batch, tally = view.batch, view.tally
+    return (
+        batch.id,
+        _time(batch.created_at),
+        view.status.value,
+        str(batch.total),
+        str(tally.succeeded),
+        str(tally.ended - tally.succeeded),
+        str(tally.cost),
+        shorten(batch.name, _NAME_COLUMNS),
+    )
+
+
+# --- show ------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=SHOW_EXAMPLES)
+def show(batch_id: Id, json: Json = False, server: Server = None, config: Config = None) -> None:
+    """Show how a batch stands, what failed of it, and what to do next."""
+    from imagen.cli.options import parts_at
+    from imagen.cli.output import print_json, print_lines
+    from imagen.cli.run import run_app
+    from imagen.cli.tables import format_facts
+    from imagen.domain.batch import ItemStatus
+
+    async def command(app: App) -> None:
+        parts = parts_at(server, app)
+        view = await parts.batches.view(checked_id(batch_id))
+        failed = list(
+            await parts.batches.items(view.batch.id, limit=_SHOWN_ERRORS + 1, status=ItemStatus.FAILED)
+        )
+        if json:
+            print_json(facts_of(view) | {"next": _next(app, parts, view)})
+        else:
+            print_lines(format_facts(_lines(view, failed, _next(app, parts, view))))
+
+    run_app(command, config=config, json=json)
+
+
+def _lines(view: View, failed: Sequence[Item], following: Sequence[str]) -> list[tuple[str, str]]:
+    from imagen.cli.batch_view import progress_line
+    from imagen.cli.tables import shorten
+
+    batch = view.batch
+    errors = [
+        shorten(f"line {item.note.get('line', item.index + 1)}: {item.error or item.code}", _ERROR_COLUMNS)
+        for item in failed[:_SHOWN_ERRORS]
+    ]
+    return [
+        ("id", batch.id),
+        ("name", batch.name),
+        ("status", view.status.value),
+        ("paused because", batch.reason or ""),
+        ("waiting for", "" if view.trouble is None else view.trouble.reason),
+        ("progress", progress_line(view)),
+        ("created", _time(batch.created_at)),
+        ("ended", "" if batch.ended_at is None else _time(batch.ended_at)),
+        ("pictures", str(batch.details.get("folder", ""))),
+        ("results", str(batch.details.get("results", ""))),
+        ("failed", "\n".join([*errors, *(["…"] if len(failed) > _SHOWN_ERRORS else [])])),
+        ("next", "\n".join(following)),
+    ]
+
+
+def _next(app: App, parts: App | Remote, view: View) -> list[str]:
+    """What can be done now."""
+    batch = view.batch
+    if view.status.terminal:
+        good = view.tally.succeeded == batch.total
+        return [] if good else [f"imagen batches retry {batch.id}"]
+    if parts is app and batch.owner is not None and app.owners.alive(batch.owner):
+        return [f"imagen batches pause {batch.id}", f"imagen batches cancel {batch.id}"]
+    begun = batch.details.get("command") is not None
+    again = f"imagen batch --resume {batch.id}" if begun else f"imagen batches resume {batch.id}"
+    return [again, f"imagen batches cancel {batch.id}"]
+
+
+# --- steering --------------------------------------------------------------------------------------------
+
+
+@app.command(epilog=PAUSE_EXAMPLES)
+def pause(batch_id: Id, json: Json = False, server: Server = None, config: Config = None) -> None:
+    """Begin nothing more of a batch. What runs goes on to its end."""
+
+    async def ask(parts: App | Remote, found: str) -> View:
+        return await parts.batches.pause(found)
+
+    _steer(batch_id, ask, json=json, server=server, config=config)
+
+
+@app.command(epilog=RESUME_EXAMPLES)
+def resume(batch_id: Id, json: Json = False, server: Server = None, config: Config = None) -> None:
+    """Let a paused batch go on, in the process that works on it. `imagen batch --resume` works on it itself."""
+
+    async def ask(parts: App | Remote, found: str) -> View:
+        return await parts.batches.resume(found)
+
+    _steer(batch_id, ask, json=json, server=server, config=config)
+
+
+@app.command(epilog=CANCEL_EXAMPLES)
+def cancel(batch_id: Id, json: Json = False, server: Server = None, config: Config = None) -> None:
+    """Buy nothing more of a batch, and stop what runs. It cannot be resumed; `retry` begins what is missing anew."""
+
+    async def ask(parts: App | Remote, found: str) -> View:
+        return await parts.batches.cancel(found)
+
+    _steer(batch_id, ask, json=json, server=server, config=config)
+
+
+@app.command(epilog=RETRY_EXAMPLES)
+def retry(batch_id: Id, json: Json = False, server: Server = None, config: Config = None) -> None:
+    """Queue what failed, expired or was canceled once more, as new purchases."""
+
+    async def ask(parts: App | Remote, found: str) -> View:
+        await parts.batches.retry_failed(found)
+        return await parts.batches.view(found)
+
+    _steer(batch_id, ask, json=json, server=server, config=config)
+
+
+def _steer(
+    batch_id: str,
+    ask: Callable[[App | Remote, str], Awaitable[View]],
+    *,
+    json: bool,
+    server: str | None,
+    config: Path | None,
+) -> None:
+    from imagen.cli.batch_view import progress_line
+    from imagen.cli.options import parts_at
+    from imagen.cli.output import print_json, print_lines, remark
+    from imagen.cli.run import run_app
+
+    async def command(app: App) -> None:
+        parts = parts_at(server, app)
+        found = await parts.batches.view(checked_id(batch_id))
+        view = await ask(parts, found.batch.id)
+        if json:
+            print_json(facts_of(view))
+        else:
+            print_lines([f"{view.batch.id} {view.status}: {progress_line(view)}"])
+        if not view.status.terminal and not _is_worked_on(app, parts, view):
+            remark(f"nobody works on it now; go on with: imagen batch --resume {view.batch.id}")
+
+    run_app(command, config=config, json=json)
+
+
+def _is_worked_on(app: App, parts: App | Remote, view: View) -> bool:
+    owner = view.batch.owner
+    return parts is not app or (owner is not None and app.owners.alive(owner))
+
+
+# --- all of them -----------------------------------------------------------------------------------------
+
+
+def checked_id(text: str) -> str:
+    """An id, whole or cut short, with its prefix.
+
+    Raises:
+        InvalidRequest: too little of an id: an empty variable of a script must not mean whatever there is.
+    """
+    from imagen.errors import InvalidRequest
+
+    bare = text.strip().removeprefix(_PREFIX)
+    if len(bare) < SHORTEST_ID:
+        raise InvalidRequest(
+            f"{text[:40]!r} is too short for an id: give {SHORTEST_ID} characters of it at least.",
+            hint="`imagen batches list` shows them.",
+        )
+    return _PREFIX + bare
+
+
+def facts_of(view: View) -> dict[str, Any]:
+    """A batch for machines."""
+    batch, tally = view.batch, view.tally
+    return {
+        "id": batch.id,
+        "name": batch.name,
+        "status": view.status.value,
+        "reason": batch.reason,
+        "created_at": batch.created_at,
+        "ended_at": batch.ended_at,
+        "total": batch.total,
+        "queued": tally.queued,
+        "running": tally.running,
+        "succeeded": tally.succeeded,
+        "failed": tally.failed,
+        "canceled": tally.canceled,
+        "expired": tally.expired,
+        "images": tally.images,
+        "cost_usd": tally.cost.to_json(),
+        "quoted_usd": batch.quoted.to_json(),
+        "unpriced": tally.unpriced,
+        "eta_seconds": view.eta_seconds,
+        "waiting_for": None if view.trouble is None else view.trouble.reason,
+        "folder": batch.details.get("folder"),
+        "results": batch.details.get("results"),
+    }
+
+
+def _time(at: datetime) -> str:
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")

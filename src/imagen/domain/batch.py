@@ -1,0 +1,211 @@
+"""Durable work: a batch of items, each a wish that ends exactly once.
+
+    queued ──► running ──► succeeded | failed | canceled | expired
+       └──────────────────────────────► canceled
+
+An item that fails for a passing reason goes back to `queued`; one that has ended never moves again, unless somebody
+asks for another attempt, which is a new wish with a new purchase.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+from imagen.domain.caller import UNKNOWN, Caller
+from imagen.domain.limits import Lane
+from imagen.domain.money import Usd
+
+
+class ItemStatus(StrEnum):
+    """Where an item stands. `expired`: it was made and paid for, but its pictures were gone before they were fetched."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it has ended."""
+        return self not in {ItemStatus.QUEUED, ItemStatus.RUNNING}
+
+
+class BatchStatus(StrEnum):
+    """Where a batch stands."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    PARTLY_FAILED = "partly_failed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing of it is left to do."""
+        return self not in {BatchStatus.RUNNING, BatchStatus.PAUSED}
+
+
+class Control(StrEnum):
+    """What is wanted of a batch."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+
+
+class Idempotency(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that may come again.
+
+    Attributes:
+        scope: whose key it is; keys of different callers have nothing to do with each other.
+        key: what the caller sent as `Idempotency-Key`.
+        fingerprint: sha256 of method, path and body, in hex.
+        created_at: when it came first.
+        batch_id: what it became.
+        answer: what was answered, where that cannot be told from the batch.
+    """
+
+    scope: str
+    key: str
+    fingerprint: str
+    created_at: datetime
+    batch_id: str = ""
+    answer: dict[str, Any] | None = None
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """Many items, accepted together. A single prediction that was asked for durably is a batch of one.
+
+    Attributes:
+        id: `batch_…`.
+        kind: `batch`, or `single` for one prediction; those are not listed among the batches.
+        name: what its maker calls it, such as the name of a file; may be empty.
+        caller: who asked for it, with the limits of their key.
+        scope: who may see it besides the admin: equal for all requests of the same key or token.
+        backend: the name of the configured backend; account: who pays.
+        lane: whose turn it is first.
+        total: how many items it has.
+        quoted: what all items are expected to cost as far as prices are known; unpriced: items without a known price.
+        images: pictures that are expected.
+        control: what is wanted of it; reason: why it was paused, where it was not its maker who did it.
+        own_token: it is made on a token of its caller's.
+        sealed_token: that token, encrypted; None when it has none, it is kept in memory only, or the batch has ended.
+        webhook: where its events are delivered; webhook_events: which.
+        details: what a face wants to remember of it.
+        sequence: how many items have ended so far, those that ended again after a retry counted again.
+        owner: the process that works on it; None when nobody does.
+    """
+
+    id: str
+    backend: str
+    account: str
+    total: int
+    created_at: datetime
+    kind: Literal["batch", "single"] = "batch"
+    name: str = ""
+    caller: Caller = UNKNOWN
+    scope: str = ""
+    lane: Lane = Lane.BATCH
+    quoted: Usd = Usd(0)
+    unpriced: int = 0
+    images: int = 0
+    control: Control = Control.RUN
+    reason: str | None = None
+    own_token: bool = False
+    sealed_token: str | None = None
+    webhook: str | None = None
+    webhook_events: tuple[str, ...] = ()
+    details: dict[str, Any] = {}
+    sequence: int = 0
+    owner: str | None = None
+    ended_at: datetime | None = None
+
+    def status(self, tally: Tally) -> BatchStatus:
+        """Where it stands, with its items as counted."""
+        if tally.left:
+            return BatchStatus.PAUSED if self.control is Control.PAUSE else BatchStatus.RUNNING
+        if self.control is Control.CANCEL and tally.canceled:
+            return BatchStatus.CANCELED
+        if tally.succeeded == self.total:
+            return BatchStatus.SUCCEEDED
+        return BatchStatus.PARTLY_FAILED if tally.succeeded else BatchStatus.FAILED
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """The items of a batch, counted.
+
+    Attributes:
+        cost: of all attempts so far; unpriced: ended items that cost something nobody knows.
+        images: pictures made.
+        recent: ends within the last `recent_seconds`, for a forecast; None of it while nothing has ended.
+    """
+
+    queued: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    canceled: int = 0
+    expired: int = 0
+    cost: Usd = Usd(0)
+    unpriced: int = 0
+    images: int = 0
+    recent: int = 0
+    recent_seconds: float = 0.0
+
+    @property
+    def left(self) -> int:
+        """Items that have not ended."""
+        return self.queued + self.running
+
+    @property
+    def ended(self) -> int:
+        """Items that have."""
+        return self.succeeded + self.failed + self.canceled + self.expired
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """One wish of a batch.
+
+    Attributes:
+        index: from 0, in the order in which they were given.
+        order: the checked request as `service.orders` stores it: the exact predictions that it takes, with their ids.
+        note: what the face that took it wants to remember, such as the name of the file it is to become.
+        attempt: from 1.
+        predictions: the ids of the predictions of this attempt.
+        error, code: why it has no picture, for people and for programs; hint: what to do next.
+        problem: further fields of the error that faces show.
+        charged: whether any of it is billed; None while open, or when nobody can tell.
+        cost: of all attempts; None when a part of it has no known price.
+        files: where its pictures are: paths, or `shelf:pic_…` for those on the shelf; "" for one that is missing.
+        urls: where the service has them, for an hour.
+        seed: of its first prediction.
+        images: how many pictures it made.
+        sequence: the how-manieth end in its batch this was; 0 while it has not ended.
+    """
+
+    batch_id: str
+    index: int
+    order: dict[str, Any]
+    note: dict[str, Any] = {}
+    status: ItemStatus = ItemStatus.QUEUED
+    attempt: int = 1
+    predictions: tuple[str, ...] = ()
+    error: str | None = None
+    code: str | None = None
+    hint: str | None = None
+    problem: dict[str, Any] = {}
+    charged: bool | None = None
+    cost: Usd | None = Usd(0)
+    files: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    seed: int | None = None
+    images: int = 0
+    sequence: int = 0
+    ended_at: datetime | None = None

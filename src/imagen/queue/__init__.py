@@ -1,0 +1,1 @@
+"""Handing out durable work: `local` for the processes of one machine."""

@@ -1,0 +1,459 @@
+"""Durable work as faces ask for it: accept it, look at it, steer it, hear of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from imagen.domain.batch import Batch, BatchStatus, Control, Idempotency, Item, ItemStatus, Tally
+from imagen.domain.caller import Caller
+from imagen.domain.identifiers import new_id
+from imagen.domain.limits import AccountRules, Lane
+from imagen.domain.money import Usd
+from imagen.domain.prediction import Prediction
+from imagen.domain.secret import Secret
+from imagen.errors import IdempotencyConflict, InvalidRequest, NotFound
+from imagen.ports import Backend, BatchStore, Clock, Owners, PredictionStore, Sealer, WorkQueue
+from imagen.service.finish import Finisher, Outcome
+from imagen.service.gateway import Order
+from imagen.service.news import News
+from imagen.service.orders import prediction_ids, renewed, to_stored
+from imagen.service.tokens import TokenVault
+from imagen.service.troubles import Trouble, Troubles
+
+KEPT_HOURS = 24
+"""How long an idempotency key stands for the request that it came with first."""
+_RECENT_SECONDS = 60.0
+_PROGRESS_SECONDS = 1.0
+_PAGE = 200
+
+
+class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Work that somebody wants done, without its items.
+
+    Attributes:
+        backend: makes the pictures; caller: asks for them.
+        scope: who may see it besides the admin.
+        kind, name, lane, details: as in `Batch`.
+        own_token: the caller's own, where the backend is theirs; outlives: it must be there after a restart.
+        webhook, webhook_events: where to tell of what.
+        mark: the request's idempotency key, where it has one.
+        mine: this process works on it, and no other as long as this one lives.
+    """
+
+    backend: Backend
+    caller: Caller
+    scope: str
+    kind: Literal["batch", "single"] = "batch"
+    name: str = ""
+    lane: Lane = Lane.BATCH
+    own_token: Secret | None = None
+    outlives: bool = True
+    webhook: str | None = None
+    webhook_events: tuple[str, ...] = ()
+    details: dict[str, Any] = {}
+    mark: Idempotency | None = None
+    mine: bool = False
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One item of new work: the checked order, and what the face wants to remember of it."""
+
+    order: Order
+    note: dict[str, Any] = {}
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """How a batch stands.
+
+    Attributes:
+        eta_seconds: until it has ended, as far as that can be told; None while it does not run.
+        trouble: what keeps it waiting now.
+    """
+
+    batch: Batch
+    status: BatchStatus
+    tally: Tally
+    eta_seconds: float | None = None
+    trouble: Trouble | None = None
+
+
+class ItemEnded(msgspec.Struct, frozen=True):
+    """An item has ended; `item.sequence` numbers it."""
+
+    item: Item
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Something has changed; the last one says how it ended."""
+
+    view: View
+
+
+BatchNews = ItemEnded | Progress
+
+
+class Draft:
+    """A batch that is being written down, and that nobody works on before it is accepted."""
+
+    def __init__(self, batches: Batches, new: NewBatch, batch: Batch) -> None:
+        self.batch = batch
+        self._batches = batches
+        self._new = new
+
+    async def add(self, entries: Sequence[Entry]) -> None:
+        """Write down more of its items, in order.
+
+        Raises:
+            InvalidInput: one has secret parameters, and there is no key to encrypt them with.
+        """
+        self.batch = await self._batches.write(self._new, self.batch, entries)
+
+    async def accept(self) -> Batch:
+        """From now on it is done, once. The batch that counts: an earlier one where the same request came before.
+
+        Raises:
+            InvalidRequest: it has no items.
+            IdempotencyConflict: its idempotency key came with another body before.
+        """
+        return await self._batches.accepted(self._new, self.batch)
+
+
+class Batches:
+    """Accepts and shows durable work. Safe to share between tasks.
+
+    Args:
+        store: has the batches; predictions: has what they bought.
+        queue: told of new work.
+        finisher: tells how predictions went that are done.
+        tokens: keeps tokens of callers.
+        sealer: encrypts what goes to the disk.
+        troubles: what keeps work waiting.
+        news: told and asked about changes.
+        owners: says who we are.
+        clock: tells the time.
+        rules: the limits, by which the end is forecast.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: BatchStore,
+        predictions: PredictionStore,
+        queue: WorkQueue,
+        finisher: Finisher,
+        tokens: TokenVault,
+        sealer: Sealer | None,
+        troubles: Troubles,
+        news: News,
+        owners: Owners,
+        clock: Clock,
+        rules: AccountRules,
+    ) -> None:
+        self._store = store
+        self._predictions = predictions
+        self._queue = queue
+        self._finisher = finisher
+        self._tokens = tokens
+        self._sealer = sealer
+        self._troubles = troubles
+        self._news = news
+        self._owners = owners
+        self._clock = clock
+        self._rules = rules
+
+    # --- accepting ---------------------------------------------------------------------------------------
+
+    async def known(self, scope: str, key: str, fingerprint: str) -> Idempotency | None:
+        """What the same request became when it came before, within a day.
+
+        Raises:
+            IdempotencyConflict: the key came with another body.
+        """
+        since = self._clock.now() - timedelta(hours=KEPT_HOURS)
+        found = await self._store.known(scope, key, since=since)
+        if found is not None and found.fingerprint != fingerprint:
+            raise IdempotencyConflict(
+                "this idempotency key came with another request before",
+                hint="Send the same request again, or another key.",
+            )
+        return found
+
+    @asynccontextmanager
+    async def draft(self, new: NewBatch) -> AsyncIterator[Draft]:
+        """A batch whose items are written down piece by piece. What is not accepted is forgotten after a while.
+
+        Raises:
+            InvalidRequest: the token of its caller cannot be kept.
+        """
+        now = self._clock.now()
+        batch_id = new_id("batch", now)
+        sealed = None
+        if new.own_token is not None:
+            sealed = self._tokens.keep(batch_id, new.own_token, outlives=new.outlives)
+        batch = Batch(
+            id=batch_id,
+            kind=new.kind,
+            name=new.name,
+            caller=new.caller,
+            scope=new.scope,
+            backend=new.backend.name,
+            account=new.backend.account,
+            lane=new.lane,
+            total=0,
+            own_token=new.own_token is not None,
+            sealed_token=sealed,
+            webhook=new.webhook,
+            webhook_events=new.webhook_events,
+            details=new.details,
+            owner=self._owners.me if new.mine else None,
+            created_at=now,
+        )
+        await self._store.add(batch)
+        yield Draft(self, new, batch)
+
+    async def accept(self, new: NewBatch, entries: Sequence[Entry]) -> Batch:
+        """Accept work whose items are all at hand; `Draft.accept` tells what it raises."""
+        async with self.draft(new) as draft:
+            for start in range(0, len(entries), _PAGE):
+                await draft.add(entries[start : start + _PAGE])
+            return await draft.accept()
+
+    async def write(self, new: NewBatch, batch: Batch, entries: Sequence[Entry]) -> Batch:
+        """Write down items of a draft; the draft with them counted."""
+        items, quoted, unpriced, images = [], batch.quoted, batch.unpriced, batch.images
+        for index, entry in enumerate(entries, start=batch.total):
+            prices = [new.backend.price(intent) for intent, _ in entry.order.intents]
+            quoted += Usd.total(price for price in prices if price is not None)
+            unpriced += None in prices
+            images += sum(plan.expected_images for _, plan in entry.order.intents)
+            order = to_stored(entry.order, sealer=self._sealer)
+            items.append(
+                Item(
+                    batch_id=batch.id,
+                    index=index,
+                    order=order,
+                    note=entry.note,
+                    predictions=prediction_ids(order),
+                )
+            )
+        await self._store.add_items(items)
+        return msgspec.structs.replace(
+            batch, total=batch.total + len(items), quoted=quoted, unpriced=unpriced, images=images
+        )
+
+    async def accepted(self, new: NewBatch, batch: Batch) -> Batch:
+        """Accept a draft; see `Draft.accept`."""
+        if batch.total == 0:
+            raise InvalidRequest("a batch needs at least one task")
+        mark = None if new.mark is None else msgspec.structs.replace(new.mark, batch_id=batch.id)
+        counts = await self._store.accept(batch, mark=mark)
+        if counts != batch.id:
+            self._tokens.forget(batch.id)
+            return await self._store.get(counts)
+        self._queue.wake()
+        return batch
+
+    def lend_token(self, batch: Batch, token: Secret) -> None:
+        """The caller has brought the token of their work once more; a process that has ended had it in memory."""
+        if batch.own_token and batch.ended_at is None and batch.sealed_token is None:
+            self._tokens.keep(batch.id, token, outlives=False)
+
+    # --- looking -----------------------------------------------------------------------------------------
+
+    async def view(self, batch_id: str, *, scope: str | None = None) -> View:
+        """How a batch stands.
+
+        Args:
+            batch_id: or its unique beginning.
+            scope: of whoever asks; None sees all.
+
+        Raises:
+            NotFound: there is none, or it is somebody else's.
+        """
+        batch = await self._store.get(batch_id)
+        if scope is not None and batch.scope != scope:
+            raise NotFound(f"no batch here is called {batch_id[:80]!r}")
+        return await self._viewed(batch)
+
+    async def list(
+        self, *, limit: int, scope: str | None = None, before: str | None = None
+    ) -> Sequence[View]:
+        """Batches, newest first."""
+        found = await self._store.list(limit=limit, scope=scope, before=before)
+        return [await self._viewed(batch) for batch in found]
+
+    async def items(
+        self, batch_id: str, *, after: int = -1, limit: int = 100, status: ItemStatus | None = None
+    ) -> Sequence[Item]:
+        """Items in their order, those with a larger index than `after`."""
+        return await self._store.items(batch_id, after=after, limit=limit, status=status)
+
+    async def all_items(self, batch_id: str) -> AsyncIterator[Item]:
+        """Every item in its order, read page by page."""
+        after = -1
+        while page := await self._store.items(batch_id, after=after, limit=_PAGE):
+            for item in page:
+                yield item
+            after = page[-1].index
+
+    async def of_prediction(
+        self, prediction_id: str, *, scope: str | None = None
+    ) -> tuple[View, Item, Prediction | None]:
+        """The work that a prediction belongs to, and the prediction as far as it is written down.
+
+        Raises:
+            NotFound: it belongs to none, or to somebody else's.
+        """
+        item = await self._store.of_prediction(prediction_id)
+        view = await self.view(item.batch_id, scope=scope)
+        try:
+            return view, item, await self._predictions.get(item.predictions[0])
+        except NotFound:
+            return view, item, None
+
+    async def outcomes(self, item: Item) -> Sequence[Outcome]:
+        """How the predictions of an item went, as `Gateway.carry_out` told it; those that were never bought are left out."""
+        found = []
+        for prediction_id in item.predictions:
+            try:
+                prediction = await self._predictions.get(prediction_id)
+            except NotFound:
+                continue
+            found.append(await self._finisher.recount(prediction))
+        return found
+
+    async def events(self, batch_id: str, *, after: int = 0) -> AsyncIterator[BatchNews]:
+        """What happens in a batch, from the end numbered `after` on, until it has ended.
+
+        Every item that ended is told, in the order of the ends; progress is told at most once a second.
+        """
+        with self._news.watch(batch_id) as changes:
+            told: View | None = None
+            told_at = float("-inf")
+            while True:
+                ended = await self._store.ended_since(batch_id, after, limit=_PAGE)
+                for item in ended:
+                    after = item.sequence
+                    yield ItemEnded(item)
+                if len(ended) == _PAGE:
+                    continue
+                if self._clock.monotonic() - told_at >= _PROGRESS_SECONDS:
+                    view = await self.view(batch_id)
+                    over = view.batch.ended_at is not None
+                    if over and await self._store.ended_since(batch_id, after, limit=1):
+                        continue
+                    if told is None or over or not _same(view, told):
+                        yield Progress(view)
+                        told = view
+                    if over:
+                        return
+                    told_at = self._clock.monotonic()
+                await changes.wait(seconds=_PROGRESS_SECONDS)
+
+    async def ended(self, batch_id: str) -> View:
+        """Wait for its end, and tell how it ended."""
+        with self._news.watch(batch_id) as changes:
+            while True:
+                batch = await self._store.get(batch_id)
+                if batch.ended_at is not None:
+                    return await self._viewed(batch)
+                await changes.wait(seconds=_PROGRESS_SECONDS)
+
+    # --- steering ----------------------------------------------------------------------------------------
+
+    async def pause(self, batch_id: str) -> View:
+        """Begin nothing more of it; what runs goes on to its end."""
+        return await self._steer(batch_id, Control.PAUSE)
+
+    async def resume(self, batch_id: str) -> View:
+        """Go on with it."""
+        return await self._steer(batch_id, Control.RUN)
+
+    async def cancel(self, batch_id: str) -> View:
+        """Buy nothing more of it, and stop what runs. It cannot be resumed; its items can be tried again."""
+        return await self._steer(batch_id, Control.CANCEL)
+
+    async def retry_failed(self, batch_id: str, *, mark: Idempotency | None = None) -> int:
+        """Try its items that failed, expired or were canceled once more, with new purchases; how many those are."""
+        count, after = 0, -1
+        statuses = (ItemStatus.FAILED, ItemStatus.EXPIRED, ItemStatus.CANCELED)
+        again: list[Item] = []
+        for status in statuses:
+            after = -1
+            while page := await self._store.items(batch_id, after=after, limit=_PAGE, status=status):
+                after = page[-1].index
+                again += [await self._another_attempt(item) for item in page]
+        count = await self._store.retry(batch_id, again, mark=mark)
+        self._queue.wake()
+        self._news.tell(batch_id)
+        return count
+
+    async def sweep(self) -> None:
+        """Forget what was never accepted, and idempotency keys that are older than a day."""
+        await self._store.sweep(before=self._clock.now() - timedelta(hours=KEPT_HOURS))
+
+    # --- the steps ---------------------------------------------------------------------------------------
+
+    async def _steer(self, batch_id: str, wanted: Control) -> View:
+        batch = await self._store.control(batch_id, wanted, at=self._clock.now())
+        if wanted is Control.RUN:
+            self._troubles.clear(batch.account)  # whoever lets it run has mended what was wrong
+        self._queue.wake()
+        self._news.tell(batch.id)
+        return await self._viewed(batch)
+
+    async def _another_attempt(self, item: Item) -> Item:
+        """An item that failed, as it is to be tried once more: what succeeded of it stays, and is not counted twice."""
+        good, paid = set(), item.cost
+        for prediction_id in item.predictions:
+            try:
+                found = await self._predictions.get(prediction_id)
+            except NotFound:
+                continue
+            if found.finished and found.error is None and found.output:
+                good.add(found.id)
+                paid = None if paid is None or found.cost is None else paid - found.cost
+        order = renewed(item.order, now=self._clock.now(), besides=frozenset(good), reseed=True)
+        return msgspec.structs.replace(
+            item,
+            status=ItemStatus.QUEUED,
+            order=order,
+            predictions=prediction_ids(order),
+            attempt=item.attempt + 1,
+            cost=paid,
+        )
+
+    async def _viewed(self, batch: Batch) -> View:
+        now = self._clock.now()
+        tally = await self._store.tally(batch.id, recent_since=now - timedelta(seconds=_RECENT_SECONDS))
+        status = batch.status(tally)
+        return View(
+            batch=batch,
+            status=status,
+            tally=tally,
+            eta_seconds=self._forecast(batch, tally, now) if status is BatchStatus.RUNNING else None,
+            trouble=None if status.terminal else self._troubles.of(batch.account),
+        )
+
+    def _forecast(self, batch: Batch, tally: Tally, now: datetime) -> float | None:
+        """Seconds until it has ended: as fast as in the last minute, and no faster than creates are allowed."""
+        least = tally.queued * 60 / self._rules.creates_per_minute
+        if tally.recent == 0:
+            return None if tally.ended else least or None
+        seconds = min(_RECENT_SECONDS, max((now - batch.created_at).total_seconds(), 1.0))
+        return max(tally.left * seconds / tally.recent, least)
+
+
+def _same(one: View, other: View) -> bool:
+    """Whether somebody who watches would see no difference."""
+    return (
+        one.status is other.status
+        and one.trouble == other.trouble
+        and (one.tally.queued, one.tally.running, one.tally.ended)
+        == (other.tally.queued, other.tally.running, other.tally.ended)
+    )

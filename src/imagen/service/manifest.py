@@ -1,0 +1,477 @@
+"""Reads a file of many wishes: JSONL, JSON, CSV, YAML or plain lines become rows, each with the line it stands in.
+
+Nothing is known here about models: a row is what somebody wrote, checked for its form alone. Whoever asks gives the
+bytes; their size, the rows, the values and the depth are bounded, and no tag or alias of YAML is followed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from imagen.errors import InvalidInput, Problem
+
+Form = Literal["jsonl", "json", "csv", "yaml", "txt"]
+"""How a file is written. `json` is one list, or one object with `tasks`; of `txt` each line is a prompt."""
+
+FORMS: Mapping[str, Form] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".txt": "txt",
+}
+"""What the end of a file's name says about it."""
+
+MOST_ROWS = 10_000
+MOST_BYTES = 64 << 20
+"""Of a whole file."""
+LONGEST_ROW = 1 << 20
+"""Bytes of one line, or of all that one row says."""
+MOST_FIELDS, LONGEST_NAME, DEEPEST = 200, 100, 32
+"""No model has so many parameters, such long names or such nested values."""
+MOST_SHOWN = 20
+"""So many mistakes are told; of the others their number."""
+
+_MOST_VALUES = 500_000
+_TASKS = "tasks"
+_SHOWN = 60
+_BOM = b"\xef\xbb\xbf"
+_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+_INTEGER = re.compile(r"[-+]?[0-9]{1,40}")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
+_TYPED_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null"))
+_CORE_TAGS = _TYPED_TAGS | {f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map")}
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One wish, as it was written.
+
+    Attributes:
+        line: where it begins in its file, from 1.
+        fields: names and values; `prompt` is among them and is text that is not blank. What is null is left out.
+        typed: the values have types of their own. False for CSV: there every value is text, whatever it means.
+    """
+
+    line: int
+    fields: dict[str, Any]
+    typed: bool = True
+
+
+class Mistakes:
+    """What is wrong with a file, told all at once.
+
+    Args:
+        subject: how sentences name the file.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self._subject = subject
+        self._first: list[Problem] = []
+        self.count = 0
+
+    def add(self, line: int, message: str, *, field: str = "") -> None:
+        """One more; `field` names what of the line is wrong."""
+        self.count += 1
+        if len(self._first) < MOST_SHOWN:
+            self._first.append(Problem(f"line {line}, {field}" if field else f"line {line}", message))
+
+    def add_error(self, line: int, error: InvalidInput) -> None:
+        """The problems of one row that somebody else found."""
+        for problem in error.problems:
+            self.add(line, problem.message, field=problem.field)
+
+    def check(self, *, hint: str | None = None) -> None:
+        """Go on where nothing is wrong.
+
+        Raises:
+            InvalidInput: naming the first 20 mistakes, and the number of the others.
+        """
+        if not self.count:
+            return
+        more = self.count - len(self._first)
+        told = [f"And {more} more."] if more else []
+        raise InvalidInput(
+            self._first, subject=self._subject, hint=" ".join([*told, hint or ""]).strip() or None
+        )
+
+
+def form_of(name: str) -> Form | None:
+    """The form that the end of a file's name tells; None when it tells none."""
+    return next((form for ending, form in FORMS.items() if name.lower().endswith(ending)), None)
+
+
+def read_manifest(
+    content: bytes, *, form: Form, subject: str = "the file", most_rows: int = MOST_ROWS
+) -> list[Row]:
+    """The rows of a file, in order. Blank lines count as lines and make no row.
+
+    Args:
+        content: the whole file, UTF-8 with or without a mark at its beginning.
+        form: how it is written.
+        subject: how sentences name it.
+        most_rows: how many it may have.
+
+    Raises:
+        InvalidInput: it is not of that form, holds nothing or too much; with the line and field of each mistake.
+    """
+    if len(content) > MOST_BYTES:
+        raise _refused(subject, f"it is larger than {MOST_BYTES >> 20} MiB; split it")
+    mistakes = Mistakes(subject)
+    rows: list[Row] = []
+    reader = _Reader(content.removeprefix(_BOM), subject, mistakes)
+    found: Callable[[], Iterator[Row]] = {
+        "jsonl": reader.json_lines,
+        "json": reader.json,
+        "csv": reader.csv,
+        "yaml": reader.yaml,
+        "txt": reader.text_lines,
+    }[form]
+    for row in found():
+        if len(rows) >= most_rows:
+            raise _refused(subject, f"it has more than {most_rows:,} rows; split it")
+        _check_row(row, mistakes)
+        rows.append(row)
+    mistakes.check(hint="`txt` takes each line as a prompt." if form == "jsonl" and not rows else None)
+    if not rows:
+        raise _refused(subject, "it holds no prompt")
+    return rows
+
+
+class _Reader:
+    """The forms of one file."""
+
+    def __init__(self, content: bytes, subject: str, mistakes: Mistakes) -> None:
+        self._content = content
+        self._subject = subject
+        self._mistakes = mistakes
+
+    # --- lines -------------------------------------------------------------------------------------------
+
+    def text_lines(self) -> Iterator[Row]:
+        for line, raw in self._lines():
+            try:
+                yield Row(line=line, fields={"prompt": raw.decode()})
+            except UnicodeDecodeError:
+                self._mistakes.add(line, "it is not UTF-8")
+
+    def json_lines(self) -> Iterator[Row]:
+        for line, raw in self._lines():
+            row = self._row(line, raw)
+            if row is not None:
+                yield row
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Lines that are not blank. They end in LF, CR LF or, as of old, CR."""
+        newline = b"\r" if b"\r" in self._content and b"\n" not in self._content else b"\n"
+        start, line = 0, 0
+        while start < len(self._content):
+            end = self._content.find(newline, start)
+            end = len(self._content) if end < 0 else end
+            line += 1
+            if end - start > LONGEST_ROW:
+                self._mistakes.add(line, f"it is longer than {LONGEST_ROW >> 20} MiB")
+            elif raw := self._content[start:end].strip():
+                yield line, raw
+            start = end + 1
+
+    def _row(self, line: int, raw: bytes) -> Row | None:
+        """One row of a piece of JSON."""
+        value = self._value(line, raw)
+        if isinstance(value, str):
+            return Row(line=line, fields={"prompt": value})
+        if isinstance(value, dict):
+            return Row(line=line, fields=_present(value))
+        if value is not _WRONG:
+            self._mistakes.add(line, "it must be an object or, for a prompt alone, a text in quotes")
+        return None
+
+    def _value(self, line: int, raw: bytes) -> Any:
+        try:
+            return msgspec.json.decode(raw)
+        except msgspec.DecodeError as error:
+            self._mistakes.add(line, f"it is not JSON ({str(error).removeprefix('JSON is malformed: ')})")
+        except RecursionError:
+            self._mistakes.add(line, "it is nested too deeply")
+        except UnicodeDecodeError:
+            self._mistakes.add(line, "it is not UTF-8")
+        return _WRONG
+
+    # --- one document ------------------------------------------------------------------------------------
+
+    def json(self) -> Iterator[Row]:
+        """One list, or one object with `tasks`. What stands beside them holds for every task that says nothing itself."""
+        try:
+            whole = msgspec.json.decode(self._content, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _refused(self._subject, f"it is not a JSON list of tasks ({error})") from None
+        common: dict[str, Any] = {}
+        start = 0
+        if isinstance(whole, dict):
+            tasks = bytes(whole.pop(_TASKS, b"null"))
+            start = max(self._content.find(tasks), 0)
+            common = {name: self._value(1, bytes(raw)) for name, raw in whole.items()}
+            try:
+                whole = msgspec.json.decode(tasks, type=list[msgspec.Raw])
+            except msgspec.DecodeError:
+                raise _refused(self._subject, f"it has no list `{_TASKS}`") from None
+        common = _present(common)
+        counted, line = 0, 1
+        for one in whole:
+            raw = bytes(one)
+            start = max(self._content.find(raw, start), start)
+            line += self._content.count(b"\n", counted, start)
+            counted = start
+            row = self._row(line, raw)
+            start += len(raw)
+            if row is not None:
+                yield msgspec.structs.replace(row, fields=common | row.fields)
+
+    def yaml(self) -> Iterator[Row]:
+        """The same in YAML."""
+        root = _read_yaml(self._text(), self._subject)
+        common: dict[str, Any] = {}
+        tasks = root
+        if isinstance(root.content, dict):
+            if not isinstance(self._tasks(root).content, list):
+                raise _refused(self._subject, f"it has no list `{_TASKS}`")
+            tasks = self._tasks(root)
+            common = _present({name: node.value() for name, node in root.content.items() if name != _TASKS})
+        if not isinstance(tasks.content, list):
+            raise _refused(self._subject, f"it must be a list of tasks, or hold one as `{_TASKS}`")
+        for node in tasks.content:
+            value = node.value()
+            if isinstance(value, str):
+                value = {"prompt": value}
+            if isinstance(value, dict):
+                yield Row(line=node.line, fields=common | _present(value))
+            else:
+                self._mistakes.add(node.line, "it must be a mapping or, for a prompt alone, a text")
+
+    @staticmethod
+    def _tasks(root: _Node) -> _Node:
+        content = root.content
+        return content.get(_TASKS, root) if isinstance(content, dict) else root
+
+    # --- tables ------------------------------------------------------------------------------------------
+
+    def csv(self) -> Iterator[Row]:
+        """A header with `prompt`, and a row for each line below it. An empty cell is as if it were not there."""
+        text = self._text()
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+        line = 1
+        names: list[str] | None = None
+        try:
+            for cells in rows:
+                begins, line = line, rows.line_num + 1
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if names is None:
+                    names = self._header(begins, cells)
+                else:
+                    yield from self._table_row(begins, names, cells)
+        except csv.Error as error:
+            self._mistakes.add(line, f"it is not CSV ({error})")
+
+    def _header(self, line: int, cells: Sequence[str]) -> list[str]:
+        names = [cell.strip() for cell in cells]
+        if "prompt" not in names:
+            raise InvalidInput(
+                [Problem(f"line {line}", "the header must name the columns, and one of them `prompt`")],
+                subject=self._subject,
+            )
+        twice = [name for index, name in enumerate(names) if name and name in names[:index]]
+        for name in twice:
+            self._mistakes.add(line, "the column is there twice", field=name[:_SHOWN])
+        return names
+
+    def _table_row(self, line: int, names: Sequence[str], cells: Sequence[str]) -> Iterator[Row]:
+        nameless = [
+            index + 1
+            for index, cell in enumerate(cells)
+            if cell.strip() and (index >= len(names) or not names[index])
+        ]
+        if nameless:
+            self._mistakes.add(line, f"cell {nameless[0]} stands in a column without a name")
+            return
+        fields = {name: cell for name, cell in zip(names, cells, strict=False) if name and cell.strip()}
+        yield Row(line=line, fields=fields, typed=False)
+
+    def _text(self) -> str:
+        try:
+            return self._content.decode()
+        except UnicodeDecodeError as error:
+            line = self._content.count(b"\n", 0, error.start) + 1
+            raise InvalidInput(
+                [Problem(f"line {line}", "it is not UTF-8")],
+                subject=self._subject,
+                hint="Save the file as UTF-8.",
+            ) from None
+
+
+_WRONG = object()
+
+
+def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None and value is not _WRONG}
+
+
+def _refused(subject: str, message: str) -> InvalidInput:
+    return InvalidInput([Problem("file", message)], subject=subject)
+
+
+def _check_row(row: Row, mistakes: Mistakes) -> None:
+    """Note what no row may be, whatever model it is for."""
+    fields, line = row.fields, row.line
+    prompt = fields.get("prompt")
+    if prompt is None:
+        mistakes.add(line, "it is missing; every row needs one", field="prompt")
+    elif not isinstance(prompt, str):
+        mistakes.add(line, "it must be text; put it in quotes", field="prompt")
+    elif not prompt.strip():
+        mistakes.add(line, "it is empty; say what the picture shall show", field="prompt")
+    if len(fields) > MOST_FIELDS:
+        mistakes.add(line, f"it has {len(fields)} fields; at most {MOST_FIELDS} are read")
+    for name, value in fields.items():
+        if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+            mistakes.add(line, f"{name[:_SHOWN]!r} is no name of a field")
+        elif not _is_shallow(value, DEEPEST):
+            mistakes.add(line, f"it is nested deeper than {DEEPEST} levels", field=name)
+    if not row.typed and sum(map(len, fields.values())) > LONGEST_ROW:
+        mistakes.add(line, f"it is longer than {LONGEST_ROW >> 20} MiB")
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    parts = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
+
+
+def _delimiter(text: str) -> str:
+    """What stands between the cells: spreadsheets of some countries write semicolons, some programs tabs."""
+    header = next((line for line in text[:LONGEST_ROW].splitlines() if line.strip()), "")
+    for delimiter in ",;\t":
+        if "prompt" in (cell.strip().strip('"') for cell in header.split(delimiter)):
+            return delimiter
+    return ","
+
+
+# --- YAML ------------------------------------------------------------------------------------------------
+
+
+class _Node(NamedTuple):
+    """A value and the line in which it begins. `plain`: it was written without quotes, so that `3` is a number."""
+
+    content: str | list[_Node] | dict[str, _Node]
+    line: int
+    plain: bool = False
+
+    def value(self) -> Any:
+        """What it means in YAML's core schema; `16:9` is text, and not a number as of old."""
+        if isinstance(self.content, list):
+            return [node.value() for node in self.content]
+        if isinstance(self.content, dict):
+            return {name: node.value() for name, node in self.content.items()}
+        return _plain_value(self.content) if self.plain else self.content
+
+
+def _plain_value(text: str) -> Any:
+    if text in _NULL:
+        return None
+    if text.lower() in {"true", "false"}:
+        return text.lower() == "true"
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return text
+
+
+def _read_yaml(text: str, subject: str) -> _Node:
+    """The one document of a text.
+
+    The events of the parser are put together here: no depth can exhaust the stack, no tag can make an object, and an
+    alias, which could make something huge of a small file, is refused.
+    """
+    import yaml  # noqa: PLC0415 - most files are not YAML
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    tree = _Tree(subject)
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            tree.take(event)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise tree.wrong(
+            f"it is not YAML ({error.problem or error.context})", mark.line + 1 if mark else 1
+        ) from None
+    except yaml.YAMLError as error:
+        reason = getattr(error, "reason", None) or "it cannot be read"
+        raise tree.wrong(f"it is not YAML ({reason})", 1) from None
+    root = tree.root
+    return _Node([], 1) if root is None or root.value() is None else root
+
+
+class _Tree:
+    """Puts the events of YAML together."""
+
+    def __init__(self, subject: str) -> None:
+        self.root: _Node | None = None
+        self._subject = subject
+        self._open: list[tuple[bool, int, list[_Node]]] = []
+        self._count = 0
+
+    def wrong(self, message: str, line: int) -> InvalidInput:
+        """The error that says so."""
+        return InvalidInput([Problem(f"line {line}", message)], subject=self._subject)
+
+    def take(self, event: Any) -> None:
+        """The next event."""
+        name, line = type(event).__name__, event.start_mark.line + 1
+        tag = getattr(event, "tag", None)
+        if tag not in {None, "!"} and tag not in _CORE_TAGS:
+            raise self.wrong("it has a tag (!…); only plain values are allowed", line)
+        match name:
+            case "ScalarEvent":
+                self._add(_Node(event.value, line, event.implicit[0] or tag in _TYPED_TAGS))
+            case "AliasEvent":
+                raise self.wrong(
+                    f"it has an alias (*…); write what tasks have in common beside `{_TASKS}`", line
+                )
+            case "MappingStartEvent" | "SequenceStartEvent":
+                self._open.append((name == "MappingStartEvent", line, []))
+                if len(self._open) > DEEPEST:
+                    raise self.wrong(f"it is nested deeper than {DEEPEST} levels", line)
+            case "MappingEndEvent" | "SequenceEndEvent":
+                is_mapping, begun, nodes = self._open.pop()
+                self._add(_Node(self._mapping(nodes) if is_mapping else nodes, begun))
+            case "DocumentStartEvent" if self.root is not None:
+                raise self.wrong("it holds more than one document (---)", line)
+
+    def _add(self, node: _Node) -> None:
+        self._count += 1
+        if self._count > _MOST_VALUES:
+            raise self.wrong(f"it holds more than {_MOST_VALUES:,} values", node.line)
+        if self._open:
+            self._open[-1][2].append(node)
+        else:
+            self.root = node
+
+    def _mapping(self, nodes: Sequence[_Node]) -> dict[str, _Node]:
+        mapping: dict[str, _Node] = {}
+        for key, value in zip(nodes[::2], nodes[1::2], strict=True):
+            if not isinstance(key.content, str):
+                raise self.wrong("it has a name that is a list or a mapping", key.line)
+            if key.content in mapping:
+                raise self.wrong(f"it has {key.content[:_SHOWN]!r} twice", key.line)
+            mapping[key.content] = value
+        return mapping

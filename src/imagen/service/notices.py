@@ -1,0 +1,112 @@
+"""What is told to the addresses of callers when durable work begins and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC
+from typing import Any
+
+from imagen.domain.batch import Batch, Item, Tally
+from imagen.domain.delivery import Delivery
+from imagen.domain.identifiers import new_id
+from imagen.domain.prediction import Prediction
+from imagen.ports import Clock
+
+START, ITEM, COMPLETED = "start", "item", "completed"
+"""What a caller may ask to be told of."""
+
+
+class Notices:
+    """Makes deliveries.
+
+    Args:
+        clock: tells the time.
+        public_url: where callers reach the kept pictures; None leaves addresses without a host.
+    """
+
+    def __init__(self, *, clock: Clock, public_url: str | None) -> None:
+        self._clock = clock
+        self._base = (public_url or "").rstrip("/")
+
+    def of_start(self, batch: Batch, item: Item) -> Sequence[Delivery]:
+        """That a prediction was begun. Made again it is the same delivery."""
+        if batch.webhook is None or batch.kind != "single" or START not in batch.webhook_events:
+            return ()
+        subject = _subject(batch, item)
+        data = {"id": subject, "status": "starting", "batch_id": batch.id}
+        return (self._made(batch, subject, "prediction.started", data, message=f"msg_start_{subject}"),)
+
+    def of_item(self, batch: Batch, item: Item, predictions: Sequence[Prediction]) -> Sequence[Delivery]:
+        """That an item has ended."""
+        if batch.webhook is None:
+            return ()
+        single = batch.kind == "single"
+        if (COMPLETED if single else ITEM) not in batch.webhook_events:
+            return ()
+        data = self._item(batch, item, predictions)
+        if single:
+            subject = _subject(batch, item)
+            return (self._made(batch, subject, "prediction.completed", {"id": subject} | data),)
+        return (self._made(batch, batch.id, "batch.item", data),)
+
+    def of_batch(self, batch: Batch, tally: Tally) -> Sequence[Delivery]:
+        """That a batch has ended."""
+        if batch.webhook is None or batch.kind == "single" or COMPLETED not in batch.webhook_events:
+            return ()
+        data = {
+            "id": batch.id,
+            "name": batch.name,
+            "status": batch.status(tally),
+            "counts": counts_of(tally),
+            "cost_usd": tally.cost.to_json(),
+            "unpriced": tally.unpriced,
+        }
+        return (self._made(batch, batch.id, "batch.completed", data),)
+
+    def _item(self, batch: Batch, item: Item, predictions: Sequence[Prediction]) -> dict[str, Any]:
+        first = predictions[0] if predictions else None
+        return {
+            "batch_id": batch.id,
+            "index": item.index,
+            "status": item.status,
+            "model": None if first is None else first.model,
+            "prediction_ids": list(item.predictions),
+            "output": list(item.urls),
+            "stored": [self._address(name) for name in item.files if name.startswith("shelf:")],
+            "seed": item.seed,
+            "error": item.error,
+            "code": item.code,
+            "charged": item.charged,
+            "cost_usd": None if item.cost is None else item.cost.to_json(),
+            **({"output_filename": item.note["output_filename"]} if "output_filename" in item.note else {}),
+        }
+
+    def _address(self, shelved: str) -> str:
+        return f"{self._base}/pictures/{shelved.removeprefix('shelf:')}"
+
+    def _made(
+        self, batch: Batch, subject: str, event: str, data: dict[str, Any], *, message: str | None = None
+    ) -> Delivery:
+        now = self._clock.now()
+        return Delivery(
+            id=message or new_id("msg", now),
+            subject=subject,
+            url=batch.webhook or "",
+            scope=batch.scope,
+            event=event,
+            body={"type": event, "timestamp": now.astimezone(UTC).isoformat(), "data": data},
+            created_at=now,
+            due_at=now,
+        )
+
+
+def counts_of(tally: Tally) -> dict[str, int]:
+    """The items of a batch by status, for faces and events."""
+    names = ("queued", "running", "succeeded", "failed", "canceled", "expired")
+    return {"total": tally.left + tally.ended} | {name: getattr(tally, name) for name in names}
+
+
+def _subject(batch: Batch, item: Item) -> str:
+    """What the events of one prediction are about: the id under which it was promised."""
+    told = batch.details.get("prediction_id")
+    return told if isinstance(told, str) else item.predictions[0]

@@ -1,0 +1,423 @@
+"""Batches in SQL: what was accepted, who works on it, what is wanted of it. `store.items` has the items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+from sqlalchemy import Connection, Row, bindparam, delete, exists, false, null, or_, select, true, update
+from sqlalchemy.dialects.sqlite import insert
+
+from imagen.domain.batch import Batch, Control, Idempotency, Item, ItemStatus, Tally
+from imagen.domain.caller import Caller
+from imagen.domain.delivery import Delivery
+from imagen.domain.limits import Lane
+from imagen.errors import IdempotencyConflict, ImagenError, NotFound, StoreError
+from imagen.store.database import Database
+from imagen.store.items import (
+    LEFT,
+    OF_BATCH,
+    cancel_items,
+    claim_items,
+    count_items,
+    end_item,
+    ended_items,
+    forget_items,
+    item_of,
+    let_go,
+    list_items,
+    note_predictions,
+    requeue_item,
+    retry_items,
+    tally,
+    write_items,
+)
+from imagen.store.outbox import put_deliveries
+from imagen.store.statement import Statement
+from imagen.store.tables import batches, idempotency, items
+
+T = TypeVar("T")
+MARK_LIVES = timedelta(hours=24)
+"""How long an idempotency key stands for the request that it came with first."""
+_RETRIED = "retried"
+"""In the answer of a mark: how many items its request queued again."""
+_FIELDS = Batch.__struct_fields__
+_KNOWN_LATE = ("total", "quoted", "unpriced", "images", "owner", "details")
+_MARK_FIELDS = Idempotency.__struct_fields__
+_AFTER_ALL = "\U0010ffff"
+
+_COLUMNS = tuple(batches.c[name] for name in _FIELDS)
+_THIS = batches.c.id == bindparam("this_batch")
+_ACCEPTED, _NOT_ACCEPTED = batches.c.accepted == true(), batches.c.accepted == false()
+_OPEN = batches.c.ended_at.is_(None)
+
+_ADD = Statement(insert(batches), columns=[*_FIELDS, "accepted"])
+_TAKES_ITEMS = Statement(select(batches.c.id).where(_THIS, _NOT_ACCEPTED))
+_ACCEPT = Statement(
+    update(batches)
+    .where(_THIS, _NOT_ACCEPTED)
+    .values({name: bindparam(name) for name in _KNOWN_LATE} | {"accepted": True})
+)
+_FORGET = Statement(delete(batches).where(_THIS, _NOT_ACCEPTED))
+_STALE = select(batches.c.id).where(_OPEN, _NOT_ACCEPTED, batches.c.created_at < bindparam("before"))
+_OLD_MARKS = Statement(delete(idempotency).where(idempotency.c.created_at < bindparam("before")))
+_MARK = select(*(idempotency.c[name] for name in _MARK_FIELDS)).where(
+    idempotency.c.scope == bindparam("scope"),
+    idempotency.c.key == bindparam("key"),
+    idempotency.c.created_at > bindparam("since"),
+)
+_ROW = insert(idempotency)
+_SET_MARK = Statement(
+    _ROW.on_conflict_do_update(
+        set_={name: _ROW.excluded[name] for name in ("fingerprint", "batch_id", "answer", "created_at")}
+    ),
+    columns=_MARK_FIELDS,
+)
+_GET = select(*_COLUMNS).where(_THIS, _ACCEPTED)
+_BEGIN_SO = (
+    select(*_COLUMNS)
+    # A range, as LIKE would read the whole table.
+    .where(batches.c.id >= bindparam("begins"), batches.c.id < bindparam("ends"), _ACCEPTED)
+    .limit(2)
+)
+_ALL_OPEN = select(*_COLUMNS).where(_OPEN, _ACCEPTED).order_by(batches.c.id)
+_TAKE = Statement(
+    update(batches)
+    .where(
+        _THIS,
+        _OPEN,
+        _ACCEPTED,
+        batches.c.owner.is_not_distinct_from(bindparam("was")),
+    )
+    .values(owner=bindparam("this_owner"))
+)
+_RELEASE = Statement(
+    update(batches).where(_THIS, batches.c.owner == bindparam("this_owner")).values(owner=null())
+)
+_WANTED = Statement(
+    select(batches.c.control).where(_THIS, _ACCEPTED, batches.c.owner == bindparam("this_owner"))
+)
+_COUNT_ENDS = Statement(update(batches).where(_THIS).values(sequence=batches.c.sequence + bindparam("count")))
+_CLOSE = Statement(
+    update(batches)
+    .where(_THIS, _OPEN, _ACCEPTED, ~exists(select(1).select_from(items).where(OF_BATCH, LEFT)))
+    .values(ended_at=bindparam("at"), sealed_token=null(), owner=null())
+)
+_CONTROL = Statement(
+    update(batches)
+    .where(
+        _THIS,
+        _OPEN,
+        _ACCEPTED,
+        # What is canceled stays so, until somebody asks for another attempt of its items.
+        or_(batches.c.control != Control.CANCEL.value, bindparam("wanted") == Control.CANCEL.value),
+    )
+    .values(control=bindparam("wanted"), reason=bindparam("reason"))
+)
+_REOPEN = Statement(
+    update(batches).where(_THIS).values(control=Control.RUN.value, reason=null(), ended_at=null())
+)
+
+
+class SqlBatches:
+    """`ports.BatchStore` on one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # --- acceptance --------------------------------------------------------------------------------------
+
+    async def add(self, batch: Batch) -> None:
+        """See the port."""
+        row = {name: getattr(batch, name) for name in _FIELDS}
+        row |= {"lane": int(batch.lane), "control": batch.control.value, "accepted": False}
+
+        def job(connection: Connection) -> None:
+            try:
+                _ADD.run(connection, row)
+            except connection.dialect.loaded_dbapi.IntegrityError as error:
+                raise StoreError(f"{batch.id} is written down already") from error
+
+        await self._database.write(job)
+
+    async def add_items(self, items: Sequence[Item]) -> None:
+        """See the port."""
+        wanted = sorted({item.batch_id for item in items})
+
+        def job(connection: Connection) -> None:
+            for batch_id in wanted:
+                if _TAKES_ITEMS.run(connection, {"this_batch": batch_id}).fetchone() is None:
+                    raise StoreError(f"{batch_id} takes no items, as it was accepted or never added")
+            write_items(connection, items)
+
+        if items:
+            await self._database.write(job)
+
+    async def accept(self, batch: Batch, *, mark: Idempotency | None = None) -> str:
+        """See the port."""
+        row = {"this_batch": batch.id} | {name: getattr(batch, name) for name in _KNOWN_LATE}
+
+        def job(connection: Connection) -> str | ImagenError:
+            first = None if mark is None else _first(connection, mark)
+            if mark is not None and first is not None and first.batch_id != batch.id:
+                _forget(connection, batch.id)
+                return first.batch_id if first.fingerprint == mark.fingerprint else _conflict(mark)
+            if _TAKES_ITEMS.run(connection, row).fetchone() is None:
+                return batch.id if _find(connection, batch.id) else _unknown(batch.id)
+            there = count_items(connection, batch.id)
+            if there != batch.total:
+                return StoreError(f"{batch.id} has {there} items in place of {batch.total}")
+            _ACCEPT.run(connection, row)
+            note_predictions(connection, batch.id)
+            if mark is not None:
+                _set(connection, replace(mark, batch_id=batch.id))
+            return batch.id
+
+        return _told(await self._database.write(job))
+
+    async def known(self, scope: str, key: str, *, since: datetime) -> Idempotency | None:
+        """See the port."""
+        return await self._database.read(lambda connection: _mark(connection, scope, key, since))
+
+    async def sweep(self, *, before: datetime) -> None:
+        """See the port."""
+
+        def job(connection: Connection) -> None:
+            _OLD_MARKS.run(connection, {"before": before})
+            for batch_id in connection.execute(_STALE, {"before": before}).scalars().all():
+                _forget(connection, batch_id)
+
+        await self._database.write(job)
+
+    # --- looking -----------------------------------------------------------------------------------------
+
+    async def get(self, batch_id: str) -> Batch:
+        """See the port."""
+        wanted = batch_id.strip()
+        begins = {"begins": wanted, "ends": wanted + _AFTER_ALL}
+
+        def job(connection: Connection) -> Batch:
+            found = _find(connection, wanted)
+            if found is not None:
+                return found
+            rows = connection.execute(_BEGIN_SO, begins).all()
+            if len(rows) != 1:
+                raise _unknown(wanted, several=bool(rows))
+            return _from_row(rows[0])
+
+        if not wanted or not wanted.isascii():
+            raise _unknown(wanted)
+        return await self._database.read(job)
+
+    async def of_prediction(self, prediction_id: str) -> Item:
+        """See the port. Predictions of earlier attempts belong to it too."""
+        found = None
+        if prediction_id.isascii():
+            found = await self._database.read(lambda connection: item_of(connection, prediction_id))
+        if found is None:
+            raise NotFound(f"no batch has a prediction that is called {prediction_id[:80]!r}")
+        return found
+
+    async def list(
+        self, *, limit: int, scope: str | None = None, kind: str = "batch", before: str | None = None
+    ) -> Sequence[Batch]:
+        """See the port."""
+        statement = select(*_COLUMNS).where(_ACCEPTED, batches.c.kind == kind)
+        if scope is not None:
+            statement = statement.where(batches.c.scope == scope)
+        if before is not None:
+            statement = statement.where(batches.c.id < before)
+        statement = statement.order_by(batches.c.id.desc()).limit(limit)
+        return await self._database.read(
+            lambda connection: [_from_row(row) for row in connection.execute(statement)]
+        )
+
+    async def open(self) -> Sequence[Batch]:
+        """See the port."""
+        return await self._database.read(
+            lambda connection: [_from_row(row) for row in connection.execute(_ALL_OPEN)]
+        )
+
+    async def tally(self, batch_id: str, *, recent_since: datetime) -> Tally:
+        """See the port."""
+        return await self._database.read(lambda connection: tally(connection, batch_id, recent_since))
+
+    async def items(
+        self, batch_id: str, *, after: int = -1, limit: int = 100, status: ItemStatus | None = None
+    ) -> Sequence[Item]:
+        """See the port."""
+        return await self._database.read(
+            lambda connection: list_items(connection, batch_id, after=after, limit=limit, status=status)
+        )
+
+    async def ended_since(self, batch_id: str, sequence: int, *, limit: int) -> Sequence[Item]:
+        """See the port."""
+        return await self._database.read(
+            lambda connection: ended_items(connection, batch_id, after=sequence, limit=limit)
+        )
+
+    # --- work --------------------------------------------------------------------------------------------
+
+    async def take(self, batch_id: str, *, owner: str, was: str | None) -> bool:
+        """See the port."""
+        row = {"this_batch": batch_id, "this_owner": owner, "was": was}
+
+        def job(connection: Connection) -> bool:
+            if not _TAKE.run(connection, row).rowcount:
+                return False
+            let_go(connection, batch_id)
+            return True
+
+        return await self._database.write(job)
+
+    async def release(self, batch_id: str, *, owner: str) -> None:
+        """See the port."""
+        row = {"this_batch": batch_id, "this_owner": owner}
+
+        def job(connection: Connection) -> None:
+            if _RELEASE.run(connection, row).rowcount:
+                let_go(connection, batch_id)
+
+        await self._database.write(job)
+
+    async def claim(
+        self, batch_id: str, *, owner: str, limit: int, to_finish: bool = False
+    ) -> Sequence[Item]:
+        """See the port."""
+        row = {"this_batch": batch_id, "this_owner": owner}
+
+        def job(connection: Connection) -> Sequence[Item]:
+            found = _WANTED.run(connection, row).fetchone()
+            if found is None or to_finish is (found[0] == Control.RUN):
+                return []
+            return claim_items(connection, batch_id, limit, under_way=found[0] == Control.PAUSE)
+
+        return await self._database.write(job)
+
+    async def requeue(self, item: Item) -> None:
+        """See the port."""
+        await self._database.write(lambda connection: requeue_item(connection, item))
+
+    async def end(self, item: Item, *, deliveries: Sequence[Delivery] = ()) -> Item | None:
+        """See the port."""
+        if not item.status.terminal:
+            raise ValueError(f"{item.status} is no end")
+        count = {"this_batch": item.batch_id, "count": 1}
+
+        def job(connection: Connection) -> Item | None:
+            sequence = end_item(connection, item)
+            if sequence is None:
+                return None
+            _COUNT_ENDS.run(connection, count)
+            put_deliveries(connection, deliveries)
+            return replace(item, sequence=sequence)
+
+        return await self._database.write(job)
+
+    async def close(self, batch_id: str, *, at: datetime, deliveries: Sequence[Delivery] = ()) -> bool:
+        """See the port."""
+
+        def job(connection: Connection) -> bool:
+            if not _CLOSE.run(connection, {"this_batch": batch_id, "at": at}).rowcount:
+                return False
+            put_deliveries(connection, deliveries)
+            return True
+
+        return await self._database.write(job)
+
+    # --- what is wanted ----------------------------------------------------------------------------------
+
+    async def control(
+        self, batch_id: str, wanted: Control, *, at: datetime, reason: str | None = None
+    ) -> Batch:
+        """See the port."""
+        row = {"this_batch": batch_id, "wanted": wanted.value, "reason": reason}
+
+        def job(connection: Connection) -> Batch | ImagenError:
+            if _CONTROL.run(connection, row).rowcount and wanted is Control.CANCEL:
+                count = cancel_items(connection, batch_id, at)
+                _COUNT_ENDS.run(connection, {"this_batch": batch_id, "count": count})
+            return _find(connection, batch_id) or _unknown(batch_id)
+
+        return _told(await self._database.write(job))
+
+    async def retry(self, batch_id: str, items: Sequence[Item], *, mark: Idempotency | None = None) -> int:
+        """See the port. How many it were is kept in the answer of the mark."""
+
+        def job(connection: Connection) -> int | ImagenError:
+            first = None if mark is None else _first(connection, mark)
+            if mark is not None and first is not None:
+                same = first.fingerprint == mark.fingerprint
+                return int((first.answer or {}).get(_RETRIED, 0)) if same else _conflict(mark)
+            if _find(connection, batch_id) is None:
+                return _unknown(batch_id)
+            count = retry_items(connection, [item for item in items if item.batch_id == batch_id])
+            if count:
+                _REOPEN.run(connection, {"this_batch": batch_id})
+            if mark is not None:
+                answer = (mark.answer or {}) | {_RETRIED: count}
+                _set(connection, replace(mark, batch_id=batch_id, answer=answer))
+            return count
+
+        return _told(await self._database.write(job))
+
+
+def _forget(connection: Connection, batch_id: str) -> None:
+    if _FORGET.run(connection, {"this_batch": batch_id}).rowcount:
+        forget_items(connection, batch_id)
+
+
+def _find(connection: Connection, batch_id: str) -> Batch | None:
+    row = connection.execute(_GET, {"this_batch": batch_id}).one_or_none()
+    return None if row is None else _from_row(row)
+
+
+def _first(connection: Connection, mark: Idempotency) -> Idempotency | None:
+    """The mark of that key that still stands."""
+    return _mark(connection, mark.scope, mark.key, mark.created_at - MARK_LIVES)
+
+
+def _mark(connection: Connection, scope: str, key: str, since: datetime) -> Idempotency | None:
+    row = connection.execute(_MARK, {"scope": scope, "key": key, "since": since}).one_or_none()
+    return None if row is None else Idempotency(**row._mapping)  # noqa: SLF001 - its public name
+
+
+def _set(connection: Connection, mark: Idempotency) -> None:
+    _SET_MARK.run(connection, {name: getattr(mark, name) for name in _MARK_FIELDS})
+
+
+# What is wrong is returned by the jobs and raised here: a job that raises makes all others of its group begin again.
+
+
+def _told(found: T | ImagenError) -> T:
+    if isinstance(found, ImagenError):
+        raise found
+    return found
+
+
+def _conflict(mark: Idempotency) -> IdempotencyConflict:
+    return IdempotencyConflict(
+        f"the Idempotency-Key {mark.key[:80]!r} came with another request before",
+        hint="Choose a new key for a new request; a key stands for its first request for 24 hours.",
+    )
+
+
+def _unknown(wanted: str, *, several: bool = False) -> NotFound:
+    reason = "several batches begin with" if several else "no batch here is called"
+    return NotFound(f"{reason} {wanted[:80]!r}", hint="`imagen batches list` shows them.")
+
+
+def _from_row(row: Row[Any]) -> Batch:
+    facts = dict(row._mapping)  # noqa: SLF001 - its public name
+    return Batch(
+        **facts
+        | {
+            "caller": msgspec.convert(facts["caller"], Caller),
+            "lane": Lane(facts["lane"]),
+            "control": Control(facts["control"]),
+            "webhook_events": tuple(facts["webhook_events"]),
+        }
+    )

@@ -1,0 +1,197 @@
+"""Batches: everything accepted ends once, in order; steered while it runs; taken over from the dead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from durable import accepted, items, worked_off
+
+from imagen.assembly import App
+from imagen.domain.batch import BatchStatus, ItemStatus
+from imagen.domain.money import Usd
+from imagen.emulator import EmulatorThread
+from imagen.errors import NotFound
+from imagen.service.batches import ItemEnded, Progress
+
+pytestmark = pytest.mark.anyio
+PRICE = Usd(3000)
+
+
+async def until(holds: Callable[[], Any], *, within: float = 10.0) -> None:
+    async with asyncio.timeout(within):
+        while not holds():  # noqa: ASYNC110 - what others do is looked at
+            await asyncio.sleep(0.02)
+
+
+async def free_places(app: App) -> bool:
+    state = await app.limits.show(app.backends.get("gateway").account, now=app.clock.now().timestamp())
+    return state.running == 0
+
+
+async def test_every_item_ends_once_in_its_place_and_the_ledger_balances(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    prompts = [f"a fox {number}" for number in range(40)]
+    prompts[7] += " [fault:fail preset=nsfw]"
+    async with open_app() as app, worked_off(app):
+        batch = await accepted(app, prompts, keep=True)
+        heard = [news async for news in app.batches.events(batch.id)]
+        found = await items(app, batch)
+        entries = await app.ledger.entries()
+        view = await app.batches.view(batch.id)
+        assert await free_places(app)
+    assert [item.index for item in found] == list(range(40))
+    assert [item.status for item in found].count(ItemStatus.SUCCEEDED) == 39
+    assert found[7].status is ItemStatus.FAILED
+    assert found[7].code == "prediction_failed"
+    assert found[7].cost == Usd(0)
+    assert all(
+        item.note["output_filename"] == f"{prompt}.png" for item, prompt in zip(found, prompts, strict=True)
+    )
+    assert all(item.files[0].startswith("shelf:pic_") for item in found if item.index != 7)
+    assert view.status is BatchStatus.PARTLY_FAILED
+    assert view.tally.cost == PRICE * 39 == Usd.total(entry.cost for entry in entries if entry.cost)
+    assert view.batch.quoted == PRICE * 40
+    ends = [news.item for news in heard if isinstance(news, ItemEnded)]
+    assert [item.sequence for item in ends] == list(range(1, 41))
+    assert sorted(item.index for item in ends) == list(range(40))
+    assert isinstance(heard[-1], Progress)
+    assert heard[-1].view.status is BatchStatus.PARTLY_FAILED
+    assert replicate_emulator.purchases == 40
+
+
+async def test_events_go_on_from_where_somebody_left(open_app: Callable[..., App]) -> None:
+    async with open_app() as app, worked_off(app):
+        batch = await accepted(app, [f"a fox {number}" for number in range(10)])
+        await app.batches.ended(batch.id)
+        later = [news async for news in app.batches.events(batch.id, after=7)]
+    assert [news.item.sequence for news in later if isinstance(news, ItemEnded)] == [8, 9, 10]
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.4)
+async def test_a_paused_batch_buys_nothing_more_and_goes_on_when_it_is_resumed(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app(REPLICATE_CONCURRENT_LIMIT="2") as app, worked_off(app):
+        batch = await accepted(app, [f"a fox {number}" for number in range(12)])
+        await until(lambda: replicate_emulator.purchases >= 3)
+        await app.batches.pause(batch.id)
+        await until(lambda: app.queue.busy == 0)
+        bought = replicate_emulator.purchases
+        paused = await app.batches.view(batch.id)
+        assert paused.status is BatchStatus.PAUSED
+        assert paused.tally.running == 0
+        assert paused.tally.succeeded == bought < 12
+        await app.batches.resume(batch.id)
+        view = await app.batches.ended(batch.id)
+    assert view.status is BatchStatus.SUCCEEDED
+    assert replicate_emulator.purchases == 12
+
+
+@pytest.mark.replicate_emulator(run_seconds=20)
+async def test_a_canceled_batch_stops_what_runs_and_buys_nothing_more(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app(REPLICATE_CONCURRENT_LIMIT="3") as app, worked_off(app):
+        batch = await accepted(app, [f"a fox {number}" for number in range(9)])
+        await until(lambda: replicate_emulator.purchases == 3)
+        await app.batches.cancel(batch.id)
+        async with asyncio.timeout(20):
+            view = await app.batches.ended(batch.id)
+        found = await items(app, batch)
+        assert await free_places(app)
+    assert view.status is BatchStatus.CANCELED
+    assert {item.status for item in found} == {ItemStatus.CANCELED}
+    assert replicate_emulator.purchases == 3
+    assert replicate_emulator.state()["running"] == 0
+    assert replicate_emulator.state()["by_status"] == {"canceled": 3}
+
+
+async def test_what_failed_is_tried_again_with_a_new_purchase_and_the_rest_is_left_alone(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as app, worked_off(app):
+        replicate_emulator.add_fault("fail", preset="nsfw", prompt="bad", times=1)
+        batch = await accepted(app, ["good", "bad"])
+        first = await app.batches.ended(batch.id)
+        assert first.status is BatchStatus.PARTLY_FAILED
+        assert await app.batches.retry_failed(batch.id) == 1
+        second = await app.batches.ended(batch.id)
+        found = await items(app, batch)
+        assert await app.batches.retry_failed(batch.id) == 0
+    assert second.status is BatchStatus.SUCCEEDED
+    assert [item.attempt for item in found] == [1, 2]
+    assert second.tally.cost == PRICE * 2
+    assert replicate_emulator.purchases == 3
+
+
+@pytest.mark.replicate_emulator(run_seconds=1.5)
+async def test_what_a_process_let_go_of_is_finished_by_the_next_without_a_second_purchase(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app(REPLICATE_CONCURRENT_LIMIT="4") as app:
+        async with worked_off(app):
+            batch = await accepted(app, [f"a fox {number}" for number in range(10)], keep=True)
+            await until(lambda: replicate_emulator.purchases >= 4)
+        left = await app.batches.view(batch.id)
+        assert left.tally.running == 0
+        assert left.batch.owner is None
+    async with open_app(REPLICATE_CONCURRENT_LIMIT="4") as app, worked_off(app):
+        view = await app.batches.ended(batch.id)
+        found = await items(app, batch)
+        assert await free_places(app)
+    assert view.status is BatchStatus.SUCCEEDED
+    assert all(item.files for item in found)
+    assert replicate_emulator.purchases == 10
+
+
+async def test_another_process_leaves_the_batch_of_a_living_one_alone(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as one, open_app() as other:
+        batch = await accepted(one, [f"a fox {number}" for number in range(30)])
+        async with worked_off(one), worked_off(other):
+            view = await one.batches.ended(batch.id)
+            assert not (one.queue.holds(batch.id) and other.queue.holds(batch.id))
+    assert view.status is BatchStatus.SUCCEEDED
+    assert replicate_emulator.purchases == 30
+
+
+async def test_a_batch_is_seen_by_its_maker_alone(open_app: Callable[..., App]) -> None:
+    async with open_app() as app:
+        batch = await accepted(app, ["a fox"])
+        assert (await app.batches.view(batch.id, scope="admin")).batch.id == batch.id
+        with pytest.raises(NotFound):
+            await app.batches.view(batch.id, scope="key:somebody-else")
+
+
+async def test_a_refused_token_pauses_the_batch_and_says_why(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as app, worked_off(app):
+        replicate_emulator.add_fault("status", status=401, operation="predictions.create", times=1)
+        batch = await accepted(app, ["a fox"])
+        views = (news.view async for news in app.batches.events(batch.id) if isinstance(news, Progress))
+        view = await anext(view async for view in views if view.status is BatchStatus.PAUSED)
+        assert "token" in (view.batch.reason or "")
+        assert view.tally.failed == 0
+        await app.batches.resume(batch.id)
+        view = await app.batches.ended(batch.id)
+    assert view.status is BatchStatus.SUCCEEDED
+    assert replicate_emulator.purchases == 1
+
+
+async def test_a_run_that_the_service_interrupted_is_bought_again_at_no_cost(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as app, worked_off(app):
+        replicate_emulator.add_fault("fail", preset="interrupted", times=1)
+        batch = await accepted(app, ["a fox"])
+        view = await app.batches.ended(batch.id)
+        (item,) = await items(app, batch)
+    assert view.status is BatchStatus.SUCCEEDED
+    assert (item.attempt, item.cost) == (2, PRICE)
+    assert replicate_emulator.purchases == 2
