@@ -45,9 +45,12 @@ from imagen.service.gateway import Gateway
 from imagen.service.keys import KeyBook
 from imagen.service.news import News
 from imagen.service.notices import Notices
+from imagen.service.ownership import Ownership
 from imagen.service.pace import RunTimeBook
+from imagen.service.prepare import Preparation
 from imagen.service.semaphore_lease import SemaphoreLeases
 from imagen.service.share import Reuse
+from imagen.service.terms import Terms
 from imagen.service.tokens import TokenVault
 from imagen.service.watch import HeldOpen, Watcher
 from imagen.service.webhooks import Webhooks
@@ -388,11 +391,10 @@ class App:
             store=self.store,
             bookkeeper=self.bookkeeper,
             finisher=self.finisher,
-            deliverer=deliverer,
+            preparation=Preparation(store=self.store, deliverer=deliverer, owners=self.owners, clock=clock),
             admission=self.admission,
             watcher=self.watcher,
-            webhooks=self.webhooks,
-            held_open=self.held_open,
+            terms=Terms(watcher=self.watcher, webhooks=self.webhooks, held_open=self.held_open),
             reuse=Reuse(
                 cache=self.cache,
                 store=self.store,
@@ -400,7 +402,7 @@ class App:
                 clock=clock,
                 by_default=self.backends.keeps_pictures,
             ),
-            owners=self.owners,
+            ownership=Ownership(store=self.store, owners=self.owners),
             clock=clock,
             rules=buying,
             observer=observer,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from imagen.domain.prediction import Prediction
     from imagen.domain.request import GenerationRequest
     from imagen.service.deliver import Destination
-    from imagen.service.gateway import Order
+    from imagen.service.prepare import Order
 
 LOCAL = "local"
 """The scope of what is asked for on this machine."""

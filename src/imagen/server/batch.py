@@ -25,7 +25,7 @@ from imagen.server.results import Both, GeneratedFile, Turn, cost_header, dollar
 from imagen.server.tasks import MOST_STORED_BYTES, MOST_TASKS, prepare_tasks, read_tasks
 from imagen.server.wishes import Credentials, FileName, Seconds, Text, Wish, as_told, name_for
 from imagen.service.finish import Outcome
-from imagen.service.gateway import Order
+from imagen.service.prepare import Order
 
 _LINED_UP = 4
 """So many times the account's places stand in line at once; the other tasks wait as plain values."""

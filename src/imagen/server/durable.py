@@ -16,7 +16,7 @@ from imagen.server.access import Visitor, scope_of
 from imagen.server.context import Context, handed_over
 from imagen.server.wishes import Wish, as_told, name_for
 from imagen.service.batches import Entry, NewBatch, Progress, View
-from imagen.service.gateway import Order
+from imagen.service.prepare import Order
 from imagen.transport.public import check_webhook_url
 
 _PIECE = 200

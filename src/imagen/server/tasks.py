@@ -13,8 +13,8 @@ from imagen.errors import ImagenError, InvalidInput, InvalidRequest, Problem, Re
 from imagen.server.access import Visitor
 from imagen.server.context import Context
 from imagen.server.wishes import Wish, check_credentials, prepare_order, read_texts, read_wish
-from imagen.service.gateway import Order
 from imagen.service.manifest import Row
+from imagen.service.prepare import Order
 
 MOST_TASKS = 10_000
 MOST_REPEATED_BYTES = 256 << 20

@@ -28,7 +28,7 @@ from imagen.server.answers import ModelNotSupported
 from imagen.server.bodies import to_value
 from imagen.server.context import Context
 from imagen.service.deliver import Destination
-from imagen.service.gateway import Order
+from imagen.service.prepare import Order
 
 DEFAULT_EXTENSION = ".jpg"
 EXTENSIONS = frozenset(

@@ -19,9 +19,9 @@ from imagen.domain.secret import Secret
 from imagen.errors import IdempotencyConflict, InvalidRequest, NotFound
 from imagen.ports import Backend, BatchStore, Clock, Owners, PredictionStore, Sealer, WorkQueue
 from imagen.service.finish import Finisher, Outcome
-from imagen.service.gateway import Order
 from imagen.service.news import News
 from imagen.service.orders import prediction_ids, renewed, to_stored
+from imagen.service.prepare import Order
 from imagen.service.tokens import TokenVault
 from imagen.service.troubles import Trouble, Troubles
 

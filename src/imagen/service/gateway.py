@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import msgspec
 
 from imagen.domain.caller import UNKNOWN, Caller
 from imagen.domain.events import Event, GivenUp, Resumed, Submitted
-from imagen.domain.identifiers import new_id
 from imagen.domain.limits import Lane, Need, Patience
-from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, Status, request_key
+from imagen.domain.prediction import Prediction, Status
 from imagen.domain.request import GenerationRequest
 from imagen.domain.usage import UsageEntry
 from imagen.errors import (
-    BudgetExceeded,
     ImagenError,
     InvalidRequest,
     NotFound,
@@ -28,23 +23,18 @@ from imagen.errors import (
     StillFollowed,
 )
 from imagen.limits.admission import Admission
-from imagen.ports import Backend, Backends, Clock, Observer, Owners, Plan, PredictionStore
+from imagen.ports import Backend, Backends, Clock, Observer, Plan, PredictionStore
 from imagen.service.adopt import is_remembered
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import Buyer, BuyingRules, Purchase
-from imagen.service.deliver import Deliverer, Destination, PictureSource, to_stored
+from imagen.service.deliver import Destination, PictureSource, to_stored
 from imagen.service.finish import Finisher, Notify, Outcome
+from imagen.service.ownership import Ownership
+from imagen.service.prepare import Order, Preparation, check_cost
 from imagen.service.share import Reuse
-from imagen.service.watch import HeldOpen, Watcher
-from imagen.service.webhooks import Webhooks
+from imagen.service.terms import Terms
+from imagen.service.watch import Watcher
 
-HOLD_SECONDS = 60.0
-"""How long a create is held open: then one call makes a prediction, and its end is known at once."""
-WATCHED_HOLD_SECONDS = 2.0
-"""How long when somebody watches a slow model: its progress is only seen by looking."""
-_QUICK_SECONDS = 5.0
-_WORTH_HOLDING_SECONDS = 50.0
-"""A batch does not hold open what would hardly end before the service lets go of it."""
 _LEASE_MARGIN_SECONDS = 90.0
 """Above deadline and grace: connecting twice, and the service's own delays, fit in."""
 
@@ -52,37 +42,6 @@ _MOST_UNWRITTEN = 10_000
 PRACTICE_ENDED = "it was practice, and its emulator ended with the process"
 
 _log = logging.getLogger(__name__)
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that was checked and can be carried out. Nothing of it is written down yet.
-
-    Attributes:
-        intents: the predictions that it takes, each with its plan.
-        caller, lane, patience: whose turn it is, and how long it waits for it.
-        watched: somebody looks at the progress, so a slow model is looked at rather than held open.
-        accepted: its intents were promised to somebody under their ids, and may be under way or done already. When it
-            is broken off it goes on upstream.
-    """
-
-    request: GenerationRequest
-    backend: Backend
-    intents: tuple[tuple[Prediction, Plan], ...]
-    caller: Caller
-    lane: Lane
-    patience: Patience
-    watched: bool
-    accepted: bool = False
-
-
-class _Owned:
-    """Whether what we own was finished."""
-
-    finished = False
-
-    def ended(self, outcome: Outcome) -> Outcome:
-        self.finished = outcome.prediction.finished
-        return outcome
 
 
 class Gateway:
@@ -95,13 +54,12 @@ class Gateway:
         store: PredictionStore,
         bookkeeper: Bookkeeper,
         finisher: Finisher,
-        deliverer: Deliverer,
+        preparation: Preparation,
         admission: Admission,
         watcher: Watcher,
-        webhooks: Webhooks,
-        held_open: HeldOpen,
+        terms: Terms,
         reuse: Reuse,
-        owners: Owners,
+        ownership: Ownership,
         clock: Clock,
         rules: BuyingRules,
         observer: Observer,
@@ -110,13 +68,12 @@ class Gateway:
         self._store = store
         self._bookkeeper = bookkeeper
         self._finisher = finisher
-        self._deliverer = deliverer
+        self._preparation = preparation
         self._admission = admission
         self._watcher = watcher
-        self._webhooks = webhooks
-        self._held_open = held_open
+        self._terms = terms
         self._reuse = reuse
-        self._owners = owners
+        self._ownership = ownership
         self._clock = clock
         self._rules = rules
         self._observer = observer
@@ -174,8 +131,10 @@ class Gateway:
             InvalidRequest, Refused, ConfigError: it cannot be carried out.
         """
         plans = await backend.check(request)
-        intents = await self._intend(backend, request, plans, caller, destination)
-        _check_cost(backend, request, intents)
+        intents = await self._preparation.intend(
+            backend, request, plans, caller=caller, destination=destination
+        )
+        check_cost(backend, request, intents)
         return Order(
             request=request,
             backend=backend,
@@ -231,11 +190,11 @@ class Gateway:
             backend = self._backend_of(prediction)
         except InvalidRequest:
             # Somebody who asks may set the right token; a gateway that tidies up after others never has it.
-            if not leaves_running or prediction.finished or not await self._take(prediction):
+            if not leaves_running or prediction.finished or not await self._ownership.take(prediction):
                 raise
             return await self._end_without_account(prediction, quietly(observer, self._observer))
         if not prediction.finished:
-            if not await self._take(prediction):
+            if not await self._ownership.take(prediction):
                 raise StillFollowed(
                     f"{prediction.id} is being followed by another process right now", hint="Wait for it."
                 )
@@ -244,7 +203,7 @@ class Gateway:
                 prediction = await self._finisher.write_off(prediction, PRACTICE_ENDED)
         if destination is not None:
             prediction = msgspec.structs.replace(prediction, destination=to_stored(destination))
-        async with self._owned(prediction) as owned:
+        async with self._ownership.held(prediction) as owned:
             return owned.ended(
                 await self._finisher.finish(
                     backend,
@@ -278,7 +237,7 @@ class Gateway:
         prediction = await self._store.get(prediction_id)
         if prediction.status.terminal:
             return prediction
-        busy = prediction.owner is not None and self._owners.alive(prediction.owner)
+        busy = self._ownership.is_held(prediction)
         if prediction.upstream_id is None and busy:
             raise InvalidRequest(
                 f"{prediction.id} is just being bought by another process",
@@ -308,50 +267,6 @@ class Gateway:
 
     # --- the steps ---------------------------------------------------------------------------------------
 
-    async def _intend(
-        self,
-        backend: Backend,
-        request: GenerationRequest,
-        plans: Sequence[Plan],
-        caller: Caller,
-        destination: Destination | None,
-    ) -> Sequence[Prediction]:
-        """The intents: complete, seeds chosen, and sure to find room for their pictures, before anything is sent."""
-        total = sum(plan.expected_images for plan in plans)
-        first, intents = 1, []
-        for index, plan in enumerate(plans):
-            place = (
-                None
-                if destination is None
-                else msgspec.structs.replace(destination, first=first, total=total)
-            )
-            now = self._clock.now()
-            values = dict(plan.input)
-            if plan.seed_field is not None:
-                values.setdefault(plan.seed_field, secrets.randbelow(plan.seed_maximum) + 1)
-            seed = values.get("seed")
-            intent = Prediction(
-                id=new_id("pred", now),
-                backend=backend.name,
-                backend_type=backend.type,
-                account=backend.account,
-                model=plan.model,
-                prompt=request.prompt,
-                input=values,
-                request_key=request_key(backend.account, plan.model, plan.identity, index=index),
-                caller=caller.name,
-                created_at=now,
-                deadline_seconds=plan.deadline_seconds,
-                seed=seed if isinstance(seed, int) else None,
-                owner=self._owners.me,
-                destination=None if place is None else to_stored(place),
-            )
-            if place is not None:
-                await self._check_place(place, intent, plan, request)
-            first += plan.expected_images
-            intents.append(intent)
-        return intents
-
     async def _guarded(self, order: Order, intent: Prediction, plan: Plan, notify: Notify) -> Outcome:
         """One prediction, with whatever goes wrong as part of its outcome."""
         try:
@@ -369,7 +284,7 @@ class Gateway:
         if order.accepted and (begun := await self._begun(intent)) is not None:
             if begun.finished:
                 return await self._finisher.recount(begun)
-            if not await self._take(begun):
+            if not await self._ownership.take(begun):
                 raise StillFollowed(f"{begun.id} is being followed by another process right now")
             begun = await self._store.get(begun.id)
             if order.backend.practice and order.backend.account != begun.account:
@@ -422,7 +337,7 @@ class Gateway:
             intent=prediction if fresh else None,
         )
         async with (
-            self._owned(prediction) as owned,
+            self._ownership.held(prediction) as owned,
             self._admission.admit(need, patience=order.patience, notify=notify) as place,
         ):
             buyer = Buyer(
@@ -432,22 +347,20 @@ class Gateway:
                 rules=self._rules,
                 watcher=self._watcher,
             )
-            purchase = Purchase(
-                hold_seconds=self._hold_seconds(order, plan),
-                secrets=plan.secrets,
-                repeat_lost=order.request.repeat_lost,
-                patience=order.patience,
-            )
-
             told = False
 
             async def buying(sent: Prediction) -> Prediction:
                 nonlocal told
-                with self._held_open.hold(purchase.hold_seconds, lane=order.lane) as seconds:
-                    webhook = self._webhook(order.backend, plan, held_seconds=seconds)
-                    told = webhook is not None and self._webhooks.arrive
-                    held = msgspec.structs.replace(purchase, hold_seconds=seconds, webhook=webhook)
-                    return await buyer.buy(sent, held, place=place, notify=notify)
+                with self._terms.agreed(order, plan) as (hold_seconds, webhook):
+                    told = self._terms.wakes(webhook)
+                    purchase = Purchase(
+                        hold_seconds=hold_seconds,
+                        webhook=webhook,
+                        secrets=plan.secrets,
+                        repeat_lost=order.request.repeat_lost,
+                        patience=order.patience,
+                    )
+                    return await buyer.buy(sent, purchase, place=place, notify=notify)
 
             if fresh and place.intent is not None:
                 prediction = place.intent
@@ -470,22 +383,6 @@ class Gateway:
             place.ended(outcome.prediction)
             return outcome
 
-    def _hold_seconds(self, order: Order, plan: Plan) -> float:
-        """How long a create is worth holding open, if there is room."""
-        typical = self._watcher.typical_seconds(order.backend, plan.model) or plan.typical_seconds
-        if order.lane is Lane.BATCH and typical is not None and typical > _WORTH_HOLDING_SECONDS:
-            return 0.0
-        slow = plan.typical_seconds is None or plan.typical_seconds > _QUICK_SECONDS
-        hold = WATCHED_HOLD_SECONDS if order.watched and slow else HOLD_SECONDS
-        return min(hold, plan.deadline_seconds)
-
-    def _webhook(self, backend: Backend, plan: Plan, *, held_seconds: float) -> str | None:
-        """Where the service tells of the end of one that is not expected to end while its create is held open."""
-        typical = self._watcher.typical_seconds(backend, plan.model) or plan.typical_seconds
-        if typical is not None and typical <= held_seconds:
-            return None
-        return self._webhooks.address(backend.account)
-
     async def _begun(self, intent: Prediction) -> Prediction | None:
         """What an earlier try has made of an intent; None when it was not written down yet."""
         try:
@@ -501,7 +398,7 @@ class Gateway:
 
     async def _end_without_account(self, prediction: Prediction, notify: Notify) -> Outcome:
         """One whose token was its caller's and is kept nowhere: only what is known of it can be finished."""
-        async with self._owned(prediction) as owned:
+        async with self._ownership.held(prediction) as owned:
             if prediction.status is Status.SUCCEEDED:
                 return owned.ended(
                     await self._finisher.deliver_what_is_known(self._backends.tokenless(), prediction, notify)
@@ -513,49 +410,15 @@ class Gateway:
                 )
             return owned.ended(Outcome(await self._finisher.lose(prediction)))
 
-    @asynccontextmanager
-    async def _owned(self, prediction: Prediction) -> AsyncIterator[_Owned]:
-        """Ours while the block runs. What is left unfinished is nobody's then, so that others may take it up."""
-        owned = _Owned()
-        try:
-            yield owned
-        finally:
-            if not owned.finished:
-                await asyncio.shield(self._release(prediction))
-
-    async def _release(self, prediction: Prediction) -> None:
-        try:
-            await self._store.release(prediction.id, owner=self._owners.me)
-        except ImagenError as error:
-            _log.debug("releasing %s failed: %s", prediction.id, error.code)
-
-    async def _check_place(
-        self, place: Destination, intent: Prediction, plan: Plan, request: GenerationRequest
-    ) -> None:
-        """Refuse a place that cannot take the pictures, unless they may lie there already.
-
-        That is so when a process died between putting them there and writing it down.
-        """
-        try:
-            self._deliverer.check(place, intent, images=plan.expected_images)
-        except InvalidRequest:
-            if not (request.resume and await self._store.unfinished(request_key=intent.request_key)):
-                raise
-
     async def _take_left(self, intent: Prediction, given_up: set[str]) -> Prediction | None:
         """An unfinished prediction of the same request that no living process follows, now ours."""
         for seen in await self._store.unfinished(request_key=intent.request_key):
-            if seen.id in given_up or not await self._take(seen):
+            if seen.id in given_up or not await self._ownership.take(seen):
                 continue
             left = await self._store.get(seen.id)  # whoever had it may have finished it since we looked
             if not left.finished:
                 return msgspec.structs.replace(left, destination=intent.destination)
         return None
-
-    async def _take(self, prediction: Prediction) -> bool:
-        if prediction.owner is not None and self._owners.alive(prediction.owner):
-            return False
-        return await self._store.take(prediction.id, owner=self._owners.me, was=prediction.owner)
 
     def _backend_of(self, prediction: Prediction) -> Backend:
         backend = self._backends.get(prediction.backend)
@@ -565,22 +428,6 @@ class Gateway:
                 hint="Set the token with which it was made.",
             )
         return backend
-
-
-def _check_cost(backend: Backend, request: GenerationRequest, intents: Sequence[Prediction]) -> None:
-    if request.max_cost is None:
-        return
-    prices = [backend.price(intent) for intent in intents]
-    known = [price for price in prices if price is not None]
-    if len(known) < len(prices):
-        raise BudgetExceeded(
-            f"the price of {intents[0].model} is not known, so it cannot be held below {request.max_cost}",
-            hint="Leave --max-cost away to buy it all the same.",
-        )
-    if (quote := Usd.total(known)) > request.max_cost:
-        raise BudgetExceeded(
-            f"this costs {quote}, more than the {request.max_cost} that you allow; nothing was bought"
-        )
 
 
 def _expired(error: ImagenError | None) -> bool:

@@ -17,7 +17,7 @@ from imagen.domain.request import GenerationRequest
 from imagen.domain.secret import Secret
 from imagen.errors import InvalidInput, Problem
 from imagen.ports import Backend, Plan, Sealer
-from imagen.service.gateway import Order
+from imagen.service.prepare import Order
 
 PATIENT = Patience(line_seconds=30 * 86_400.0, refusals=1_000_000, refusal_seconds=86_400.0)
 """Work that outlives its caller waits as long as it takes."""

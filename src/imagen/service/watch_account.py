@@ -47,6 +47,7 @@ _LONGEST_WITHOUT_LIST = 60.0
 _FALLING_BEHIND, _KEEPING_UP = 1.0, 0.25
 _STRETCHES, _MOST_STRETCHED = 0.3, 3.0
 _SMOOTH = 0.3
+_MOSTLY_WATCHED = 1.5
 
 _PACE = Pace()
 _age = attrgetter("created")
@@ -119,6 +120,9 @@ class AccountWatch:
     def remove(self, watch: Watch) -> None:
         """Watch it no longer."""
         watch.watched = False
+        del (
+            watch.prediction
+        )  # what stands in a queue stays there until its turn; the rest of it is not needed
         del self._by_age[self._place(watch)]
         same = self._watches[watch.upstream_id]
         same.remove(watch)
@@ -244,7 +248,7 @@ class AccountWatch:
 
     def _await_end(self, watch: Watch) -> None:
         """Remember until when it waits for its last look at the latest."""
-        if len(self._ends) > 2 * self.watching + _PAGE:
+        if len(self._ends) > _MOSTLY_WATCHED * self.watching + _PAGE:
             self._ends = [entry for entry in self._ends if entry[2].watched]
             heapq.heapify(self._ends)
         self._count += 1
@@ -318,6 +322,8 @@ class AccountWatch:
 
     async def _look(self, watch: Watch) -> None:
         """One prediction by itself."""
+        if not watch.watched:
+            return
         since = self._clock.monotonic()
         try:
             async with asyncio.timeout(max(watch.ends_at - since, LAST_LOOK_SECONDS)):

@@ -130,6 +130,11 @@ class Worker:
             if started := self._notices.of_start(batch, item):
                 await self._outbox.put(started)
             outcomes = await self._carried_out(batch, item)
+            while (trouble := _passing(outcomes)) is not None and _keeps_places(outcomes, trouble):
+                # Its places are kept, so its hand is too: put back, it might wait behind those who wait for its places.
+                self.troubles.note(STORE if isinstance(trouble, StoreError) else batch.account, str(trouble))
+                await self.troubles.passable(STORE, batch.account)
+                outcomes = await self._carried_out(batch, item)
         except asyncio.CancelledError:
             self._found_nothing(batch)
             raise
@@ -184,8 +189,12 @@ class Worker:
     ) -> None:
         """Queue it once more: the same predictions where they may be under way, else new ones for those refused."""
         if isinstance(error, StillFollowed | Refused):
+            self._found_nothing(
+                batch
+            )  # it told nothing of the account: if it was the one that tries, another may
             await self._clock.sleep(_SHORT_PAUSE_SECONDS)
         elif isinstance(error, DeliveryError) and isinstance(error.__cause__, BackendError):
+            self._found_nothing(batch)
             await self._clock.sleep(
                 _FETCH_PAUSE_SECONDS
             )  # one picture that does not come keeps nobody else waiting
@@ -317,6 +326,16 @@ def _passing(outcomes: Sequence[Outcome]) -> ImagenError | None:
         if isinstance(error, BackendError) and (error.retryable or not outcome.prediction.status.terminal):
             return error
     return None
+
+
+def _keeps_places(outcomes: Sequence[Outcome], trouble: ImagenError) -> bool:
+    """Whether something of it may run at the service, which is away or could not be heard, so that it holds its places."""
+    waits = isinstance(trouble, StoreError | BackendError) and not isinstance(
+        trouble, PaymentRequired | BackendUnauthenticated
+    )
+    return waits and any(
+        each.prediction.sent_at is not None and not each.prediction.status.terminal for each in outcomes
+    )
 
 
 def _interrupted(outcomes: Sequence[Outcome]) -> bool:

@@ -325,6 +325,20 @@ def test_a_row_that_fails_fails_alone_and_can_be_tried_again(
     assert replicate_emulator.purchases == 4
 
 
+def test_an_account_without_credit_pauses_the_batch_until_somebody_goes_on(
+    practised: Any, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("payment_required", operation=CREATE, times=None)
+    write(practised, "foxes.jsonl", *rows(3))
+    done = practised("batch", "foxes.jsonl", "--json", code=4)
+    assert done.json["status"] == "paused"
+    assert "not enough credit" in done.json["reason"]
+    assert done.json["resume"] in done.stderr
+    replicate_emulator.clear_faults()
+    assert practised("batch", "--resume", done.json["id"], "--json", code=0).json["succeeded"] == 3
+    assert replicate_emulator.purchases == 3
+
+
 # --- broken off ------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,139 @@
+"""Making an order of a request: what is bought, complete to the last parameter, before anything is sent."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+
+from imagen.domain.caller import Caller
+from imagen.domain.identifiers import new_id
+from imagen.domain.limits import Lane, Patience
+from imagen.domain.money import Usd
+from imagen.domain.prediction import Prediction, request_key
+from imagen.domain.request import GenerationRequest
+from imagen.errors import BudgetExceeded, InvalidRequest
+from imagen.ports import Backend, Clock, Owners, Plan, PredictionStore
+from imagen.service.deliver import Deliverer, Destination, to_stored
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that was checked and can be carried out. Nothing of it is written down yet.
+
+    Attributes:
+        intents: the predictions that it takes, each with its plan.
+        caller, lane, patience: whose turn it is, and how long it waits for it.
+        watched: somebody looks at the progress, so a slow model is looked at rather than held open.
+        accepted: its intents were promised to somebody under their ids, and may be under way or done already. When it
+            is broken off it goes on upstream.
+    """
+
+    request: GenerationRequest
+    backend: Backend
+    intents: tuple[tuple[Prediction, Plan], ...]
+    caller: Caller
+    lane: Lane
+    patience: Patience
+    watched: bool
+    accepted: bool = False
+
+
+class Preparation:
+    """Chooses what a backend's plans leave open.
+
+    Args:
+        store: knows what is unfinished.
+        deliverer: knows whether pictures could be put somewhere.
+        owners: says who we are.
+        clock: tells the time.
+    """
+
+    def __init__(self, *, store: PredictionStore, deliverer: Deliverer, owners: Owners, clock: Clock) -> None:
+        self._store = store
+        self._deliverer = deliverer
+        self._owners = owners
+        self._clock = clock
+
+    async def intend(
+        self,
+        backend: Backend,
+        request: GenerationRequest,
+        plans: Sequence[Plan],
+        *,
+        caller: Caller,
+        destination: Destination | None,
+    ) -> Sequence[Prediction]:
+        """The intents: complete, seeds chosen, and sure to find room for their pictures, before anything is sent.
+
+        Raises:
+            InvalidInput, ConfigError: their pictures could not be put where they are to go.
+        """
+        total = sum(plan.expected_images for plan in plans)
+        first, intents = 1, []
+        for index, plan in enumerate(plans):
+            place = (
+                None
+                if destination is None
+                else msgspec.structs.replace(destination, first=first, total=total)
+            )
+            now = self._clock.now()
+            values = dict(plan.input)
+            if plan.seed_field is not None:
+                values.setdefault(plan.seed_field, secrets.randbelow(plan.seed_maximum) + 1)
+            seed = values.get("seed")
+            intent = Prediction(
+                id=new_id("pred", now),
+                backend=backend.name,
+                backend_type=backend.type,
+                account=backend.account,
+                model=plan.model,
+                prompt=request.prompt,
+                input=values,
+                request_key=request_key(backend.account, plan.model, plan.identity, index=index),
+                caller=caller.name,
+                created_at=now,
+                deadline_seconds=plan.deadline_seconds,
+                seed=seed if isinstance(seed, int) else None,
+                owner=self._owners.me,
+                destination=None if place is None else to_stored(place),
+            )
+            if place is not None:
+                await self._check_place(place, intent, plan, request)
+            first += plan.expected_images
+            intents.append(intent)
+        return intents
+
+    async def _check_place(
+        self, place: Destination, intent: Prediction, plan: Plan, request: GenerationRequest
+    ) -> None:
+        """Refuse a place that cannot take the pictures, unless they may lie there already.
+
+        That is so when a process died between putting them there and writing it down.
+        """
+        try:
+            self._deliverer.check(place, intent, images=plan.expected_images)
+        except InvalidRequest:
+            if not (request.resume and await self._store.unfinished(request_key=intent.request_key)):
+                raise
+
+
+def check_cost(backend: Backend, request: GenerationRequest, intents: Sequence[Prediction]) -> None:
+    """Refuse what would cost more than it may.
+
+    Raises:
+        BudgetExceeded: it would, or nobody knows what it costs.
+    """
+    if request.max_cost is None:
+        return
+    prices = [backend.price(intent) for intent in intents]
+    known = [price for price in prices if price is not None]
+    if len(known) < len(prices):
+        raise BudgetExceeded(
+            f"the price of {intents[0].model} is not known, so it cannot be held below {request.max_cost}",
+            hint="Leave --max-cost away to buy it all the same.",
+        )
+    if (quote := Usd.total(known)) > request.max_cost:
+        raise BudgetExceeded(
+            f"this costs {quote}, more than the {request.max_cost} that you allow; nothing was bought"
+        )
