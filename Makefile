@@ -65,6 +65,8 @@ bench: $(VENV)/.installed ## measure what imagen adds to a prediction, as a libr
 	@echo
 	@$(BIN)/python bench/gateway.py
 	@echo
+	@$(BIN)/python bench/watcher.py
+	@echo
 	@$(BIN)/python bench/limits.py
 
 .PHONY: soak

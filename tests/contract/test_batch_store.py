@@ -61,7 +61,7 @@ def ended(item: Item, status: ItemStatus = ItemStatus.SUCCEEDED, **facts: Any) -
 
 def again(item: Item, attempt: int = 2) -> Item:
     prediction = prediction_of(make_batch(int(item.batch_id[-6:])), item.index, attempt)
-    return replace(item, attempt=attempt, predictions=(prediction,), order={"attempt": attempt})
+    return replace(item, attempt=attempt, predictions=(prediction,), order=b'{"attempt": %d}' % attempt)
 
 
 def indexes(items: Sequence[Item]) -> list[int]:
@@ -105,7 +105,7 @@ async def test_an_item_comes_back_whole_in_the_order_of_indexes(store: SqlBatche
     told = make_item(
         batch,
         0,
-        order={"größe": [1.5, None]},
+        order='{"größe": [1.5, null]}'.encode(),
         note={"name": "x.png"},
         status=ItemStatus.EXPIRED,
         attempt=3,
@@ -633,7 +633,7 @@ async def test_what_failed_is_tried_again_and_the_batch_is_open_again(store: Sql
     assert (reopened.ended_at, reopened.control, reopened.sequence) == (None, Control.RUN, 6)
     kept = await store.items(batch)
     assert [item.status.value for item in kept] == ["succeeded", *["queued"] * 4, "failed"]
-    new = replace(make_item(reopened, 1), cost=Usd(3000), attempt=2, order={"attempt": 2})
+    new = replace(make_item(reopened, 1), cost=Usd(3000), attempt=2, order=b'{"attempt": 2}')
     assert kept[1] == replace(new, predictions=given[1].predictions)
     assert (await store.of_prediction(given[1].predictions[0])).index == 1
     assert indexes(await store.ended_since(batch, 0, limit=9)) == [0, 5]

@@ -29,7 +29,7 @@ def make_item(batch: Batch, index: int, **facts: Any) -> Item:
     given: dict[str, Any] = {
         "batch_id": batch.id,
         "index": index,
-        "order": {"prompt": f"fox {index}"},
+        "order": b'{"prompt": "fox %d"}' % index,
         "predictions": (prediction_of(batch, index),),
     }
     return Item(**{**given, **facts})

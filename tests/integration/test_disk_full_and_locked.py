@@ -100,6 +100,11 @@ async def check_all_made(
     assert len({entry.upstream_id for entry in entries}) == ITEMS
     assert told["cost"]["so_far_usd"] == pytest.approx(ITEMS * PRICE)
 
+    async def all_is_written_down() -> bool:
+        return not (await gateway.app.store.unfinished() or await gateway.app.store.unsettled())
+
+    await until(all_is_written_down)
+
     async def places_are_free() -> bool:
         return bool((await health(gateway))["concurrency_status"]["running"] == 0)
 

@@ -182,7 +182,7 @@ class NothingEndsTwice(RuleBasedStateMachine):
             Item(
                 batch_id=batch.id,
                 index=index,
-                order={"wish": index},
+                order=b'{"wish": %d}' % index,
                 predictions=(self.new_prediction(batch.id, index),),
             )
             for index in range(total)

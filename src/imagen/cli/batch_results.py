@@ -12,6 +12,7 @@ import msgspec
 
 from imagen.errors import DeliveryError, InvalidInput, Problem
 from imagen.pictures import Landing, check_writable
+from imagen.service.orders import see_order
 
 if TYPE_CHECKING:
     from imagen.domain.batch import Item
@@ -23,14 +24,14 @@ _PAGE = 500
 
 def record_of(item: Item) -> dict[str, Any]:
     """What a results line tells of an item. Numbers and texts that nobody knows yet are null."""
-    intents = item.order.get("intents") or [{}]
-    seed = item.seed if item.seed is not None else intents[0].get("seed")
+    order = see_order(item.order)
+    seed = item.seed if item.seed is not None else order.seed
     ended = item.status.terminal
     return {
         "index": item.index,
         "line": item.note.get("line"),
         "status": item.status.value,
-        "prompt": item.order.get("prompt") or item.note.get("prompt"),
+        "prompt": order.prompt,
         "files": [name for name in item.files if name and not name.startswith("shelf:")],
         "error": item.error,
         "code": item.code,

@@ -175,7 +175,8 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         index: from 0, in the order in which they were given.
-        order: the checked request as `service.orders` stores it: the exact predictions that it takes, with their ids.
+        order: the checked request as `service.orders` stores it, in JSON: the exact predictions that it takes, with their
+            ids. Ten thousand of them are in memory at once, so that only who needs it reads it.
         note: what the face that took it wants to remember, such as the name of the file it is to become.
         attempt: from 1.
         predictions: the ids of the predictions of this attempt.
@@ -192,7 +193,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
     batch_id: str
     index: int
-    order: dict[str, Any]
+    order: bytes
     note: dict[str, Any] = {}
     status: ItemStatus = ItemStatus.QUEUED
     attempt: int = 1

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -68,6 +67,11 @@ class Place:
         await self._admission.refused(self._need, error, sequence=self._sequence, notify=self._notify)
 
     @property
+    def lease(self) -> str:
+        """Under which its places are held."""
+        return self._need.lease
+
+    @property
     def of_stranger(self) -> bool:
         """Whether it is somebody's who brought an account of their own."""
         return self._need.caller.stranger
@@ -101,6 +105,34 @@ class Place:
             )
 
 
+class Admitting:
+    """What is held while a block runs. Written out, as ten thousand of them are in memory at once."""
+
+    __slots__ = ("_admission", "_need", "_notify", "_patience", "_place")
+
+    def __init__(self, admission: Admission, need: Need, patience: Patience, notify: Notify) -> None:
+        self._admission = admission
+        self._need: Need | None = need
+        self._patience = patience
+        self._notify = notify
+        self._place: Place | None = None
+
+    async def __aenter__(self) -> Place:
+        need, self._need = self._need, None
+        if need is None:
+            raise RuntimeError("it is entered once")
+        self._place = await self._admission.enter(need, self._patience, self._notify)
+        return self._place
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        place = self._place
+        try:
+            if kind is None and place is not None and place.gives_back:
+                await self._admission.give_back(place.lease)
+        finally:
+            self._admission.line.look_again()
+
+
 class Admission:
     """Admits predictions and other services; what is taken is held by a context manager or ends by itself.
 
@@ -122,8 +154,7 @@ class Admission:
         """Epoch seconds."""
         return self._clock.now().timestamp()
 
-    @asynccontextmanager
-    async def admit(self, need: Need, *, patience: Patience, notify: Notify) -> AsyncIterator[Place]:
+    def admit(self, need: Need, *, patience: Patience, notify: Notify) -> Admitting:
         """Hold all that a prediction needs while the block runs.
 
         Its places last until its run must have ended upstream: a process that dies gives them back neither too early
@@ -140,13 +171,7 @@ class Admission:
             RateLimited: its turn did not come in time.
             Draining: the process is shutting down.
         """
-        place = await self._enter(need, patience, notify)
-        try:
-            yield place
-            if place.gives_back:
-                await self._give_back(need.lease)
-        finally:
-            self.line.look_again()
+        return Admitting(self, need, patience, notify)
 
     async def lease(
         self, semaphore: str, *, holder: str, ttl_seconds: float, wait_seconds: float, turn: str
@@ -207,7 +232,8 @@ class Admission:
         except StoreError as error:
             _log.debug("what an answer told about the limit was not written down: %s", error)
 
-    async def _enter(self, need: Need, patience: Patience, notify: Notify) -> Place:
+    async def enter(self, need: Need, patience: Patience, notify: Notify) -> Place:
+        """Wait for all that it needs; see `admit`."""
         now = self.now()
         if need.running:
             await self.hold(need)
@@ -230,7 +256,7 @@ class Admission:
             notify=notify,
         )
 
-    async def _give_back(self, lease: str) -> None:
+    async def give_back(self, lease: str) -> None:
         """A place that cannot be given back now ends by itself; the picture is there all the same."""
         try:
             await asyncio.shield(self._limits.give_back(lease))

@@ -206,7 +206,8 @@ class LocalQueue:
         held.running[item.index] = task
 
         def ended(done: asyncio.Task[None]) -> None:
-            del held.running[item.index]
+            if held.running.get(item.index) is done:  # put back, it may have been begun again by now
+                del held.running[item.index]
             self._changed.set()
             if not done.cancelled() and (error := done.exception()) is not None:
                 _log.error("item %d of %s: unexpected %s", item.index, held.batch.id, type(error).__name__)

@@ -32,6 +32,7 @@ from imagen.remote.generate import BACKEND, MadeFile, Outward, Run
 from imagen.remote.refusals import shown
 from imagen.service.batches import BatchNews, ItemEnded, Progress, View
 from imagen.service.deliver import Deliverer, from_stored, to_stored
+from imagen.service.orders import SeenIntent, SeenOrder
 from imagen.service.troubles import Trouble
 
 T = TypeVar("T")
@@ -408,10 +409,12 @@ class RemoteBatches:
         return Item(
             batch_id=batch_id,
             index=state.index,
-            order={
-                "prompt": task.prompt if task else shown(state.prompt),
-                "intents": [{"model": shown(state.model), "seed": task.seed if task else None}],
-            },
+            order=msgspec.json.encode(
+                SeenOrder(
+                    task.prompt if task else shown(state.prompt),
+                    (SeenIntent(shown(state.model), task.seed if task else None),),
+                )
+            ),
             note={} if task is None else task.note,
             status=status,
             attempt=state.attempts,

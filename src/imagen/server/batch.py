@@ -25,6 +25,7 @@ from imagen.server.results import Both, GeneratedFile, Turn, cost_header, dollar
 from imagen.server.tasks import MOST_STORED_BYTES, MOST_TASKS, prepare_tasks, read_tasks
 from imagen.server.wishes import Credentials, FileName, Seconds, Text, Wish, as_told, name_for
 from imagen.service.finish import Outcome
+from imagen.service.orders import see_order
 from imagen.service.prepare import Order
 
 _LINED_UP = 4
@@ -285,7 +286,7 @@ def _stored_result(
     context: Context, request: Request, visitor: Visitor, item: Item
 ) -> TaskResult | TaskFailure:
     note = remembered(item)
-    prompt = str(item.order["prompt"])
+    prompt = see_order(item.order).prompt
     if item.status is not ItemStatus.SUCCEEDED:
         error = as_told(error_of(item), visitor)
         return TaskFailure(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -16,6 +15,7 @@ from imagen.server.context import Context
 from imagen.server.results import GeneratedFile, dollars
 from imagen.server.wishes import DEFAULT_EXTENSION, file_names
 from imagen.service.batches import View
+from imagen.service.orders import see_order
 from imagen.service.troubles import Trouble
 
 SHELF = "shelf:"
@@ -294,12 +294,12 @@ def trouble_state(trouble: Trouble) -> TroubleState:
 
 def item_state(context: Context, request: Request, item: Item) -> ItemState:
     """An item as answers have it."""
-    note = remembered(item)
+    note, order = remembered(item), see_order(item.order)
     return ItemState(
         index=item.index,
         status=item.status,
-        prompt=str(item.order.get("prompt", "")),
-        model=_model_of(item.order) or note.model_name,
+        prompt=order.prompt,
+        model=order.model,
         output_filename=note.output_filename,
         files=item_files(context, request, item, name=note.output_filename),
         error=item.error,
@@ -348,11 +348,6 @@ def _stored_url(context: Context, request: Request, file: str) -> str | None:
     if not file.startswith(SHELF):
         return None
     return context.url_of(request, f"/pictures/{file.removeprefix(SHELF)}")
-
-
-def _model_of(order: Mapping[str, Any]) -> str:
-    intents: Sequence[Mapping[str, Any]] = order.get("intents") or ({},)
-    return str(intents[0].get("model", ""))
 
 
 def _at(values: Sequence[str | None], index: int) -> str | None:

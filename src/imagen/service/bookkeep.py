@@ -43,6 +43,7 @@ class Bookkeeper:
             return prediction
         entry = UsageEntry.from_prediction(prediction, at=prediction.ended_at or self._clock.now())
         try:
+            await self._store.save(prediction)  # as its entry, its end may not be written down yet
             await self._ledger.record([entry])
         except StoreError as error:
             notify(LedgerDelayed(prediction.id, self._keep(entry, error)))

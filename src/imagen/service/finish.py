@@ -32,6 +32,7 @@ from imagen.service.watch import Watcher
 CANCEL_SECONDS = 10.0
 """How long we stay to cancel what somebody no longer wants."""
 _CANCEL_SEARCH_SECONDS = 3.0
+_MOST_UNKEPT = 10_000
 _FETCHED_BEHIND = 16
 
 Notify = Callable[[Event], None]
@@ -75,6 +76,7 @@ class Finisher:
         self._rules = rules
         self._behind = asyncio.Semaphore(_FETCHED_BEHIND)
         """Pictures that nobody waits for are fetched a few at a time; those of whoever waits pass them."""
+        self._unkept: dict[str, Prediction] = {}
         self.hands_over = False
         """Whether everything that is broken off goes on upstream, for another process to take up."""
 
@@ -306,9 +308,25 @@ class Finisher:
 
     async def _kept(self, prediction: Prediction) -> Prediction:
         try:
-            return await self._store.save(prediction)
+            kept = await self._store.save(prediction)
         except StoreError:
-            return prediction  # the pictures are there; at worst they are fetched once more
+            if (
+                len(self._unkept) < _MOST_UNKEPT
+            ):  # of others the pictures are fetched once more, after a restart
+                self._unkept[prediction.id] = prediction
+            return prediction
+        self._unkept.pop(prediction.id, None)
+        return kept
+
+    async def keep_what_waits(self) -> None:
+        """Write down what was delivered while the store took nothing.
+
+        Raises:
+            StoreError: it still takes nothing.
+        """
+        for prediction in list(self._unkept.values()):
+            await self._store.save(prediction)
+            self._unkept.pop(prediction.id, None)
 
     async def _as_stored(self, prediction: Prediction) -> Prediction:
         try:

@@ -77,6 +77,7 @@ class Gateway:
         self._clock = clock
         self._rules = rules
         self._observer = observer
+        self._notify = quietly(observer)
         self._unwritten: dict[str, Prediction] = {}
 
     async def generate(
@@ -152,7 +153,7 @@ class Gateway:
             One outcome for each prediction, in order; those that failed, or were not let in, carry their error.
         """
         await self._bookkeeper.catch_up_once()
-        notify = quietly(observer, self._observer)
+        notify = self._notify if observer is None else quietly(observer, self._observer)
         if len(order.intents) == 1:
             return [await self._guarded(order, *order.intents[0], notify)]
         async with asyncio.TaskGroup() as group:
@@ -263,6 +264,7 @@ class Gateway:
             entry = UsageEntry.from_prediction(prediction, at=prediction.ended_at or self._clock.now())
             await self._store.save(prediction, entry=entry)
             self._unwritten.pop(prediction.id, None)
+        await self._finisher.keep_what_waits()
         await self._bookkeeper.catch_up()
 
     # --- the steps ---------------------------------------------------------------------------------------
@@ -290,8 +292,10 @@ class Gateway:
             if order.backend.practice and order.backend.account != begun.account:
                 return await self._finisher.recount(await self._finisher.write_off(begun, PRACTICE_ENDED))
             return await self._make(order, begun, plan, fresh=False, notify=notify)
+        if not order.request.resume:
+            return await self._make(order, intent, plan, fresh=True, notify=notify)
         given_up: set[str] = set()
-        while order.request.resume and (left := await self._take_left(intent, given_up)) is not None:
+        while (left := await self._take_left(intent, given_up)) is not None:
             notify(Resumed(left))
             outcome = await self._make(order, left, plan, fresh=False, notify=notify)
             if not _expired(outcome.error):
@@ -304,14 +308,14 @@ class Gateway:
         self, order: Order, prediction: Prediction, plan: Plan, *, fresh: bool, notify: Notify
     ) -> Outcome:
         """Have it made, unless it is one of those that equal requests share, and was made before."""
+        if not self._reuse.is_asked(order.backend, prediction, plan, wanted=order.request.cache):
+            return await self._hold_and_finish(order, prediction, plan, fresh=fresh, notify=notify)
 
         async def make(source: PictureSource | None = None) -> Outcome:
             return await self._hold_and_finish(
                 order, prediction, plan, fresh=fresh, notify=notify, source=source
             )
 
-        if not self._reuse.is_asked(order.backend, prediction, plan, wanted=order.request.cache):
-            return await make()
         return await self._reuse.carry_out(order.backend, prediction, make, fresh=fresh, notify=notify)
 
     async def _hold_and_finish(
@@ -322,7 +326,7 @@ class Gateway:
         *,
         fresh: bool,
         notify: Notify,
-        source: PictureSource | None,
+        source: PictureSource | None = None,
     ) -> Outcome:
         """Hold what it needs, and bring it to its end. A fresh one is written down in the moment it is let in."""
         need = Need(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +11,7 @@ import msgspec
 from imagen.domain.batch import Batch
 from imagen.domain.identifiers import new_id
 from imagen.domain.limits import Patience
-from imagen.domain.prediction import HIDDEN, Prediction
+from imagen.domain.prediction import Prediction
 from imagen.domain.request import GenerationRequest
 from imagen.domain.secret import Secret
 from imagen.errors import InvalidInput, Problem
@@ -57,34 +56,69 @@ class StoredOrder(msgspec.Struct, frozen=True, kw_only=True):
     cache: bool | None = None
 
 
-def to_stored(order: Order, *, sealer: Sealer | None) -> dict[str, Any]:
+class SeenIntent(msgspec.Struct, frozen=True):
+    """What is shown of a prediction that may not have been bought yet."""
+
+    model: str = ""
+    seed: int | None = None
+
+
+class SeenOrder(msgspec.Struct, frozen=True):
+    """What faces show of an order."""
+
+    prompt: str = ""
+    intents: tuple[SeenIntent, ...] = (SeenIntent(),)
+
+    @property
+    def model(self) -> str:
+        """Of its first prediction."""
+        return self.intents[0].model
+
+    @property
+    def seed(self) -> int | None:
+        """Of its first prediction."""
+        return self.intents[0].seed
+
+
+_ORDERS = msgspec.json.Decoder(StoredOrder, strict=False)
+_SEEN = msgspec.json.Decoder(SeenOrder, strict=False)
+
+
+def to_stored(order: Order, *, sealer: Sealer | None) -> bytes:
     """An order as an item keeps it.
 
     Raises:
         InvalidInput: it has secret parameters, and there is no key to encrypt them with.
     """
     request = order.request
-    stored = StoredOrder(
-        prompt=request.prompt,
-        intents=tuple(_stored(intent, plan, sealer) for intent, plan in order.intents),
-        semaphore=request.semaphore,
-        repeat_lost=request.repeat_lost,
-        cache=request.cache,
+    return msgspec.json.encode(
+        StoredOrder(
+            prompt=request.prompt,
+            intents=tuple(_stored(intent, plan, sealer) for intent, plan in order.intents),
+            semaphore=request.semaphore,
+            repeat_lost=request.repeat_lost,
+            cache=request.cache,
+        )
     )
-    made: dict[str, Any] = msgspec.to_builtins(stored)
-    return made
 
 
-def from_stored(
-    stored: Mapping[str, Any], *, batch: Batch, backend: Backend, owner: str, sealer: Sealer | None
-) -> Order:
+def read_order(stored: bytes) -> StoredOrder:
+    """What `to_stored` kept.
+
+    Raises:
+        ValueError: it is no order.
+    """
+    return _ORDERS.decode(stored)
+
+
+def from_stored(stored: bytes, *, batch: Batch, backend: Backend, owner: str, sealer: Sealer | None) -> Order:
     """The order that an item keeps, to be carried out by this process.
 
     Raises:
         ConfigError: its secrets were encrypted with another key.
         ValueError: it is no order.
     """
-    kept = msgspec.convert(stored, StoredOrder, strict=False)
+    kept = read_order(stored)
     return Order(
         request=GenerationRequest(
             prompt=kept.prompt,
@@ -107,14 +141,19 @@ def from_stored(
     )
 
 
-def prediction_ids(stored: Mapping[str, Any]) -> tuple[str, ...]:
+def see_order(stored: bytes) -> SeenOrder:
+    """As much of a stored order as is shown."""
+    return _SEEN.decode(stored)
+
+
+def prediction_ids(stored: bytes) -> tuple[str, ...]:
     """The ids of the predictions that a stored order takes."""
-    return tuple(intent["id"] for intent in stored["intents"])
+    return tuple(intent.id for intent in read_order(stored).intents)
 
 
 def renewed(
-    stored: Mapping[str, Any], *, now: datetime, besides: frozenset[str] = frozenset(), reseed: bool = False
-) -> dict[str, Any]:
+    stored: bytes, *, now: datetime, besides: frozenset[str] = frozenset(), reseed: bool = False
+) -> bytes:
     """The same order for another attempt: every prediction has a new id, so that it may be bought once more.
 
     Args:
@@ -123,12 +162,11 @@ def renewed(
         besides: ids of predictions that have what they should have, and stay.
         reseed: choose other seeds where we chose them.
     """
-    kept = msgspec.convert(stored, StoredOrder, strict=False)
+    kept = read_order(stored)
     intents = tuple(
         intent if intent.id in besides else _renewed(intent, now, reseed=reseed) for intent in kept.intents
     )
-    made: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(kept, intents=intents))
-    return made
+    return msgspec.json.encode(msgspec.structs.replace(kept, intents=intents))
 
 
 def _stored(intent: Prediction, plan: Plan, sealer: Sealer | None) -> StoredIntent:
@@ -194,7 +232,7 @@ def _plan(kept: StoredIntent, sealer: Sealer | None) -> Plan:
             for name, value in kept.input.items()
             if not (kept.seed_ours and name == kept.seed_field)
         },
-        identity={name: value for name, value in kept.input.items() if value != HIDDEN},
+        identity={},  # it is in the request key, which is kept
         seed_field=kept.seed_field,
         seed_maximum=kept.seed_maximum,
         secrets=hidden,

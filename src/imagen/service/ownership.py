@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Self
 
 from imagen.domain.prediction import Prediction
 from imagen.errors import ImagenError
@@ -16,9 +15,21 @@ _log = logging.getLogger(__name__)
 
 
 class Owned:
-    """Whether what we own was finished."""
+    """What is ours while a block runs. Written out, as ten thousand of them are in memory at once."""
 
-    finished = False
+    __slots__ = ("_ownership", "_prediction_id", "finished")
+
+    def __init__(self, ownership: Ownership, prediction_id: str) -> None:
+        self._ownership = ownership
+        self._prediction_id = prediction_id
+        self.finished = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self.finished:
+            await asyncio.shield(self._ownership.release(self._prediction_id))
 
     def ended(self, outcome: Outcome) -> Outcome:
         """Take note of how it went."""
@@ -48,18 +59,13 @@ class Ownership:
             return False
         return await self._store.take(prediction.id, owner=self._owners.me, was=prediction.owner)
 
-    @asynccontextmanager
-    async def held(self, prediction: Prediction) -> AsyncIterator[Owned]:
+    def held(self, prediction: Prediction) -> Owned:
         """Ours while the block runs. What is left unfinished is nobody's then, so that others may take it up."""
-        owned = Owned()
-        try:
-            yield owned
-        finally:
-            if not owned.finished:
-                await asyncio.shield(self._release(prediction))
+        return Owned(self, prediction.id)
 
-    async def _release(self, prediction: Prediction) -> None:
+    async def release(self, prediction_id: str) -> None:
+        """Let go of it."""
         try:
-            await self._store.release(prediction.id, owner=self._owners.me)
+            await self._store.release(prediction_id, owner=self._owners.me)
         except ImagenError as error:
-            _log.debug("releasing %s failed: %s", prediction.id, error.code)
+            _log.debug("releasing %s failed: %s", prediction_id, error.code)

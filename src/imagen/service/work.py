@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -267,10 +267,13 @@ class Worker:
                 self.troubles.note(STORE, error.detail)
                 await self.troubles.passable(STORE)
             else:
-                self.troubles.clear(STORE)
+                if deliveries is None:
+                    self.troubles.given_up(STORE)  # a small thing finds a place where nothing else does
+                else:
+                    self.troubles.clear(STORE)
                 return
 
-    def _renew(self, item: Item, void: Sequence[Outcome]) -> dict[str, Any]:
+    def _renew(self, item: Item, void: Sequence[Outcome]) -> bytes:
         """Its order with new predictions in place of those that came to nothing and cost nothing."""
         again = {each.prediction.id for each in void}
         kept = frozenset(item.predictions) - again
@@ -360,13 +363,13 @@ def _was_refused(outcome: Outcome) -> bool:
     return _is_free(outcome) and outcome.prediction.upstream_id is None
 
 
-def _queued_again(item: Item, order: Mapping[str, Any]) -> Item:
+def _queued_again(item: Item, order: bytes) -> Item:
     return msgspec.structs.replace(
-        item, status=ItemStatus.QUEUED, order=dict(order), predictions=prediction_ids(order)
+        item, status=ItemStatus.QUEUED, order=order, predictions=prediction_ids(order)
     )
 
 
-def _another_attempt(item: Item, order: Mapping[str, Any]) -> Item:
+def _another_attempt(item: Item, order: bytes) -> Item:
     return msgspec.structs.replace(_queued_again(item, order), attempt=item.attempt + 1)
 
 

@@ -24,12 +24,12 @@ _END_OF_ONE = tuple(
     name for name in _FIELDS if name not in {"batch_id", "index", "status", "sequence", *_WISH}
 )
 _RESULT = ("predictions", "cost", *_END_OF_ONE)
-_NO_END = {name: getattr(Item(batch_id="", index=0, order={}), name) for name in _END_OF_ONE}
+_NO_END = {name: getattr(Item(batch_id="", index=0, order=b""), name) for name in _END_OF_ONE}
 """What an item has that has not ended."""
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
 _READERS: dict[str, Callable[[Any], Any]] = {
     "status": ItemStatus,
-    "order": msgspec.json.decode,
+    "order": str.encode,
     "note": msgspec.json.decode,
     "predictions": _NAMES.decode,
     "problem": msgspec.json.decode,

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from imagen.domain.prediction import TERMINAL, Status
-from imagen.store.types import Addresses, Instant, Json, Micros, StatusText
+from imagen.store.types import Addresses, Encoded, Instant, Json, Micros, StatusText
 
 metadata = MetaData()
 
@@ -185,7 +185,7 @@ items = Table(
     Column("batch_id", Text, primary_key=True),
     Column("index", Integer, primary_key=True),
     Column("status", Text, nullable=False),
-    Column("order", Json, nullable=False),
+    Column("order", Encoded, nullable=False),
     Column("note", Json, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("predictions", Json, nullable=False),

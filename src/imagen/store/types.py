@@ -46,6 +46,19 @@ def _from_any(value: Any) -> datetime | None:
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
+class Encoded(TypeDecorator[bytes]):
+    """JSON that is handed on as it is: bytes here, text there."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else value.encode()
+
+
 class Json(TypeDecorator[Any]):
     """Anything that JSON can say, as text."""
 
