@@ -273,6 +273,8 @@ def _shape(name: str, schema: Mapping[str, Any]) -> str:
         for field, facts in schema.get("properties", {}).items()
     ]
     parts = [f"### {name}", _one_line(schema.get("description", ""))]
+    if "enum" in schema:
+        parts.append(f"One of {', '.join(f'`{one}`' for one in schema['enum'])}.")
     if rows:
         parts.append(_table(("Field", "Type", "Default", "Meaning"), rows))
     return "\n\n".join(part for part in parts if part)

@@ -50,6 +50,7 @@ from imagen.service.pace import RunTimeBook
 from imagen.service.prepare import Preparation
 from imagen.service.semaphore_lease import SemaphoreLeases
 from imagen.service.share import Reuse
+from imagen.service.stranded import Stranded
 from imagen.service.terms import Terms
 from imagen.service.tokens import TokenVault
 from imagen.service.watch import HeldOpen, Watcher
@@ -408,24 +409,30 @@ class App:
             observer=observer,
         )
         batches, vault, news = SqlBatches(self.database), TokenVault(self.sealer), News()
-        self.queue = LocalQueue(
-            batches=batches,
-            owners=self.owners,
-            clock=clock,
-            width=_LINED_UP * settings.limits.concurrent,
-            takes=lambda _: False,
-        )
+        notices = Notices(clock=clock, public_url=settings.public_url)
         self.worker = Worker(
             gateway=self.gateway,
             batches=batches,
             backends=self.backends,
             tokens=vault,
             sealer=self.sealer,
-            notices=Notices(clock=clock, public_url=settings.public_url),
+            notices=notices,
             outbox=self.outbox,
             news=news,
             owners=self.owners,
             clock=clock,
+        )
+        limits = settings.limits
+        self.queue = LocalQueue(
+            batches=batches,
+            owners=self.owners,
+            clock=clock,
+            # Half of the line stays for whoever waits for a single picture.
+            width=max(
+                1, min(_LINED_UP * limits.concurrent, limits.waiting // 2, limits.waiting_per_caller // 2)
+            ),
+            takes=lambda _: False,
+            has_begun=self.worker.has_begun,
         )
         self.batches = Batches(
             store=batches,
@@ -433,6 +440,14 @@ class App:
             queue=self.queue,
             finisher=self.finisher,
             tokens=vault,
+            stranded=Stranded(
+                store=batches,
+                predictions=self.store,
+                tokens=vault,
+                notices=notices,
+                owners=self.owners,
+                clock=clock,
+            ),
             sealer=self.sealer,
             troubles=self.worker.troubles,
             news=news,
@@ -486,6 +501,7 @@ class App:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.worker.aclose()
         await self.line.aclose()
         await self.watcher.aclose()
         await self.backends.aclose()

@@ -429,9 +429,14 @@ class WebhookRejected(ImagenError):
 
 
 class StoreError(ImagenError):
-    """The database could not be read or written."""
+    """The database could not be read or written.
+
+    Attributes:
+        of_one_row: one row is damaged, and nothing is wrong with the rest.
+    """
 
     code = "store_error"
+    of_one_row: bool = False
 
 
 class StoreBusy(StoreError):

@@ -331,6 +331,9 @@ class PredictionStore(Protocol):
             besides: leave out what this owner follows, and what belongs to batches that have not ended.
         """
 
+    async def promised(self, request_key: str) -> Sequence[Prediction]:
+        """Unfinished ones of one request that items of batches are made of which have not ended, oldest first."""
+
     async def take(self, prediction_id: str, *, owner: str, was: str | None) -> bool:
         """Become the owner, if the owner still is `was`. False when somebody was quicker."""
 
@@ -518,6 +521,26 @@ class Keys(Protocol):
         """The key of that digest, as it is now; None when there is none, or it is revoked."""
 
 
+class OpenWork(msgspec.Struct, frozen=True):
+    """As much of an open batch as whoever works on batches asks for each second, of all of them.
+
+    Attributes:
+        batch_id: of the batch.
+        owner: who works on it.
+        control: what is wanted of it.
+        waits: `claim` would find something: of a paused one only what is left to finish.
+        left: an item has not ended.
+        sealed_token: as in `Batch`; besides what is wanted of it that alone changes.
+    """
+
+    batch_id: str
+    owner: str | None
+    control: Control
+    waits: bool
+    left: bool
+    sealed_token: str | None = None
+
+
 class BatchStore(Protocol):
     """Remembers batches and their items. Each method is one durable transaction.
 
@@ -582,6 +605,9 @@ class BatchStore(Protocol):
     async def open(self) -> Sequence[Batch]:
         """Accepted ones of every kind that have not ended, oldest first."""
 
+    async def open_work(self) -> Sequence[OpenWork]:
+        """What is left to do of accepted ones, oldest first. Cheap, also where thousands are open."""
+
     async def tally(self, batch_id: str, *, recent_since: datetime) -> Tally:
         """Its items, counted; `recent` are those that ended since then. Who asks knows the `recent_seconds`."""
 
@@ -639,9 +665,17 @@ class BatchStore(Protocol):
         """
 
     async def control(
-        self, batch_id: str, wanted: Control, *, at: datetime, reason: str | None = None
+        self,
+        batch_id: str,
+        wanted: Control,
+        *,
+        at: datetime,
+        reason: str | None = None,
+        code: str | None = None,
     ) -> Batch:
         """Pause it, let it run, or cancel it. An ended one stays as it is, and a canceled one stays canceled.
+
+        The code of the error that is the reason is kept in its details, as `STOPPED_BY`.
 
         With `CANCEL` its queued items end as canceled, but for those of which something may have been bought, by somebody
         who then died: `claim` hands those out, so that they are stopped.
@@ -649,6 +683,9 @@ class BatchStore(Protocol):
         Raises:
             NotFound: no accepted one has that id.
         """
+
+    async def cancel_queued(self, batch_id: str, *, at: datetime) -> int:
+        """End what is queued, as `control` does, if the batch still is to be canceled; how many items that were."""
 
     async def retry(self, batch_id: str, items: Sequence[Item], *, mark: Idempotency | None = None) -> int:
         """Queue ended items again; how many that were. Wish, attempt and cost are as they are given; the end is forgotten.
@@ -660,6 +697,12 @@ class BatchStore(Protocol):
             NotFound: no accepted batch has that id.
             IdempotencyConflict: the key came with another body before.
         """
+
+    async def seal(self, batch_id: str, sealed_token: str) -> None:
+        """Write down the encrypted token of an open batch: its caller has brought it once more. An ended one needs none."""
+
+    async def load(self, scope: str) -> tuple[int, int]:
+        """How many accepted batches of every kind a caller has that have not ended, and how many items are left in them."""
 
     async def sweep(self, *, before: datetime) -> None:
         """Forget batches that were never accepted and idempotency keys, both of before then."""

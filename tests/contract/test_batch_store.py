@@ -20,6 +20,7 @@ from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Status
 from imagen.errors import IdempotencyConflict, NotFound, StoreError
+from imagen.ports import OpenWork
 from imagen.store.batches import SqlBatches
 from imagen.store.database import Database
 from imagen.store.outbox import SqlOutbox
@@ -828,3 +829,55 @@ async def test_no_statement_of_batches_reads_a_whole_table(house: House):
     for name, plan in (await house.database.read(read)).items():
         steps = [step for step in plan.split(" | ") if step.startswith("SCAN")]
         assert all(any(word in step for word in harmless) for step in steps), f"{name}: {plan}"
+
+
+# --- what whoever works on them asks each second -------------------------------------------------------------
+
+
+async def test_open_work_tells_what_waits_and_what_is_left(store: SqlBatches):
+    first = await accepted(store, make_batch(1, total=2, owner="me", sealed_token="gAAAA"))
+    second = await accepted(store, make_batch(2, total=1, owner="me"))
+    assert list(await store.open_work()) == [
+        OpenWork(first.id, "me", Control.RUN, waits=True, left=True, sealed_token="gAAAA"),
+        OpenWork(second.id, "me", Control.RUN, waits=True, left=True),
+    ]
+    (item,) = await store.claim(second.id, owner="me", limit=1)
+    assert [(one.waits, one.left) for one in await store.open_work()] == [(True, True), (False, True)]
+    await store.end(ended(item))
+    assert [(one.waits, one.left) for one in await store.open_work()] == [(True, True), (False, False)]
+    await store.close(second.id, at=AT)
+    assert [one.batch_id for one in await store.open_work()] == [first.id]
+
+
+async def test_of_a_paused_batch_waits_what_is_under_way(house: House):
+    batch = await accepted(house.batches, make_batch(total=2, owner="me"))
+    await house.batches.control(batch.id, Control.PAUSE, at=AT)
+    assert [one.waits for one in await house.batches.open_work()] == [False]
+    await house.predictions.add(make_prediction(id=prediction_of(batch, 1)))
+    assert [one.waits for one in await house.batches.open_work()] == [True]
+    claimed = await house.batches.claim(batch.id, owner="me", limit=2, to_finish=True)
+    assert indexes(claimed) == [1]
+    assert [one.waits for one in await house.batches.open_work()] == [False]
+
+
+async def test_what_is_queued_is_canceled_once_more_only_while_the_batch_is_to_be_canceled(store: SqlBatches):
+    first, second, _ = await working(store)
+    await store.control(first.batch_id, Control.CANCEL, at=AT)
+    await store.requeue(first)
+    assert await store.cancel_queued(first.batch_id, at=AT) == 1
+    await store.requeue(second)
+    assert await store.retry(first.batch_id, [again(first)]) == 1
+    assert await store.cancel_queued(first.batch_id, at=AT) == 0
+    found = await store.items(first.batch_id)
+    assert [item.status for item in found] == [ItemStatus.QUEUED, ItemStatus.QUEUED, ItemStatus.RUNNING]
+
+
+async def test_a_damaged_item_is_read_as_far_as_it_can_be(house: House):
+    batch = await accepted(house.batches, make_batch(total=2, owner="me"))
+    broken = "UPDATE items SET note = '{broken', problem = '[', cost = 'x' WHERE \"index\" = 0"
+    await house.database.write(lambda connection: connection.exec_driver_sql(broken))
+    claimed = await house.batches.claim(batch.id, owner="me", limit=2)
+    assert [(item.index, item.note, item.predictions) for item in claimed] == [
+        (index, {}, (prediction_of(batch, index),)) for index in range(2)
+    ]
+    assert indexes(await house.batches.items(batch.id)) == [0, 1]

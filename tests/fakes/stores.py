@@ -79,6 +79,9 @@ class MemoryPredictionStore:
             )
         return found[0]
 
+    async def promised(self, request_key: str) -> list[Prediction]:
+        return []
+
     async def unfinished(
         self, *, request_key: str | None = None, besides: str | None = None
     ) -> Sequence[Prediction]:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -342,6 +343,27 @@ async def test_parameters_that_no_model_has_are_refused_without_a_search_for_eac
         refused(await post(gateway, "/generate-batch", BATCH | {"nested": nested}))
 
 
+async def test_tasks_with_very_many_mistakes_are_refused_at_the_first_of_them(
+    gateway: RunningGateway,
+) -> None:
+    names = [f"unknown{number}" for number in range(190)]
+    table = "\n".join([",".join(["prompt", *names]), *["a" + ",1" * 190] * 3000]).encode()
+    task = {"prompt": "a"} | dict.fromkeys(names, 1)
+    began = time.process_time()
+    for path, body, media_type in (
+        ("/batches?model_name=flux-schnell", table, "text/csv"),
+        ("/batches", {"model_name": "flux-schnell", "tasks": [task] * 1000}, "application/json"),
+        ("/generate-batch", {"model_name": "flux-schnell", "tasks": [task] * 1000}, "application/json"),
+    ):
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = ADMIN | {"Content-Type": media_type}
+        answer = await gateway.request("POST", path, data=io.BytesIO(content), headers=headers)  # type: ignore[arg-type]
+        told = refused(answer)
+        assert told.count("no such parameter") == 20
+        assert "more mistakes" in answer.json()["hint"]
+    assert time.process_time() - began < 8
+
+
 async def test_a_batch_does_not_multiply_a_large_picture_by_its_tasks(gateway: RunningGateway) -> None:
     picture = "data:image/png;base64," + "A" * 3_000_000
     body = BATCH | {"image": picture, "tasks": [{"prompt": f"fox {n}"} for n in range(200)]}
@@ -350,6 +372,8 @@ async def test_a_batch_does_not_multiply_a_large_picture_by_its_tasks(gateway: R
 
 
 async def test_json_that_would_fill_the_memory_is_not_read(gateway: RunningGateway) -> None:
+    names = b"{%s}" % b",".join(b'"%d":1' % number for number in range(500_001))
+    assert "500,000 names" in refused(await send(gateway, "/generate", names))
     for body in (b"[" + b"{}," * 1_000_000 + b"{}]", b'{"prompt": [' + b"1," * 2_500_000 + b"1]}"):
         async with asyncio.timeout(5):
             refused(await send(gateway, "/generate", body))

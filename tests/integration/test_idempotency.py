@@ -215,7 +215,7 @@ async def test_without_credit_the_caller_hears_of_it_and_a_repeat_tries_again(
         replicate_emulator.add_fault("payment_required")
         async with asyncio.timeout(15):
             refused = await ask(gateway, "/generate", {"prompt": "a fox"})
-        assert (refused.status, refused.json()["success"]) == (502, False), refused.body
+        assert (refused.status, refused.json()["success"]) == (402, False), refused.body
         assert "credit" in refused.json()["error"]
         replicate_emulator.clear_faults()
         async with asyncio.timeout(15):

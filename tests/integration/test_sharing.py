@@ -13,21 +13,25 @@ import pytest
 from gateway import ADMIN, Answer, RunningGateway, running_gateway
 from msgspec.structs import replace
 
-from imagen.assembly import App
+from imagen.assembly import GATEWAY, App
+from imagen.domain.caller import Caller
 from imagen.domain.events import CacheHit
-from imagen.domain.limits import Patience
+from imagen.domain.limits import Lane, Patience
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Status
 from imagen.domain.request import GenerationRequest
 from imagen.emulator import EmulatorThread
-from imagen.errors import PredictionCanceled, PredictionFailed, RateLimited
+from imagen.errors import DeliveryError, PredictionCanceled, PredictionFailed, RateLimited, StillFollowed
+from imagen.service.batches import Entry, NewBatch
 from imagen.service.deliver import Destination
 from imagen.service.finish import Outcome
+from imagen.service.orders import from_stored
 
 pytestmark = pytest.mark.anyio
 
 SEEDED = GenerationRequest(prompt="a fox", seed=7, cache=True, resume=False)
 SHELF = Destination(shelf=True)
+BATCHES = Caller(name="admin")
 KEEP = {"IMAGEN_CACHE__KEEP": "true"}
 
 
@@ -425,3 +429,45 @@ async def test_the_items_of_durable_work_share_too_unless_their_seeds_are_ours(
             assert len({item.files for item in items}) == 6
             assert all(item.files[0].startswith("shelf:pic_") for item in items)
         assert await outcomes(gateway.app) == {"succeeded": 5, "shared": 3, "cached": 4}
+
+
+# --- in a batch --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_equal_items_wait_for_a_purchase_whose_picture_cannot_be_fetched_at_once(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as app:
+        backend = app.backends.get(GATEWAY)
+        request = replace(SEEDED, model=app.catalog.resolve("flux-schnell"), plain=True)
+        entries = []
+        for number in range(3):
+            order = await app.gateway.prepare(
+                request, backend=backend, caller=BATCHES, lane=Lane.BATCH, destination=SHELF
+            )
+            entries.append(Entry(order, {"output_filename": f"{number}.png"}))
+        batch = await app.batches.accept(NewBatch(backend=backend, caller=BATCHES, scope="admin"), entries)
+        items = await app.batches.items(batch.id)
+
+        async def carry_out(number: int) -> Outcome:
+            order = from_stored(
+                items[number].order, batch=batch, backend=backend, owner=app.owners.me, sealer=None
+            )
+            (outcome,) = await app.gateway.carry_out(order)
+            return outcome
+
+        replicate_emulator.add_fault("status", status=404, operation="delivery", times=None)
+        led, shared = await asyncio.gather(carry_out(0), carry_out(1))
+        assert isinstance(led.error, DeliveryError)
+        assert isinstance(shared.error, DeliveryError)
+        # The first may be the last that gets its turn again.
+        for number in (1, 2):
+            assert isinstance((await carry_out(number)).error, StillFollowed)
+        assert replicate_emulator.purchases == 1
+        replicate_emulator.clear_faults()
+        assert (await carry_out(0)).error is None
+        assert [(one.error, one.cache) for one in [await carry_out(1), await carry_out(2)]] == [
+            (None, "hit")
+        ] * 2
+    assert replicate_emulator.purchases == 1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,11 +20,11 @@ from imagen.cli.batch_check import (
     read_file,
 )
 from imagen.cli.batch_here import Here
-from imagen.cli.batch_results import STDOUT, ResultsFile, record_of
+from imagen.cli.batch_results import STDOUT, ResultsFile, check_takes_files, record_of
 from imagen.cli.batch_session import Desk, End, Interrupts, Session
 from imagen.cli.batch_there import There
 from imagen.cli.batch_view import BatchView, duration, progress_line
-from imagen.cli.batches import checked_id, facts_of
+from imagen.cli.batches import checked_id, facts_of, server_option
 from imagen.cli.exit_status import BACKEND, INTERRUPTED, PREDICTION, status_of_code
 from imagen.cli.options import parts_at
 from imagen.cli.output import on_terminal, print_json, print_lines, remark
@@ -76,7 +75,7 @@ class Batching(Maker, Protocol):
     """Makes batches, here or at a gateway."""
 
     async def unfinished(self, fingerprint: str) -> str | None:
-        """The batch of the very same wish that has not ended, if there is one."""
+        """The batch of a file of the same content that has not ended, if there is one."""
 
     async def accept(self, *, name: str, notes: Sequence[dict[str, Any]], details: dict[str, Any]) -> str:
         """Promise to make all that was prepared; its id."""
@@ -86,6 +85,10 @@ class Batching(Maker, Protocol):
 
     async def work(self) -> None:
         """Work until cancelled."""
+
+    @property
+    def in_line(self) -> Callable[[], int] | None:
+        """Tells how many rows wait for a place or their turn now; None where nobody here knows."""
 
     def hold(self) -> None:
         """Buy nothing more."""
@@ -128,12 +131,15 @@ async def start(app: App, wish: Wish, *, server: str | None) -> int:
         name=manifest.name,
         rows=len(manifest.rows),
     )
+    check_takes_files(places.folder, field="output")
     reading = Reading(common=wish.common, places=places, folder=manifest.folder, resolve=app.catalog.resolve)
-    fingerprint = _fingerprint(manifest, wish)
-    if not (wish.new or wish.dry) and (left := await maker.unfinished(fingerprint)) is not None:
+    there = server_option(server)
+    # By the content alone: with other options, or under another name, it would be bought twice no less.
+    left = None if wish.new or wish.dry else await maker.unfinished(manifest.fingerprint)
+    if left is not None:
         raise InvalidRequest(
             f"{manifest.shown} is the batch {left} already, which has not ended.",
-            hint=f"`{COMMAND} --resume {left}` goes on with it; --new begins another one.",
+            hint=f"`{COMMAND} --resume {left}{there}` goes on with it as it was begun; --new begins another one.",
         )
     place = Destination(force=wish.force, metadata=wish.metadata)
     with _told_by_line():
@@ -149,7 +155,7 @@ async def start(app: App, wish: Wish, *, server: str | None) -> int:
     details = {
         "command": COMMAND,
         "file": str(manifest.path or STDOUT),
-        "fingerprint": fingerprint,
+        "fingerprint": manifest.fingerprint,
         "folder": str(places.folder),
         "results": str(results.path or STDOUT),
         "practice": maker.practice,
@@ -159,8 +165,9 @@ async def start(app: App, wish: Wish, *, server: str | None) -> int:
     except BaseException:
         results.give_back()
         raise
-    remark(f"{batch_id}; if anything breaks off, `{COMMAND} --resume {batch_id}` goes on")
-    return await _Run(parts.batches, batch_id, results, details, wish, here=here).through(maker, after=0)
+    remark(f"{batch_id}; if anything breaks off, `{COMMAND} --resume {batch_id}{there}` goes on")
+    run = _Run(parts.batches, batch_id, results, details, wish, server=server, here=here)
+    return await run.through(maker, after=0)
 
 
 async def carry_on(app: App, batch_id: str, wish: Wish, *, server: str | None) -> int:
@@ -174,16 +181,16 @@ async def carry_on(app: App, batch_id: str, wish: Wish, *, server: str | None) -
         raise InvalidRequest("Give either FILE or --resume: a batch has the rows that it was accepted with.")
     parts = parts_at(server, app)
     here = parts is app
-    view = await parts.batches.view(checked_id(batch_id))
+    view = await parts.batches.view(checked_id(batch_id, server))
     found = view.batch
     if found.details.get("command") != COMMAND:
         raise InvalidRequest(
             f"{found.id} was not begun by `{COMMAND}`{'' if here else ' on this machine'}.",
-            hint=f"`imagen batches resume {found.id}` lets a gateway go on with it.",
+            hint=f"`imagen batches resume {found.id}{server_option(server)}` lets a gateway go on with it.",
         )
     path = found.details["results"]
     results = ResultsFile(None if path == STDOUT else Path(path))
-    run = _Run(parts.batches, found.id, results, found.details, wish, here=here)
+    run = _Run(parts.batches, found.id, results, found.details, wish, server=server, here=here)
     if view.status.terminal and here:
         remark(f"{found.id} has ended: {progress_line(view)}")
         return await run.tell("ended")
@@ -215,6 +222,7 @@ class _Run:
         details: dict[str, Any],
         wish: Wish,
         *,
+        server: str | None,
         here: bool,
     ) -> None:
         self._desk = desk
@@ -222,6 +230,7 @@ class _Run:
         self._results = results
         self._details = details
         self._json = wish.json
+        self._there = server_option(server)
         self._here = here
 
     async def through(self, maker: Batching | None, *, after: int) -> int:
@@ -230,7 +239,7 @@ class _Run:
         with interrupts.heard():
             if maker is not None:
                 maker.take(self._id)
-            with BatchView(quiet=self._json) as shown:
+            with BatchView(quiet=self._json, in_line=None if maker is None else maker.in_line) as shown:
                 session = Session(
                     self._desk,
                     self._id,
@@ -290,15 +299,16 @@ class _Run:
         if not view.status.terminal:
             if batch.reason is not None and end == "paused":
                 remark(f"imagen: paused: {batch.reason}")
-            remark(f"go on with: {COMMAND} --resume {batch.id}")
+            remark(f"go on with: {COMMAND} --resume {batch.id}{self._there}")
         elif view.status is not BatchStatus.SUCCEEDED:
-            remark(f"try those without a picture again with: imagen batches retry {batch.id}")
+            again = f"imagen batches retry {batch.id}{self._there}"
+            remark(f"try those without a picture again with: {again}")
         if self._details.get("practice"):
             remark(PRACTICE)
             remark(REAL if self._here else REAL_THERE)
 
     def _report(self, view: View) -> dict[str, Any]:
-        resume = None if view.status.terminal else f"{COMMAND} --resume {view.batch.id}"
+        resume = None if view.status.terminal else f"{COMMAND} --resume {view.batch.id}{self._there}"
         return facts_of(view) | {
             "folder": self._details["folder"],
             "results": None if self._results.path is None else str(self._results.path),
@@ -318,14 +328,6 @@ def _told_by_line() -> Iterator[None]:
                 remark(clean(str(problem)))
             error.detail = f"{error.detail.partition(': ')[0]}: it has mistakes"
         raise
-
-
-def _fingerprint(manifest: Manifest, wish: Wish) -> str:
-    """The same for the same file with the same options."""
-    said = msgspec.json.encode(
-        [manifest.fingerprint, wish.backend, wish.output, wish.common], enc_hook=str, order="sorted"
-    )
-    return hashlib.sha256(said).hexdigest()
 
 
 def _quote_line(manifest: Manifest, quote: Quote, *, practice: bool) -> str:

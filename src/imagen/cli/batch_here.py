@@ -10,6 +10,7 @@ from imagen.domain.limits import Lane
 
 if TYPE_CHECKING:
     from imagen.assembly import App
+    from imagen.domain.batch import Batch, Item
     from imagen.domain.money import Usd
     from imagen.domain.prediction import Prediction
     from imagen.domain.request import GenerationRequest
@@ -32,6 +33,7 @@ class Here:
         self._app = app
         self._backend = app.backends.get(backend)
         self._orders: list[Order] = []
+        self._under_way: dict[int, Item] = {}
 
     @property
     def practice(self) -> bool:
@@ -72,7 +74,7 @@ class Here:
         )
 
     async def unfinished(self, fingerprint: str) -> str | None:
-        """The batch of the very same file that has not ended, if there is one."""
+        """The batch of a file of the same content that has not ended, if there is one."""
         for view in await self._app.batches.list(limit=200):
             if not view.status.terminal and view.batch.details.get("fingerprint") == fingerprint:
                 return view.batch.id
@@ -101,7 +103,18 @@ class Here:
 
     async def work(self) -> None:
         """Work until cancelled; what runs at the service goes on there then."""
-        await self._app.queue.run(self._app.worker.work, emptied=self._app.worker.emptied)
+        await self._app.queue.run(self._work_off, emptied=self._app.worker.emptied)
+
+    async def _work_off(self, batch: Batch, item: Item) -> None:
+        self._under_way[item.index] = item
+        try:
+            await self._app.worker.work(batch, item)
+        finally:
+            self._under_way.pop(item.index, None)
+
+    def in_line(self) -> int:
+        """How many items that are under way stand in line now; the others are being made."""
+        return sum(not self._app.worker.has_begun(item) for item in self._under_way.values())
 
     def hold(self) -> None:
         """Buy nothing more: what stands in line goes back to where it waited."""

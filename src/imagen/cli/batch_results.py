@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,11 +72,15 @@ class ResultsFile:
         if wanted == STDOUT:
             return cls(None)
         path = folder.parent / f"{name}{ENDING}" if wanted is None else Path.cwd() / Path(wanted).expanduser()
+        if wanted is not None and (wanted.endswith(os.sep) or os.path.isdir(path)):  # noqa: PTH112 - never raises
+            problem = Problem("results", f"{wanted} is a folder; it must be a file, or - for standard output")
+            raise InvalidInput([problem])
         try:
             check_writable(path, force=force or wanted is None)
         except InvalidInput as error:
             problems = [Problem("results", problem.message) for problem in error.problems]
             raise InvalidInput(problems, hint=error.hint) from None
+        check_takes_files(path.parent, field="results")
         return cls(path)
 
     async def claim(self, *, force: bool) -> None:
@@ -99,6 +106,26 @@ class ResultsFile:
             sys.stdout.flush()
             return
         await asyncio.to_thread(_land, _joined(lines), self.path, force=True)
+
+
+def check_takes_files(folder: Path, *, field: str) -> None:
+    """Find out whether files can be made in a folder, or in the one in which it would be made. Nothing stays there.
+
+    Permissions do not tell all: a file system of the kernel, or a full disk, says no only when it comes to it.
+
+    Raises:
+        InvalidInput: for `field`.
+    """
+    nearest = next(one for one in (folder, *folder.parents) if os.path.isdir(one) or one == one.parent)  # noqa: PTH112 - never raises
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        reason = "it takes no files" if error.errno == errno.ENOENT else (error.strerror or "").lower()
+        problem = Problem(
+            field, f"nothing can be written to {nearest} ({reason}); it must lie in a folder that takes files"
+        )
+        raise InvalidInput([problem], hint="Choose another place.") from None
 
 
 def _joined(lines: Iterable[bytes]) -> bytes:

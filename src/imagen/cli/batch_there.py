@@ -54,7 +54,7 @@ class There:
         return Pace(semaphores=places)
 
     async def unfinished(self, fingerprint: str) -> str | None:
-        """The batch of the very same wish that has not ended, if there is one."""
+        """The batch of a file of the same content that has not ended, if there is one."""
         return await self._remote.batches.unfinished(fingerprint)
 
     async def accept(self, *, name: str, notes: Sequence[dict[str, Any]], details: dict[str, Any]) -> str:
@@ -67,6 +67,9 @@ class There:
     async def work(self) -> None:
         """Wait until cancelled: the gateway works."""
         await asyncio.Event().wait()
+
+    in_line = None
+    """Nobody here knows which of its tasks stand in line there."""
 
     def hold(self) -> None:
         """The gateway begins nothing more as soon as the batch is paused."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -32,10 +33,12 @@ class BatchView:
 
     Args:
         quiet: only what the user must know.
+        in_line: how many that are under way wait for a place or their turn now; None where another process knows that.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, in_line: Callable[[], int] | None = None) -> None:
         self._quiet = quiet
+        self._in_line = in_line
         self._live: Live | None = None
         self._view: View | None = None
         self._errors: deque[str] = deque(maxlen=_MOST_ERRORS)
@@ -85,7 +88,7 @@ class BatchView:
         self._tell_trouble(view)
         if self._live is not None or self._quiet:
             return
-        line = progress_line(view)
+        line = progress_line(view, in_line=self._in_line)
         now = time.monotonic()
         if line != self._told and (now - self._told_at >= LINE_SECONDS or view.status.terminal):
             remark(line)
@@ -128,10 +131,8 @@ class BatchView:
         filled = _BAR * tally.ended // max(total, 1)
         grid.add_row("batch", Text(f"{view.batch.id}  {view.status}  {clean(view.batch.name)}"))
         grid.add_row("", Text("━" * filled, "green").append("━" * (_BAR - filled), "bright_black"))
-        grid.add_row(
-            "items",
-            f"{tally.succeeded} done  {_bad(view)} failed  {tally.running} running  {tally.queued} queued",
-        )
+        left = _left(view, self._in_line)
+        grid.add_row("items", "  ".join([f"{tally.succeeded} done", f"{_bad(view)} failed", *left]))
         grid.add_row("time", "  ".join(_time(view)) or "…")
         grid.add_row("cost", _cost(view))
         if view.trouble is not None:
@@ -144,16 +145,26 @@ class BatchView:
         return grid
 
 
-def progress_line(view: View) -> str:
-    """How far it is, in one line."""
+def progress_line(view: View, *, in_line: Callable[[], int] | None = None) -> str:
+    """How far it is, in one line; `in_line` as of `BatchView`."""
     tally = view.tally
     parts = [f"{tally.ended} of {view.batch.total} ended"]
     if _bad(view):
         parts.append(f"{_bad(view)} failed")
     if tally.left:
-        parts += [f"{tally.running} running", f"{tally.queued} queued", *_time(view)]
+        parts += [*_left(view, in_line), *_time(view)]
     parts.append(_cost(view))
     return ", ".join(parts)
+
+
+def _left(view: View, in_line: Callable[[], int] | None) -> list[str]:
+    """What has not ended. An item that is under way is being made, or stands in line for a place or its turn."""
+    tally = view.tally
+    queued = f"{tally.queued} queued"
+    if in_line is None:
+        return [f"{tally.running} under way", queued]
+    waiting = min(in_line(), tally.running)
+    return [f"{tally.running - waiting} running", *([f"{waiting} in line"] if waiting else []), queued]
 
 
 def _bad(view: View) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from imagen.assembly import App, Remote
     from imagen.domain.batch import Item
     from imagen.service.batches import View
+
+    Steered = tuple[View, str | None]
 
 app = typer.Typer(help="List, show and steer batches.", no_args_is_help=True)
 
@@ -63,7 +66,7 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on standard output; mon
 @app.command("list", epilog=LIST_EXAMPLES)
 def list_(
     limit: Annotated[
-        int, typer.Option("--limit", min=1, max=99, help="Show so many at most, up to 99.")
+        int, typer.Option("--limit", min=1, max=100, help="Show so many at most, up to 100.")
     ] = 20,
     json: Json = False,
     server: Server = None,
@@ -83,7 +86,7 @@ def list_(
             rows = map(_cells, found[:limit])
             print_table(format_table(_COLUMNS, rows, right=("items", "done", "failed", "cost")))
         else:
-            remark("no batches yet. Begin with: imagen batch FILE")
+            remark(f"no batches yet. Begin with: imagen batch FILE{server_option(server)}")
         if len(found) > limit:
             remark("older ones are left out; --limit shows more")
 
@@ -120,14 +123,15 @@ def show(batch_id: Id, json: Json = False, server: Server = None, config: Config
 
     async def command(app: App) -> None:
         parts = parts_at(server, app)
-        view = await parts.batches.view(checked_id(batch_id))
+        view = await parts.batches.view(checked_id(batch_id, server))
+        following = _next(app, parts, view, server)
         failed = list(
             await parts.batches.items(view.batch.id, limit=_SHOWN_ERRORS + 1, status=ItemStatus.FAILED)
         )
         if json:
-            print_json(facts_of(view) | {"next": _next(app, parts, view)})
+            print_json(facts_of(view) | {"next": following})
         else:
-            print_lines(format_facts(_lines(view, failed, _next(app, parts, view))))
+            print_lines(format_facts(_lines(view, failed, following)))
 
     run_app(command, config=config, json=json)
 
@@ -157,17 +161,18 @@ def _lines(view: View, failed: Sequence[Item], following: Sequence[str]) -> list
     ]
 
 
-def _next(app: App, parts: App | Remote, view: View) -> list[str]:
+def _next(app: App, parts: App | Remote, view: View, server: str | None) -> list[str]:
     """What can be done now."""
-    batch = view.batch
+    batch, there = view.batch, server_option(server)
     if view.status.terminal:
         good = view.tally.succeeded == batch.total
-        return [] if good else [f"imagen batches retry {batch.id}"]
+        return [] if good else [f"imagen batches retry {batch.id}{there}"]
+    cancel = f"imagen batches cancel {batch.id}{there}"
     if parts is app and batch.owner is not None and app.owners.alive(batch.owner):
-        return [f"imagen batches pause {batch.id}", f"imagen batches cancel {batch.id}"]
+        return [f"imagen batches pause {batch.id}{there}", cancel]
     begun = batch.details.get("command") is not None
-    again = f"imagen batch --resume {batch.id}" if begun else f"imagen batches resume {batch.id}"
-    return [again, f"imagen batches cancel {batch.id}"]
+    again = "imagen batch --resume" if begun else "imagen batches resume"
+    return [f"{again} {batch.id}{there}", cancel]
 
 
 # --- steering --------------------------------------------------------------------------------------------
@@ -177,8 +182,8 @@ def _next(app: App, parts: App | Remote, view: View) -> list[str]:
 def pause(batch_id: Id, json: Json = False, server: Server = None, config: Config = None) -> None:
     """Begin nothing more of a batch. What runs goes on to its end."""
 
-    async def ask(parts: App | Remote, found: str) -> View:
-        return await parts.batches.pause(found)
+    async def ask(parts: App | Remote, found: View) -> Steered:
+        return await parts.batches.pause(found.batch.id), _ended_before(found)
 
     _steer(batch_id, ask, json=json, server=server, config=config)
 
@@ -187,8 +192,8 @@ def pause(batch_id: Id, json: Json = False, server: Server = None, config: Confi
 def resume(batch_id: Id, json: Json = False, server: Server = None, config: Config = None) -> None:
     """Let a paused batch go on, in the process that works on it. `imagen batch --resume` works on it itself."""
 
-    async def ask(parts: App | Remote, found: str) -> View:
-        return await parts.batches.resume(found)
+    async def ask(parts: App | Remote, found: View) -> Steered:
+        return await parts.batches.resume(found.batch.id), _ended_before(found)
 
     _steer(batch_id, ask, json=json, server=server, config=config)
 
@@ -197,8 +202,8 @@ def resume(batch_id: Id, json: Json = False, server: Server = None, config: Conf
 def cancel(batch_id: Id, json: Json = False, server: Server = None, config: Config = None) -> None:
     """Buy nothing more of a batch, and stop what runs. It cannot be resumed; `retry` begins what is missing anew."""
 
-    async def ask(parts: App | Remote, found: str) -> View:
-        return await parts.batches.cancel(found)
+    async def ask(parts: App | Remote, found: View) -> Steered:
+        return await parts.batches.cancel(found.batch.id), _ended_before(found)
 
     _steer(batch_id, ask, json=json, server=server, config=config)
 
@@ -207,21 +212,27 @@ def cancel(batch_id: Id, json: Json = False, server: Server = None, config: Conf
 def retry(batch_id: Id, json: Json = False, server: Server = None, config: Config = None) -> None:
     """Queue what failed, expired or was canceled once more, as new purchases."""
 
-    async def ask(parts: App | Remote, found: str) -> View:
-        await parts.batches.retry_failed(found)
-        return await parts.batches.view(found)
+    async def ask(parts: App | Remote, found: View) -> Steered:
+        count = await parts.batches.retry_failed(found.batch.id)
+        idle = None if count else "nothing of it has failed, expired or was canceled"
+        return await parts.batches.view(found.batch.id), idle
 
     _steer(batch_id, ask, json=json, server=server, config=config)
 
 
+def _ended_before(found: View) -> str | None:
+    return "it has ended already" if found.status.terminal else None
+
+
 def _steer(
     batch_id: str,
-    ask: Callable[[App | Remote, str], Awaitable[View]],
+    ask: Callable[[App | Remote, View], Awaitable[Steered]],
     *,
     json: bool,
     server: str | None,
     config: Path | None,
 ) -> None:
+    """Steer a batch; `ask` tells how it stands then, and why nothing was done, if that is so."""
     from imagen.cli.batch_view import progress_line
     from imagen.cli.options import parts_at
     from imagen.cli.output import print_json, print_lines, remark
@@ -229,14 +240,17 @@ def _steer(
 
     async def command(app: App) -> None:
         parts = parts_at(server, app)
-        found = await parts.batches.view(checked_id(batch_id))
-        view = await ask(parts, found.batch.id)
+        found = await parts.batches.view(checked_id(batch_id, server))
+        view, idle = await ask(parts, found)
         if json:
             print_json(facts_of(view))
         else:
             print_lines([f"{view.batch.id} {view.status}: {progress_line(view)}"])
+        if idle is not None:
+            remark(f"nothing was done: {idle}")
         if not view.status.terminal and not _is_worked_on(app, parts, view):
-            remark(f"nobody works on it now; go on with: imagen batch --resume {view.batch.id}")
+            again = f"imagen batch --resume {view.batch.id}{server_option(server)}"
+            remark(f"nobody works on it now; go on with: {again}")
 
     run_app(command, config=config, json=json)
 
@@ -249,8 +263,17 @@ def _is_worked_on(app: App, parts: App | Remote, view: View) -> bool:
 # --- all of them -----------------------------------------------------------------------------------------
 
 
-def checked_id(text: str) -> str:
+def server_option(server: str | None) -> str:
+    """What a command that we propose needs behind it, to mean the same gateway; nothing where none was named."""
+    return "" if server is None else f" --server {shlex.quote(server.strip())}"
+
+
+def checked_id(text: str, server: str | None = None) -> str:
     """An id, whole or cut short, with its prefix.
+
+    Args:
+        text: as it was given.
+        server: as it was given, for what we propose.
 
     Raises:
         InvalidRequest: too little of an id: an empty variable of a script must not mean whatever there is.
@@ -261,7 +284,7 @@ def checked_id(text: str) -> str:
     if len(bare) < SHORTEST_ID:
         raise InvalidRequest(
             f"{text[:40]!r} is too short for an id: give {SHORTEST_ID} characters of it at least.",
-            hint="`imagen batches list` shows them.",
+            hint=f"`imagen batches list{server_option(server)}` shows them.",
         )
     return _PREFIX + bare
 

@@ -143,13 +143,15 @@ class Reading:
         problems: list[Problem] = []
         said: dict[str, Any] = {}
         own: dict[str, Any] = {}
+        taken: dict[str, str] = {}
         for given, value in row.fields.items():
             name = OTHER_NAMES.get(given, given)
             if name not in FIELDS:
                 own[given] = value
-            elif name in said:
-                problems.append(Problem(given, f"it is the same as {name}, which is there too"))
+            elif name in taken:
+                problems.append(Problem(given, f"it is the same as {taken[name]}, which is there too"))
             else:
+                taken[name] = given
                 try:
                     said[name] = self._value(name, value, typed=row.typed)
                 except ValueError as error:
@@ -237,8 +239,10 @@ def _whole(value: Any, *, typed: bool) -> int:
             raise WrongValue(f"{value[:40]!r} is no whole number") from None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > _LARGEST_INTEGER:
+    if not isinstance(value, int) or isinstance(value, bool):
         raise WrongValue("it must be a whole number")
+    if abs(value) > _LARGEST_INTEGER:
+        raise WrongValue(f"it must be a whole number from -{_LARGEST_INTEGER} to {_LARGEST_INTEGER}")
     return value
 
 
@@ -250,7 +254,10 @@ def _seconds(value: Any, *, typed: bool) -> float:
             raise WrongValue(f"{value[:40]!r} is no number of seconds") from None
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise WrongValue("it must be a number of seconds")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise WrongValue("it is too large for a number of seconds") from None
 
 
 def _cost(value: Any) -> Usd:

@@ -19,6 +19,9 @@ from imagen.domain.caller import UNKNOWN, Caller
 from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
 
+STOPPED_BY = "stopped_by"
+"""In the details of a batch that was paused for a reason: the code of the error that it was paused for."""
+
 
 class ItemStatus(StrEnum):
     """Where an item stands. `expired`: it was made and paid for, but its pictures were gone before they were fetched."""

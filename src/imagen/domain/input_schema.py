@@ -7,6 +7,7 @@ Replicate wraps choices as `allOf: [{"$ref": …}]`. That part is checked here; 
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +17,9 @@ import msgspec
 from imagen.errors import Problem
 
 Schema = Mapping[str, Any]
+
+_MOST_SUGGESTIONS = 20
+"""For so many unknown fields it is searched what was meant: a search takes long, and nobody reads more."""
 
 _ADDRESSES = ("https://", "http://", "data:")
 _BOOLEANS = {
@@ -55,11 +59,14 @@ def check_input(schema: Schema, values: Mapping[str, Any]) -> list[Problem]:
         for name in schema.get("required", ())
         if name not in values
     ]
+    unknown = 0
     for name, value in values.items():
         if name in properties:
             problems += _check_value(name, _flattened(properties[name], schema), value, schema)
         elif schema.get("additionalProperties", True) is False:
-            problems.append(Problem(name, _unknown(name, list(properties))))
+            unknown += 1
+            search = unknown <= _MOST_SUGGESTIONS
+            problems.append(Problem(name, _unknown(name, tuple(properties), search=search)))
     problems += [
         Problem(needed, f"{name} needs it")
         for name, companions in schema.get("dependentRequired", {}).items()
@@ -162,10 +169,12 @@ def _lookup(reference: str, root: Schema) -> Schema:
     return found if isinstance(found, Mapping) else {}
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    return f"this model has no such parameter; {meant}It knows {', '.join(sorted(known))}"
+@functools.lru_cache(maxsize=256)  # the rows of a file have the same mistake
+def _unknown(name: str, known: tuple[str, ...], *, search: bool) -> str:
+    near = difflib.get_close_matches(name, known, n=1) if search else []
+    listed = ", ".join(sorted(known))
+    meant = f"did you mean {near[0]}? It knows {listed}" if near else f"it knows {listed}"
+    return f"this model has no such parameter; {meant}"
 
 
 def _same(value: Any, choice: Any) -> bool:

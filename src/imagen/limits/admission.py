@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from imagen.domain.caller import Caller
 from imagen.domain.events import Event, InLine, LetIn, Throttled
 from imagen.domain.identifiers import new_secret
-from imagen.domain.limits import Need, Patience, Refusal
+from imagen.domain.limits import Admitted, Need, Patience, Refusal
 from imagen.domain.prediction import Allowance, Prediction
 from imagen.domain.semaphore import Lease, check_lease
-from imagen.errors import BackendRateLimited, StoreError
+from imagen.errors import BackendRateLimited, NotFound, StoreError
 from imagen.limits.line import Line
 from imagen.ports import Clock, Limits
 
@@ -239,11 +239,7 @@ class Admission:
             await self.hold(need)
             sequence, intent = 0, None
         else:
-            admitted = await self.line.enter(
-                need,
-                wait_seconds=patience.line_seconds,
-                told=lambda limit, position: notify(InLine(limit, position)),
-            )
+            admitted, need = await self._in_line(need, patience, notify)
             sequence, intent = admitted.sequence, admitted.intent
         notify(LetIn(self.now() - now))
         return Place(
@@ -255,6 +251,20 @@ class Admission:
             patience_until=now + patience.line_seconds,
             notify=notify,
         )
+
+    async def _in_line(self, need: Need, patience: Patience, notify: Notify) -> tuple[Admitted, Need]:
+        """Wait in line. What was begun before its semaphore was removed goes on without it."""
+
+        def told(limit: str, position: int) -> None:
+            notify(InLine(limit, position))
+
+        try:
+            return await self.line.enter(need, wait_seconds=patience.line_seconds, told=told), need
+        except NotFound:
+            if need.intent is not None:
+                raise
+        need = replace(need, semaphore=None)
+        return await self.line.enter(need, wait_seconds=patience.line_seconds, told=told), need
 
     async def give_back(self, lease: str) -> None:
         """A place that cannot be given back now ends by itself; the picture is there all the same."""

@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 
 from imagen.domain.batch import Batch, Control, Item
 from imagen.domain.limits import Lane
 from imagen.errors import NotFound, StoreError
-from imagen.ports import BatchStore, Clock, Owners
+from imagen.ports import BatchStore, Clock, OpenWork, Owners
 
 LOOK_SECONDS = 1.0
 """How often the wishes of other processes, and batches that were left behind, are looked for."""
 _PAUSED_LOOK_SECONDS = 15.0
-"""How often a paused batch is looked through for what was bought before the pause, and is not finished."""
+"""How often what is left to finish of a paused batch is tried again."""
+_MOST_REST_SECONDS = 60.0
 _CLAIMED_AT_ONCE = 64
+_TAKEN_AT_ONCE = 64
+"""So many batches are taken before items are handed out again."""
 _MOST_SINGLES = 5000
 """Predictions that somebody asked for by themselves wait behind no batch, but not without end."""
 
@@ -35,27 +39,36 @@ class _Held:
 
     Attributes:
         claimed: items that wait here for a free hand; running: those that are worked on.
+        dropped: items whose work was broken off, to be queued again; faulted: the same, at the next look.
         exhausted: nothing was left to claim when it was last asked.
         settled: `emptied` was told, and nothing has happened since.
-        refreshed: the clock's seconds when these two were last doubted.
+        finished_at: the clock's seconds when what a paused one had left was tried last.
+        faults: so often in turn something unexpected came of it; rests_until: it is left alone until then.
     """
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.claimed: deque[Item] = deque()
         self.running: dict[int, asyncio.Task[None]] = {}
+        self.items: dict[int, Item] = {}
+        self.dropped: list[Item] = []
+        self.faulted: list[Item] = []
         self.exhausted = False
         self.settled = False
-        self.refreshed = 0.0
+        self.finished_at = float("-inf")
+        self.faults = 0
+        self.rests_until = float("-inf")
 
     @property
     def empty(self) -> bool:
         """Whether nothing of it waits or is worked on here."""
-        return self.exhausted and not (self.claimed or self.running)
+        return self.exhausted and not (self.claimed or self.running or self.dropped or self.faulted)
 
 
 class LocalQueue:
     """`ports.WorkQueue` for the processes of one machine.
+
+    What one wake costs depends on what has changed, not on how many batches are held.
 
     Args:
         batches: has them.
@@ -63,6 +76,7 @@ class LocalQueue:
         clock: tells the time.
         width: so many items of batches are worked on at once; most of them stand in line.
         takes: whether this process may work on a batch that nobody works on.
+        has_begun: whether an item that is worked on was let in; one that was not holds nothing yet.
     """
 
     def __init__(
@@ -73,21 +87,30 @@ class LocalQueue:
         clock: Clock,
         width: int,
         takes: Callable[[Batch], bool],
+        has_begun: Callable[[Item], bool],
     ) -> None:
         self.takes = takes
         self._batches = batches
         self._owners = owners
         self._clock = clock
-        self._width = width
+        self._room = dict.fromkeys(Lane, _MOST_SINGLES) | {Lane.BATCH: width}
+        self._has_begun = has_begun
         self._held: dict[str, _Held] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Ordered sets of batches: those that may have something to hand out, that may be empty, that have dropped items.
+        self._ready: dict[Lane, dict[str, _Held]] = {lane: {} for lane in Lane}
+        self._quiet: dict[str, _Held] = {}
+        self._dropping: dict[str, _Held] = {}
+        self._passed_over: dict[str, Batch | None] = {}
         self._changed = asyncio.Event()
         self._asked = True
+        self._looked_at = float("-inf")
         self._stopped = False
 
     @property
     def busy(self) -> int:
-        """How many items are being worked on now."""
-        return sum(len(held.running) for held in self._held.values())
+        """How many items are being worked on now, or were broken off and are still to be queued again."""
+        return len(self._tasks) + sum(len(held.dropped) for held in self._dropping.values())
 
     def holds(self, batch_id: str) -> bool:
         """Whether this process works on that batch."""
@@ -105,23 +128,23 @@ class LocalQueue:
 
     async def run(self, work: Work, *, emptied: Emptied) -> None:
         """See the port. Cancelled, it lets go of all its batches, and others may take them."""
-        looked = float("-inf")
+        steps = (self._look, self._requeue, partial(self._hand_out, work), partial(self._settle, emptied))
         try:
             while True:
                 self._changed.clear()
-                try:
-                    if self._asked or self._clock.monotonic() - looked >= LOOK_SECONDS:
-                        self._asked, looked = False, self._clock.monotonic()
-                        await self._look()
-                    await self._hand_out(work)
-                    await self._settle(emptied)
-                except StoreError as error:
-                    _log.warning("work waits for the database: %s", error.detail)
+                for step in steps:
+                    try:
+                        await step()
+                    except StoreError as error:
+                        _log.warning("work waits for the database: %s", error.detail)
+                        break
+                    except Exception as error:  # noqa: BLE001 - one fault must not end all work
+                        _tell_fault("handing out work", error)
                 await self._pause()
         finally:
             await asyncio.shield(self._let_go())
 
-    # --- the steps ---------------------------------------------------------------------------------------
+    # --- looking -----------------------------------------------------------------------------------------
 
     async def _pause(self) -> None:
         try:
@@ -132,119 +155,239 @@ class LocalQueue:
 
     async def _look(self) -> None:
         """What is wanted of the batches here, and which others nobody works on."""
-        found = {batch.id: batch for batch in await self._batches.open()}
-        for held in list(self._held.values()):
-            batch = found.get(held.batch.id)
-            if batch is None or batch.owner != self._owners.me:
-                self._break_off(self._held.pop(held.batch.id))  # it has ended, or somebody else has it
-                continue
-            self._refresh(held, batch)
-            if batch.control is Control.CANCEL:
-                await self._put_back(held)
-                self._break_off(held)
-                # What was claimed when it was canceled is queued only now.
-                await self._batches.control(batch.id, Control.CANCEL, at=self._clock.now())
-            elif batch.control is Control.PAUSE:
-                await self._put_back(held)
-        if not self._stopped:
-            for batch in found.values():
-                if batch.id not in self._held and self.takes(batch):
-                    await self._take(batch)
-
-    def _refresh(self, held: _Held, batch: Batch) -> None:
-        """See it as it is wanted now. What is paused has something left to finish only now and then."""
         now = self._clock.monotonic()
-        steered = batch.control is not held.batch.control
-        if steered or batch.control is not Control.PAUSE or now - held.refreshed >= _PAUSED_LOOK_SECONDS:
-            held.exhausted, held.settled, held.refreshed = False, False, now
-        held.batch = batch
-
-    async def _take(self, batch: Batch) -> None:
-        was = batch.owner
-        if was is not None and was != self._owners.me and self._owners.alive(was):
+        if not self._asked and now - self._looked_at < LOOK_SECONDS:
             return
-        if await self._batches.take(batch.id, owner=self._owners.me, was=was):
-            self._held[batch.id] = _Held(await self._batches.get(batch.id))
+        self._asked, self._looked_at = False, now
+        found = {one.batch_id: one for one in await self._batches.open_work()}
+        for held in list(self._held.values()):
+            one = found.get(held.batch.id)
+            if one is None or one.owner != self._owners.me:
+                self._forget(held)  # it has ended, or somebody else has it
+                _break_off(held.running.values())
+            else:
+                await self._apart(held, self._see(held, one))
+        if not self._stopped:
+            await self._take_what_is_left(found)
 
-    async def _put_back(self, held: _Held) -> None:
-        """Queue again what was claimed and not begun."""
-        while held.claimed:
-            await self._batches.requeue(held.claimed[-1])
-            held.claimed.pop()
+    async def _see(self, held: _Held, one: OpenWork) -> None:
+        """See it as it is wanted now, and look again for what it has to do."""
+        now = self._clock.monotonic()
+        steered = one.control is not held.batch.control
+        if steered or one.sealed_token != held.batch.sealed_token:
+            fresh = await self._batches.get(held.batch.id)
+            steered = fresh.control is not held.batch.control
+            if steered:
+                await self._steer(held, fresh.control)
+            held.batch = fresh  # not before: what fails is to be done once more
+        if held.faulted:
+            held.dropped += held.faulted
+            held.faulted.clear()
+            self._dropping[held.batch.id] = held
+        if now < held.rests_until:
+            return
+        paused = held.batch.control is Control.PAUSE
+        if steered or (one.waits and not (paused and now - held.finished_at < _PAUSED_LOOK_SECONDS)):
+            held.exhausted = False
+            held.finished_at = now
+        if held.claimed or not held.exhausted:
+            self._ready[held.batch.lane][held.batch.id] = held
+        if not one.left:
+            held.settled = False
+            self._quiet[held.batch.id] = held
+
+    async def _steer(self, held: _Held, wanted: Control) -> None:
+        """Do what is wanted of it since now. What was claimed and not begun is queued again."""
+        if wanted is Control.RUN:
+            return
+        await self._put_back(held)
+        if wanted is Control.CANCEL:
+            await self._batches.cancel_queued(held.batch.id, at=self._clock.now())
+            _break_off(held.running.values())  # each item is canceled and ended by its worker
+            return
+        # Let in later, what stands in line would be bought after the pause.
+        _break_off([task for index, task in held.running.items() if not self._has_begun(held.items[index])])
+
+    async def _take_what_is_left(self, found: dict[str, OpenWork]) -> None:
+        """Take what nobody works on, as far as it is for us; the rest with the next turn."""
+        self._passed_over = {one: batch for one, batch in self._passed_over.items() if one in found}
+        alive: dict[str, bool] = {self._owners.me: False}
+        taken = 0
+        for one in found.values():
+            if one.batch_id in self._held:
+                continue
+            if one.owner is not None and one.owner not in alive:
+                alive[one.owner] = self._owners.alive(one.owner)
+            if one.owner is not None and alive[one.owner]:
+                continue
+            if taken == _TAKEN_AT_ONCE:
+                self.wake()
+                return
+            taken += await self._take(one)
+
+    async def _take(self, one: OpenWork) -> bool:
+        known = self._passed_over.get(one.batch_id)
+        if one.batch_id not in self._passed_over or (known and known.sealed_token != one.sealed_token):
+            try:
+                self._passed_over[one.batch_id] = await self._batches.get(one.batch_id)
+            except NotFound:
+                return False
+            except StoreError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a damaged row keeps nobody from the others
+                _tell_fault(one.batch_id, error)
+                self._passed_over[one.batch_id] = None
+        batch = self._passed_over[one.batch_id]
+        if batch is None or not self.takes(batch):
+            return False
+        if await self._batches.take(one.batch_id, owner=self._owners.me, was=one.owner):
+            del self._passed_over[one.batch_id]
+            held = self._held[one.batch_id] = _Held(await self._batches.get(one.batch_id))
+            held.finished_at = self._clock.monotonic()
+            self._ready[held.batch.lane][one.batch_id] = held
+        return True
+
+    async def _apart(self, held: _Held, step: Awaitable[None]) -> bool:
+        """Do a step of one batch; False when it failed: then it rests, and the others have their turns."""
+        try:
+            await step
+        except Exception as error:
+            held.faults += 1
+            self._ready[held.batch.lane].pop(held.batch.id, None)
+            self._held[held.batch.id] = self._held.pop(held.batch.id)  # after all others
+            if isinstance(error, StoreError):
+                raise
+            pause = min(LOOK_SECONDS * 2 ** min(held.faults, 10), _MOST_REST_SECONDS)
+            held.rests_until = self._clock.monotonic() + pause
+            _tell_fault(held.batch.id, error)
+            return False
+        held.faults = 0
+        return True
+
+    # --- handing out -------------------------------------------------------------------------------------
 
     async def _hand_out(self, work: Work) -> None:
         """Fill the free hands, with one item of each batch in turn."""
-        turns = deque(self._held.values())
-        while turns and not self._stopped:
-            held = turns.popleft()
-            if not self._has_room(held.batch.lane):
-                continue
-            if not held.claimed and not held.exhausted:
-                held.claimed.extend(
-                    await self._batches.claim(
-                        held.batch.id,
-                        owner=self._owners.me,
-                        limit=_CLAIMED_AT_ONCE,
-                        to_finish=held.batch.control is not Control.RUN,
-                    )
-                )
-                held.exhausted = not held.claimed
-            if held.claimed:
-                self._begin(held, held.claimed.popleft(), work)
-                turns.append(held)
+        for lane, ready in self._ready.items():
+            while ready and self._room[lane] > 0 and not self._stopped:
+                held = ready.pop(next(iter(ready)))
+                if not (held.claimed or held.exhausted) and not await self._apart(held, self._claim(held)):
+                    continue
+                if self._stopped:
+                    break
+                if held.claimed:
+                    self._begin(held, held.claimed.popleft(), work)
+                    ready[held.batch.id] = held
+                else:
+                    self._quiet[held.batch.id] = held
+        if self._stopped:
+            for held in self._held.values():
+                await self._put_back(held)
 
-    def _has_room(self, lane: Lane) -> bool:
-        busy = sum(len(held.running) for held in self._of(lane))
-        return busy < (self._width if lane is Lane.BATCH else _MOST_SINGLES)
-
-    def _of(self, lane: Lane) -> Iterator[_Held]:
-        return (held for held in self._held.values() if held.batch.lane is lane)
+    async def _claim(self, held: _Held) -> None:
+        held.claimed.extend(
+            await self._batches.claim(
+                held.batch.id,
+                owner=self._owners.me,
+                limit=_CLAIMED_AT_ONCE,
+                to_finish=held.batch.control is not Control.RUN,
+            )
+        )
+        held.exhausted = not held.claimed
 
     def _begin(self, held: _Held, item: Item, work: Work) -> None:
         held.settled = False
         task = asyncio.get_running_loop().create_task(_awaited(work, held.batch, item))
-        held.running[item.index] = task
+        held.running[item.index], held.items[item.index] = task, item
+        self._tasks.add(task)
+        self._room[held.batch.lane] -= 1
+        task.add_done_callback(partial(self._ended, held, item))
 
-        def ended(done: asyncio.Task[None]) -> None:
-            if held.running.get(item.index) is done:  # put back, it may have been begun again by now
-                del held.running[item.index]
-            self._changed.set()
-            if not done.cancelled() and (error := done.exception()) is not None:
-                _log.error("item %d of %s: unexpected %s", item.index, held.batch.id, type(error).__name__)
+    def _ended(self, held: _Held, item: Item, done: asyncio.Task[None]) -> None:
+        self._tasks.discard(done)
+        self._room[held.batch.lane] += 1
+        if held.running.get(item.index) is done:  # put back, it may have been begun again by now
+            del held.running[item.index], held.items[item.index]
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            _tell_fault(f"item {item.index} of {held.batch.id}", error)
+        if self._held.get(held.batch.id) is held:
+            if done.cancelled():
+                held.dropped.append(item)
+                self._dropping[held.batch.id] = held
+            elif error is not None:
+                held.faulted.append(item)
+            if not held.running:
+                self._quiet[held.batch.id] = held
+        self._changed.set()
 
-        task.add_done_callback(ended)
+    async def _put_back(self, held: _Held) -> None:
+        """Queue again what was claimed and not begun."""
+        if held.claimed:
+            await self._queue_again(list(held.claimed))
+            held.claimed.clear()
+
+    async def _requeue(self) -> None:
+        """Queue again what was broken off and has not ended, so that somebody works on it."""
+        for held in list(self._dropping.values()):
+            here = held.running.keys() | {item.index for item in held.claimed}
+            dropped = list(held.dropped)
+            await self._queue_again([item for item in dropped if item.index not in here])
+            del held.dropped[: len(dropped)]
+            if not held.dropped:  # others may have been broken off meanwhile
+                self._dropping.pop(held.batch.id, None)
+            held.exhausted = False
+            self._ready[held.batch.lane][held.batch.id] = held
+
+    async def _queue_again(self, items: Sequence[Item]) -> None:
+        """All in one: the database writes together what waits together."""
+        await asyncio.gather(*(self._batches.requeue(item) for item in items))
+
+    # --- ends --------------------------------------------------------------------------------------------
 
     async def _settle(self, emptied: Emptied) -> None:
         """Tell of batches in which nothing is left to do here."""
-        for held in list(self._held.values()):
-            if not held.empty or held.settled:
-                continue
-            held.settled = True
-            await emptied(held.batch)
-            try:
-                ended = (await self._batches.get(held.batch.id)).ended_at is not None
-            except NotFound:
-                ended = True
-            if ended:
-                self._held.pop(held.batch.id, None)
+        quiet, self._quiet = self._quiet, {}
+        for held in quiet.values():
+            if held.empty and not held.settled and self._held.get(held.batch.id) is held:
+                held.settled = True
+                await self._apart(held, self._tell_emptied(held, emptied))
 
-    def _break_off(self, held: _Held) -> None:
-        """Stop working on it; in a batch that is to be canceled, each item is canceled and ended by its worker."""
-        held.claimed.clear()
-        for task in held.running.values():
-            task.cancel()
+    async def _tell_emptied(self, held: _Held, emptied: Emptied) -> None:
+        await emptied(held.batch)
+        try:
+            ended = (await self._batches.get(held.batch.id)).ended_at is not None
+        except NotFound:
+            ended = True
+        if ended:
+            self._forget(held)
+
+    def _forget(self, held: _Held) -> None:
+        for those in (self._held, self._ready[held.batch.lane], self._quiet, self._dropping):
+            those.pop(held.batch.id, None)
 
     async def _let_go(self) -> None:
-        tasks = [task for held in self._held.values() for task in held.running.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for batch_id in list(self._held):
-            try:
-                await self._batches.release(batch_id, owner=self._owners.me)
-            except StoreError as error:
-                _log.debug("%s is let go of with the process: %s", batch_id, error.code)
-        self._held.clear()
+        _break_off(self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        released = await asyncio.gather(
+            *(self._batches.release(batch_id, owner=self._owners.me) for batch_id in self._held),
+            return_exceptions=True,
+        )
+        for batch_id, error in zip(self._held, released, strict=True):
+            if error is not None:
+                _log.debug("%s is let go of with the process: %s", batch_id, type(error).__name__)
+        for held in list(self._held.values()):
+            self._forget(held)
+
+
+def _break_off(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in list(tasks):
+        task.cancel()
+
+
+def _tell_fault(what: str, error: BaseException) -> None:
+    _log.error("%s: unexpected %s", what, type(error).__name__)
+    _log.debug("the trace of %s", what, exc_info=error)
 
 
 async def _awaited(work: Work, batch: Batch, item: Item) -> None:

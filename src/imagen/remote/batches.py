@@ -42,6 +42,8 @@ _ACCEPT_SECONDS = 600.0
 _TRIES = 4
 _LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 1.0, 30.0
 _PAGE = 200
+_LIST_PAGE = 100
+"""As many as a gateway shows at once."""
 _FETCHES = 8
 _SEMAPHORE = "external_semaphore_id"
 
@@ -94,6 +96,7 @@ class _State(msgspec.Struct, frozen=True, kw_only=True):
 
 class _List(msgspec.Struct, frozen=True, kw_only=True):
     batches: list[_State]
+    next_cursor: str | None = None
 
 
 class _ItemState(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,7 +208,7 @@ class RemoteBatches:
         return accepted.id
 
     async def unfinished(self, fingerprint: str) -> str | None:
-        """The batch of the same wish, asked for on this machine, that has not ended."""
+        """The batch of a file of the same content, asked for on this machine, that has not ended."""
         for batch_id in self._memories.of_wish(self.url, fingerprint):
             with suppress(NotFound):
                 if not (await self.view(batch_id)).status.terminal:
@@ -224,9 +227,17 @@ class RemoteBatches:
 
     async def list(self, *, limit: int, before: str | None = None) -> Sequence[View]:
         """Batches, newest first."""
-        asked = {"limit": limit} | ({} if before is None else {"cursor": before})
-        found = await self._connection.ask("GET", f"{PATH}?{urlencode(asked)}", _List)
-        return [self._viewed(state) for state in found.batches]
+        views: list[View] = []
+        cursor = before
+        while len(views) < limit:
+            asked = {"limit": str(min(limit - len(views), _LIST_PAGE))}
+            asked |= {} if cursor is None else {"cursor": cursor}
+            found = await self._connection.ask("GET", f"{PATH}?{urlencode(asked)}", _List)
+            views += [self._viewed(state) for state in found.batches]
+            cursor = found.next_cursor
+            if cursor is None or not found.batches:
+                break
+        return views
 
     async def items(
         self, batch_id: str, *, after: int = -1, limit: int = 100, status: ItemStatus | None = None

@@ -14,7 +14,7 @@ from imagen.domain.caller import Caller
 from imagen.domain.key import check_route
 from imagen.domain.secret import Secret
 from imagen.errors import Unauthenticated
-from imagen.ports import Backend
+from imagen.ports import Backend, Clock
 from imagen.transport.message import is_loopback
 
 NO_CREDENTIALS = (
@@ -27,6 +27,7 @@ TOKEN_HEADER = "x-replicate-api-token"  # noqa: S105 - a name
 """For requests without a payload that could have credentials: the same token in a header."""
 _LONGEST_TOKEN = 512
 _LONGEST_HOST = 255
+_PROVEN_SECONDS, _MOST_PROVEN = 60.0, 10_000
 _OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 """Headers that tell that somebody stands between."""
 
@@ -66,6 +67,33 @@ def scope_of(visitor: Visitor) -> str:
 def sight_of(visitor: Visitor) -> str | None:
     """The scope that a visitor sees; None for the admin, who sees all."""
     return None if visitor.admin else scope_of(visitor)
+
+
+class Proven:
+    """Accounts of callers whose own tokens the service let in a short while ago.
+
+    Args:
+        clock: tells the time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: dict[str, float] = {}
+
+    async def check(self, backend: Backend) -> None:
+        """Let the service tell whether a token is good, unless it has told so within the last minute.
+
+        Raises:
+            ImagenError: it is not, or the service could not tell.
+        """
+        account, now = backend.account, self._clock.monotonic()
+        if self._until.get(account, now) > now:
+            return
+        await backend.probe()
+        self._until.pop(account, None)  # at the end, it is the last to be forgotten
+        while len(self._until) >= _MOST_PROVEN:
+            del self._until[next(iter(self._until))]
+        self._until[account] = now + _PROVEN_SECONDS
 
 
 class KeyRing(Protocol):
@@ -115,6 +143,7 @@ class Door:
         fallback: whether callers without credentials use the server's account.
         local_caller: whom the ledger names then.
         local: whether only this machine can reach the gateway.
+        clock: tells the time.
         public_host: the name under which callers reach it, where the settings tell one.
         through_proxies: whether `fallback` is also for what a proxy has passed on.
     """
@@ -128,6 +157,7 @@ class Door:
         fallback: bool,
         local_caller: Caller,
         local: bool,
+        clock: Clock,
         public_host: str | None = None,
         through_proxies: bool = False,
     ) -> None:
@@ -137,6 +167,7 @@ class Door:
         self._fallback = fallback
         self._local_caller = local_caller
         self._local = local
+        self.proven = Proven(clock)
         self._public_host = public_host
         self._through_proxies = through_proxies
 

@@ -175,7 +175,7 @@ async def _generate_batch_once(
             mark=mark,
             outlives=False,
         )
-    await ended(context, request, batch)
+    await ended(context, request, visitor, batch)
     items = await all_items(context, batch.id)
     return _answered(
         visitor,

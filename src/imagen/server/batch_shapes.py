@@ -222,7 +222,7 @@ def batch_state(context: Context, request: Request, view: View) -> BatchState:
         id=batch.id,
         name=batch.name,
         status=view.status,
-        reason=batch.reason,
+        reason=None if view.status.terminal else batch.reason,
         counts=Counts(
             total=batch.total,
             queued=tally.queued,

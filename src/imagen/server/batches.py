@@ -232,7 +232,7 @@ async def resume_batch(context: Context, request: Request) -> Response:
     """Go on with it."""
     visitor, view = await _find(context, request, works=True)
     if visitor.token is not None:
-        context.app.batches.lend_token(view.batch, visitor.token)
+        await context.app.batches.lend_token(view.batch, visitor.token)
     return json_answer(batch_state(context, request, await context.app.batches.resume(view.batch.id)))
 
 
@@ -242,15 +242,13 @@ async def retry_failed(context: Context, request: Request) -> Response:
     batch = view.batch
     mark = read_mark(request, b"", scope=scope_of(visitor), now=context.app.clock.now())
     before = None if mark is None else await context.app.batches.known(mark.scope, mark.key, mark.fingerprint)
-    if batch.own_token:
-        if visitor.token is None:
-            raise InvalidRequest(
-                "this batch is made on its caller's own Replicate token",
-                hint="Its caller asks, with the token in the header X-Replicate-Api-Token.",
-            )
-        # Forgotten at its end, it is wanted once more.
-        context.app.batches.lend_token(msgspec.structs.replace(batch, ended_at=None), visitor.token)
-    count = await context.app.batches.retry_failed(batch.id, mark=mark)
+    if batch.own_token and visitor.token is None:
+        raise InvalidRequest(
+            "this batch is made on its caller's own Replicate token",
+            hint="Its caller asks, with the token in the header X-Replicate-Api-Token.",
+        )
+    token = visitor.token if batch.own_token else None
+    count = await context.app.batches.retry_failed(batch.id, mark=mark, token=token)
     answer = Retried(id=batch.id, retried=count, urls=batch_urls(context, request, batch.id))
     return json_answer(answer, status=202, headers={} if before is None else REPLAYED)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,9 +25,21 @@ STRANGERS_SECONDS = 60.0
 _LONGEST_SECONDS = 3600.0
 SILENCE_SECONDS = 30.0
 """Who sends nothing for so long in the middle of a body is not waited for."""
-MOST_GROUPS, MOST_VALUES = 200_000, 2_000_000
-"""Objects and lists, and commas: read into memory, some bytes of JSON become a hundred."""
+MOST_GROUPS, MOST_VALUES, MOST_NAMES = 200_000, 2_000_000, 500_000
+"""Objects and lists, commas, and colons: read into memory, some bytes of JSON become a hundred, and names take longest."""
 _LONGEST_SHOWN = 200
+_KINDS: Mapping[str, str] = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "array": "a list",
+    "object": "an object",
+}
+_OTHER_KIND = re.compile(r"Expected `([a-z |]+)`, got `[a-z]+`")
+_FILES_TOO = "/batches"
+_HINT = "Send a JSON object with Content-Type: application/json."
+_FILES_HINT = "Send a JSON object with Content-Type: application/json, JSONL with application/x-ndjson, or CSV with text/csv."
 
 
 class Room:
@@ -95,7 +111,8 @@ async def read_object(
     Raises:
         InvalidRequest: it is none.
     """
-    value = _decoded(await read_body(request, limit_bytes=limit_bytes, room=room, seconds=seconds))
+    body = await read_body(request, limit_bytes=limit_bytes, room=room, seconds=seconds)
+    value = _decoded(body, files_too=request.url.path.endswith(_FILES_TOO))
     if not isinstance(value, dict):
         raise InvalidRequest("the body must be a JSON object")
     return value
@@ -120,9 +137,17 @@ def to_value(found: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `")
-        field = path.rstrip("`").removeprefix("$.") or "body"
-        raise InvalidInput([Problem(field, text[:1].lower() + text[1:_LONGEST_SHOWN])]) from None
+        field = str(error).partition(" - at `")[2].rstrip("`").removeprefix("$.") or "body"
+        raise InvalidInput([Problem(field, what_is_allowed(error))]) from None
+
+
+def what_is_allowed(error: msgspec.ValidationError) -> str:
+    """What a value must be, in words that callers know, without its place."""
+    text = str(error).partition(" - at `")[0]
+    if (found := _OTHER_KIND.fullmatch(text)) is None:
+        return text[:1].lower() + text[1:_LONGEST_SHOWN]
+    kinds = [kind for kind in found[1].split(" | ") if kind != "null"]
+    return f"it must be {' or '.join(_KINDS.get(kind, kind) for kind in kinds)}"
 
 
 def check_parts(body: bytes) -> None:
@@ -131,25 +156,44 @@ def check_parts(body: bytes) -> None:
     Raises:
         InvalidRequest: it is of too many parts.
     """
-    if body.count(b"{") + body.count(b"[") > MOST_GROUPS or body.count(b",") > MOST_VALUES:
+    groups, values, names = body.count(b"{") + body.count(b"["), body.count(b","), body.count(b":")
+    if groups > MOST_GROUPS or values > MOST_VALUES or names > MOST_NAMES:
         raise InvalidRequest(
-            f"the body has more than {MOST_GROUPS:,} objects and lists, or {MOST_VALUES:,} values"
+            f"the body has more than {MOST_GROUPS:,} objects and lists, {MOST_VALUES:,} values or {MOST_NAMES:,} names",
+            hint="Send it as several smaller ones.",
         )
 
 
-def _decoded(body: bytes) -> Any:
-    """JSON.
+def _decoded(body: bytes, *, files_too: bool = False) -> Any:
+    """JSON. `files_too`: what is none may be a file whose type was not told.
 
     Raises:
         InvalidRequest: it is none, or of too many parts.
     """
     check_parts(body)
     try:
-        return msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        raise InvalidRequest(
-            "the body is not valid JSON", hint="Send a JSON object with Content-Type: application/json."
-        ) from None
+        with _uncollected():
+            return msgspec.json.decode(body)
+    except (ValueError, RecursionError) as error:
+        if "out of range" in str(error):
+            raise InvalidRequest("the body has a number that is too large") from None
+        raise InvalidRequest("the body is not valid JSON", hint=_FILES_HINT if files_too else _HINT) from None
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage is looked for meanwhile.
+
+    Reading makes many objects and no garbage. To look through all that the process holds again and again while they are
+    made takes ten times as long as making them, and nobody else is served meanwhile.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _too_large(limit_bytes: int) -> InvalidRequest:

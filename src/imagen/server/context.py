@@ -46,6 +46,7 @@ class Context:
     Attributes:
         under_way: tasks that the process waits for before it ends.
         draining: set once the process shuts down.
+        broken: what is done in the background and has ended by a fault, until it goes on again.
         streams: how many answers are being streamed that have no end of their own.
         room_of_webhooks: for all that arrive at the same time.
     """
@@ -57,6 +58,7 @@ class Context:
         self.public_url = public_url
         self.under_way: set[asyncio.Task[Any]] = set()
         self.draining = asyncio.Event()
+        self.broken: set[str] = set()
         self.streams = 0
         self.room_of_webhooks = Room(_MOST_BYTES_OF_WEBHOOKS)
         self._room_of_strangers = Room()

@@ -9,10 +9,18 @@ from typing import Any, Literal
 import msgspec
 from starlette.requests import Request
 
-from imagen.domain.batch import Batch, BatchStatus, Idempotency, Item
+from imagen.domain.batch import STOPPED_BY, Batch, BatchStatus, Idempotency, Item
 from imagen.domain.limits import Lane
-from imagen.errors import BackendError, ImagenError, InvalidInput, Problem, WaitTimeout
+from imagen.errors import (
+    BackendError,
+    BackendUnauthenticated,
+    ImagenError,
+    InvalidInput,
+    Problem,
+    WaitTimeout,
+)
 from imagen.server.access import Visitor, scope_of
+from imagen.server.answers import stored_error
 from imagen.server.context import Context, handed_over
 from imagen.server.wishes import Wish, as_told, name_for
 from imagen.service.batches import Entry, NewBatch, Progress, View
@@ -102,6 +110,7 @@ async def accept(
     Raises:
         InvalidRequest: the caller's token cannot be kept.
         Unauthenticated: the caller's token is none of Replicate's.
+        QueueFull: so much work of one caller's own token is not taken.
         IdempotencyConflict: the key came with another body before.
     """
     new = NewBatch(
@@ -118,8 +127,8 @@ async def accept(
         details=dict(details or {}),
         mark=mark,
     )
-    if visitor.own_token and outlives and context.app.sealer is not None:
-        await _check_account(visitor)
+    if visitor.own_token and (context.app.sealer is not None or not outlives):
+        await _check_account(context, visitor)
     async with context.app.batches.draft(new) as draft:
         for start in range(0, len(orders), _PIECE):
             await draft.add(
@@ -146,7 +155,7 @@ async def known(context: Context, visitor: Visitor, mark: Idempotency | None) ->
         return None
     batch = (await context.app.batches.view(found.batch_id)).batch
     if visitor.token is not None:
-        context.app.batches.lend_token(batch, visitor.token)
+        await context.app.batches.lend_token(batch, visitor.token)
     return batch
 
 
@@ -161,18 +170,21 @@ async def check_semaphores(context: Context, wishes: Sequence[Wish]) -> None:
         await context.app.semaphores.show(name, now=context.app.clock.now().timestamp())
 
 
-async def ended(context: Context, request: Request, batch: Batch, *, seconds: float | None = None) -> View:
+async def ended(
+    context: Context, request: Request, visitor: Visitor, batch: Batch, *, seconds: float | None = None
+) -> View:
     """Stay until all of it has ended. It goes on when the caller leaves.
 
     Args:
         context: of the server.
         request: of the caller who waits.
+        visitor: who that is.
         batch: what for.
         seconds: how long a run may take; the longest wait for its turn is added. None stays as long as it takes.
 
     Raises:
         WaitTimeout: that took longer.
-        BackendError: it was stopped, for a reason that somebody has to mend first.
+        ImagenError: it was stopped, for a reason that somebody has to mend first: the error that stopped it.
         Draining: the process ended first.
     """
     longest = None
@@ -180,6 +192,8 @@ async def ended(context: Context, request: Request, batch: Batch, *, seconds: fl
         longest = context.app.settings.limits.wait.total_seconds() + seconds + _GRACE_SECONDS
     try:
         return await context.stay(request, _ended(context, batch, longest), goes_on=False)
+    except BackendUnauthenticated as error:
+        raise as_told(error, visitor) from error
     except TimeoutError:
         raise WaitTimeout("it has not ended in time", hint=_AGAIN) from None
 
@@ -197,10 +211,10 @@ def _note(context: Context, wish: Wish) -> dict[str, Any]:
     return note
 
 
-async def _check_account(visitor: Visitor) -> None:
-    """Refuse a made-up token before much is written down for it."""
+async def _check_account(context: Context, visitor: Visitor) -> None:
+    """Refuse a made-up token before anything is written down for it: nobody would ever come back for that."""
     try:
-        await visitor.backend.probe()
+        await context.door.proven.check(visitor.backend)
     except ImagenError as error:
         raise as_told(error, visitor) from error
 
@@ -213,6 +227,7 @@ async def _ended(context: Context, batch: Batch, seconds: float | None) -> View:
     ending = asyncio.ensure_future(batches.ended(batch.id))
     stopping = asyncio.ensure_future(_stopped(context, batch.id, view.batch.sequence))
     closing = asyncio.ensure_future(context.draining.wait())
+    idling = asyncio.ensure_future(_idle_after(context, batch.id, view.batch.sequence))
     try:
         async with asyncio.timeout(seconds):
             await asyncio.wait({ending, stopping, closing}, return_when=asyncio.FIRST_COMPLETED)
@@ -220,13 +235,23 @@ async def _ended(context: Context, batch: Batch, seconds: float | None) -> View:
                 return await ending
             if stopping.done() and (error := await stopping) is not None:
                 raise error
-            if closing.done() and not (await batches.view(batch.id)).tally.running:
+            await asyncio.wait({ending, idling}, return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done() and not (await batches.view(batch.id)).status.terminal:
                 raise handed_over()  # nothing more is begun by this process
             return await ending
     finally:
-        for task in (ending, stopping, closing):
+        tasks = (ending, stopping, closing, idling)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(ending, stopping, closing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _idle_after(context: Context, batch_id: str, after: int) -> None:
+    """Until the process shuts down and nothing of the batch runs any more."""
+    await context.draining.wait()
+    async for news in context.app.batches.events(batch_id, after=after):
+        if isinstance(news, Progress) and not news.view.tally.running:
+            return
 
 
 async def _stopped(context: Context, batch_id: str, after: int) -> ImagenError | None:
@@ -236,5 +261,6 @@ async def _stopped(context: Context, batch_id: str, after: int) -> ImagenError |
             continue
         batch = news.view.batch
         if news.view.status is BatchStatus.PAUSED and batch.reason is not None:
-            return BackendError(batch.reason, hint="Send the same request again once that is mended.")
+            code = batch.details.get(STOPPED_BY, BackendError.code)
+            return stored_error(code, batch.reason, hint="Send the same request again once that is mended.")
     return None

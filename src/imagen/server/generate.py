@@ -136,7 +136,7 @@ async def _generate_once(
             details={"prediction_id": intent.id, "deadline_seconds": intent.deadline_seconds},
             outlives=False,
         )
-    await ended(context, request, batch, seconds=batch.details.get("deadline_seconds"))
+    await ended(context, request, visitor, batch, seconds=batch.details.get("deadline_seconds"))
     (item,) = await all_items(context, batch.id)
     headers = dict(REPLAYED) if replayed else {}
     if item.status is not ItemStatus.SUCCEEDED:

@@ -337,6 +337,8 @@ async def _why_not_ready(context: Context) -> str | None:
     """One sentence that strangers may read; None when there is nothing to say."""
     if context.drains:
         return "the process is shutting down"
+    if context.broken:
+        return f"{', '.join(sorted(context.broken))} has ended by a fault, and begins again"
     account, told = _own_account(context)
     if told != "ok":
         return told
@@ -406,8 +408,8 @@ OPERATIONS: tuple[Operation, ...] = (
         handler=ready,
         summary="Whether the gateway takes work",
         description=(
-            "503 while it shuts down, when its database cannot be read or written, as when its disk is full, and when it "
-            "has no token."
+            "503 while it shuts down, when its database cannot be read or written, as when its disk is full, when it has "
+            "no token, and while durable work or something else in the background has ended by a fault."
         ),
         tag="operations",
         access="anyone",

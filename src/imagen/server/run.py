@@ -8,8 +8,9 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from urllib.parse import urlsplit
 
 import msgspec
@@ -30,6 +31,10 @@ from imagen.transport.message import is_loopback
 
 LEAST_ADMIN_KEY = 16
 """Characters of an admin key that others than this machine may try to guess."""
+FIRST_RESTART_SECONDS, _LAST_RESTART_SECONDS = 1.0, 60.0
+"""What is done in the background and has ended by a fault begins again after such a pause."""
+_HOLDS_SECONDS = 5.0
+"""What has gone on for so long counts as mended."""
 _LAST_SECONDS = 3.0
 """For answers on their way when everything else is done."""
 
@@ -85,16 +90,17 @@ async def serving(
                 backend=GATEWAY,
                 batches=app.batches,
             )
-            app.queue.takes = _works_on
+            app.queue.takes = lambda batch: _works_on(batch) and app.batches.has_token(batch)
             app.webhooks.listen()
             listening = asyncio.create_task(server.serve(sockets=[listener]))
-            recovering = asyncio.create_task(recovery.run())
+            recovering = asyncio.create_task(_kept_up(context, "recovery", recovery.run))
             heed = StoreHeed(
                 pulse=app.pulse, troubles=app.worker.troubles, gateway=app.gateway, clock=app.clock
             )
-            heeding = asyncio.create_task(heed.run())
-            delivering = asyncio.create_task(app.courier.deliver())
-            working = asyncio.create_task(app.queue.run(app.worker.work, emptied=app.worker.emptied))
+            heeding = asyncio.create_task(_kept_up(context, "the heed of the database", heed.run))
+            delivering = asyncio.create_task(_kept_up(context, "delivery", app.courier.deliver))
+            work = partial(app.queue.run, app.worker.work, emptied=app.worker.emptied)
+            working = asyncio.create_task(_kept_up(context, "durable work", work))
             try:
                 yield Served(_url(listener), app, context, app.backends.own().practice)
             finally:
@@ -169,9 +175,35 @@ def _door(app: App) -> Door:
         fallback=settings.allow_env_fallback or (local and (public_host is None or is_loopback(public_host))),
         local_caller=app.caller(),
         local=local,
+        clock=app.clock,
         public_host=public_host,
         through_proxies=settings.allow_env_fallback,
     )
+
+
+async def _kept_up(context: Context, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Do what is done in the background until cancelled: what ends by a fault begins again after a pause.
+
+    From the fault on until it has held for a while the gateway says that it is not ready.
+    """
+    loop = asyncio.get_running_loop()
+    pause = FIRST_RESTART_SECONDS
+    while True:
+        holds = loop.call_later(_HOLDS_SECONDS, context.broken.discard, name)
+        began = loop.time()
+        try:
+            await run()
+            _log.error("%s has ended, and begins again in %g s", name, pause)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the gateway must not go on without
+            _log.error("%s ended by an unexpected %s", name, type(error).__name__)
+            _log.debug("its trace", exc_info=error)
+        finally:
+            holds.cancel()
+        if loop.time() - began >= _HOLDS_SECONDS:
+            pause = FIRST_RESTART_SECONDS
+        context.broken.add(name)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LAST_RESTART_SECONDS)
 
 
 async def _drain(context: Context, seconds: float) -> None:

@@ -123,6 +123,7 @@ async def prepare_tasks(
     wishes: list[Wish] = []
     orders: list[Order] = []
     problems: list[Problem] = []
+    hints: list[str] = []
     loop = asyncio.get_running_loop()
     rested = loop.time()
     for task in tasks:
@@ -134,16 +135,21 @@ async def prepare_tasks(
         except Refused:
             raise
         except ImagenError as error:
-            if len(tasks) == 1 or not isinstance(error, InvalidRequest):
+            found = error.problems if isinstance(error, InvalidInput) else ()
+            if not isinstance(error, InvalidRequest) or (len(tasks) == 1 and not found):
                 raise
-            found = getattr(error, "problems", None) or [Problem("", error.detail)]
+            found = found or (Problem("", error.detail),)
             problems += [Problem(task.name(one.field), one.message) for one in found]
+            hints += [error.hint] if error.hint and error.hint not in hints else []
+            if len(problems) > _MOST_SHOWN:
+                break  # nobody reads more of them, and each takes time
         if loop.time() - rested > _BREATH_AFTER_SECONDS:
             await asyncio.sleep(_BREATH_SECONDS)
             rested = loop.time()
     if problems:
-        more = f"and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else None
-        raise InvalidInput(problems[:_MOST_SHOWN], subject="nothing was bought", hint=more)
+        more = ["There are more mistakes."] if len(problems) > _MOST_SHOWN else []
+        hint = " ".join([*more, *hints[:1]]) or None
+        raise InvalidInput(problems[:_MOST_SHOWN], subject="nothing was bought", hint=hint)
     return wishes, orders
 
 

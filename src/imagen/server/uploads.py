@@ -47,6 +47,7 @@ UPLOADS: Mapping[str, Any] = {
 }
 """How the document tells of files."""
 _MOST_FIELDS, _LONGEST_FIELD = 200, 1 << 20
+_HINT = "Each line is an object with `prompt`, or a prompt in quotes."
 _PIECE = 64 * 1024
 
 
@@ -102,7 +103,7 @@ async def read_upload(request: Request, body: bytes) -> Upload:
         raise InvalidRequest("the file is empty")
     if form == "jsonl":
         check_parts(body)
-    rows = await asyncio.to_thread(read_manifest, body, form=form, most_rows=MOST_TASKS)
+    rows = await asyncio.to_thread(read_manifest, body, form=form, most_rows=MOST_TASKS, hint=_HINT)
     content = msgspec.json.encode([common, name, form], order="sorted") + b"\n" + body
     return Upload(rows=rows, common=common, name=name, content=content)
 

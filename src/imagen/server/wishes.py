@@ -25,7 +25,7 @@ from imagen.errors import (
 )
 from imagen.server.access import WRONG_TOKEN, Visitor
 from imagen.server.answers import ModelNotSupported
-from imagen.server.bodies import to_value
+from imagen.server.bodies import to_value, what_is_allowed
 from imagen.server.context import Context
 from imagen.service.deliver import Destination
 from imagen.service.prepare import Order
@@ -43,6 +43,7 @@ _MOST_OPTIONS, _LONGEST_OPTION, _DEEPEST_OPTION = 200, 100, 32
 meant, and a deep one may be read here and be too deep for the next who handles it."""
 _LARGEST_NUMBER = 2**63 - 1
 _UNLIMITED_REFUSALS = 1_000_000
+_NOT_MODEL = "Which model is meant stands in `model_name`, not in `model`."
 
 
 # For readers of the document alone: what does not fit is refused with sentences of our own.
@@ -77,7 +78,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """A caller's own Replicate account; the token is used for this request and kept nowhere."""
+    """A caller's own Replicate account; for durable work the token is kept encrypted until that has ended, else nowhere."""
 
     replicate_api_token: str
 
@@ -116,7 +117,8 @@ def read_wish(fields: Mapping[str, Any]) -> tuple[Wish, dict[str, Any]]:
     """
     for name in ("model_name", "prompt"):
         if name not in fields or fields[name] is None or fields[name] == "":
-            raise InvalidRequest(f"Missing required field: {name}")
+            hint = _NOT_MODEL if name == "model_name" and "model" in fields else None
+            raise InvalidRequest(f"Missing required field: {name}", hint=hint)
     check_credentials(fields)
     wish = to_value({name: value for name, value in fields.items() if name in _KNOWN}, Wish)
     if wish.output_filename is not None:
@@ -147,7 +149,7 @@ def read_texts(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]
         try:
             known[name] = msgspec.convert(text, _TYPES[name], strict=False)
         except msgspec.ValidationError as error:
-            problems.append(Problem(name, str(error)))
+            problems.append(Problem(name, what_is_allowed(error)))
     if problems:
         raise InvalidInput(problems)
     _check_options(others)
@@ -210,6 +212,8 @@ async def prepare_order(
             destination=kept,
         )
     except ImagenError as error:
+        if isinstance(error, InvalidInput) and any(problem.field == "model" for problem in error.problems):
+            error.hint = _NOT_MODEL
         raise as_told(error, visitor) from error
 
 

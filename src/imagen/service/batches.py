@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -19,9 +21,11 @@ from imagen.domain.secret import Secret
 from imagen.errors import IdempotencyConflict, InvalidRequest, NotFound
 from imagen.ports import Backend, BatchStore, Clock, Owners, PredictionStore, Sealer, WorkQueue
 from imagen.service.finish import Finisher, Outcome
+from imagen.service.load import check_load
 from imagen.service.news import News
 from imagen.service.orders import prediction_ids, renewed, to_stored
 from imagen.service.prepare import Order
+from imagen.service.stranded import Stranded
 from imagen.service.tokens import TokenVault
 from imagen.service.troubles import Trouble, Troubles
 
@@ -30,6 +34,7 @@ KEPT_HOURS = 24
 _RECENT_SECONDS = 60.0
 _PROGRESS_SECONDS = 1.0
 _PAGE = 200
+_WHOLE_ID = re.compile(r"batch_[0-9a-z]{26}")
 
 
 class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +107,8 @@ class Draft:
 
     def __init__(self, batches: Batches, new: NewBatch, batch: Batch) -> None:
         self.batch = batch
+        self.settling = False
+        """Whether its acceptance was begun, so that it may be accepted, whatever is heard of that."""
         self._batches = batches
         self._new = new
 
@@ -119,7 +126,9 @@ class Draft:
         Raises:
             InvalidRequest: it has no items.
             IdempotencyConflict: its idempotency key came with another body before.
+            QueueFull: its caller, who brought a token, has too much under way already.
         """
+        self.settling = True
         return await self._batches.accepted(self._new, self.batch)
 
 
@@ -131,6 +140,7 @@ class Batches:
         queue: told of new work.
         finisher: tells how predictions went that are done.
         tokens: keeps tokens of callers.
+        stranded: ends what nobody can go on with.
         sealer: encrypts what goes to the disk.
         troubles: what keeps work waiting.
         news: told and asked about changes.
@@ -147,6 +157,7 @@ class Batches:
         queue: WorkQueue,
         finisher: Finisher,
         tokens: TokenVault,
+        stranded: Stranded,
         sealer: Sealer | None,
         troubles: Troubles,
         news: News,
@@ -159,6 +170,9 @@ class Batches:
         self._queue = queue
         self._finisher = finisher
         self._tokens = tokens
+        self._stranded = stranded
+        self._drafts: set[str] = set()
+        self._admitting = asyncio.Lock()
         self._sealer = sealer
         self._troubles = troubles
         self._news = news
@@ -189,7 +203,10 @@ class Batches:
 
         Raises:
             InvalidRequest: the token of its caller cannot be kept.
+            QueueFull: its caller, who brought a token, has too much under way already.
         """
+        if new.own_token is not None:
+            await check_load(self._store, new.scope, 1)
         now = self._clock.now()
         batch_id = new_id("batch", now)
         sealed = None
@@ -210,11 +227,19 @@ class Batches:
             webhook=new.webhook,
             webhook_events=new.webhook_events,
             details=new.details,
-            owner=self._owners.me if new.mine else None,
+            # No other process could do anything with what is made on a token that is only in the memory of this one.
+            owner=self._owners.me if new.mine or (new.own_token is not None and sealed is None) else None,
             created_at=now,
         )
-        await self._store.add(batch)
-        yield Draft(self, new, batch)
+        draft = Draft(self, new, batch)
+        self._drafts.add(batch_id)
+        try:
+            await self._store.add(batch)
+            yield draft
+        finally:
+            self._drafts.discard(batch_id)
+            if not draft.settling:
+                self._tokens.forget(batch_id)
 
     async def accept(self, new: NewBatch, entries: Sequence[Entry]) -> Batch:
         """Accept work whose items are all at hand; `Draft.accept` tells what it raises."""
@@ -251,17 +276,28 @@ class Batches:
         if batch.total == 0:
             raise InvalidRequest("a batch needs at least one task")
         mark = None if new.mark is None else msgspec.structs.replace(new.mark, batch_id=batch.id)
-        counts = await self._store.accept(batch, mark=mark)
+        async with self._admitting if new.own_token is not None else nullcontext():
+            if new.own_token is not None:
+                await check_load(self._store, new.scope, batch.total)
+            counts = await self._store.accept(batch, mark=mark)
         if counts != batch.id:
             self._tokens.forget(batch.id)
             return await self._store.get(counts)
         self._queue.wake()
         return batch
 
-    def lend_token(self, batch: Batch, token: Secret) -> None:
-        """The caller has brought the token of their work once more; a process that has ended had it in memory."""
-        if batch.own_token and batch.ended_at is None and batch.sealed_token is None:
-            self._tokens.keep(batch.id, token, outlives=False)
+    async def lend_token(self, batch: Batch, token: Secret) -> None:
+        """The caller has brought the token of their open work once more: nobody may have it any more."""
+        if not batch.own_token or batch.ended_at is not None:
+            return
+        sealed = self._tokens.keep(batch.id, token, outlives=False)
+        if sealed is not None and not self._tokens.is_readable(batch):
+            await self._store.seal(batch.id, sealed)
+        self._queue.wake()
+
+    def has_token(self, batch: Batch) -> bool:
+        """Whether this process has what a batch is made on; without it there is nothing that it could do for it."""
+        return self._tokens.has(batch)
 
     # --- looking -----------------------------------------------------------------------------------------
 
@@ -269,14 +305,16 @@ class Batches:
         """How a batch stands.
 
         Args:
-            batch_id: or its unique beginning.
+            batch_id: for whoever sees all also its unique beginning.
             scope: of whoever asks; None sees all.
 
         Raises:
             NotFound: there is none, or it is somebody else's.
         """
-        batch = await self._store.get(batch_id)
-        if scope is not None and batch.scope != scope:
+        # Beginnings are for whoever sees all: they tell of batches of others.
+        whole = _WHOLE_ID.fullmatch(batch_id) is not None
+        batch = await self._store.get(batch_id) if whole or scope is None else None
+        if batch is None or (scope is not None and batch.scope != scope):
             raise NotFound(f"no batch here is called {batch_id[:80]!r}")
         return await self._viewed(batch)
 
@@ -378,8 +416,16 @@ class Batches:
         """Buy nothing more of it, and stop what runs. It cannot be resumed; its items can be tried again."""
         return await self._steer(batch_id, Control.CANCEL)
 
-    async def retry_failed(self, batch_id: str, *, mark: Idempotency | None = None) -> int:
-        """Try its items that failed, expired or were canceled once more, with new purchases; how many those are."""
+    async def retry_failed(
+        self, batch_id: str, *, mark: Idempotency | None = None, token: Secret | None = None
+    ) -> int:
+        """Try its items that failed, expired or were canceled once more, with new purchases; how many those are.
+
+        Args:
+            batch_id: the batch.
+            mark: the request's idempotency key, where it has one.
+            token: the caller's own, where it is made on that: it was forgotten at the end.
+        """
         count, after = 0, -1
         statuses = (ItemStatus.FAILED, ItemStatus.EXPIRED, ItemStatus.CANCELED)
         again: list[Item] = []
@@ -388,14 +434,29 @@ class Batches:
             while page := await self._store.items(batch_id, after=after, limit=_PAGE, status=status):
                 after = page[-1].index
                 again += [await self._another_attempt(item) for item in page]
+        if token is not None:
+            self._tokens.keep(batch_id, token, outlives=False)  # it may be taken as soon as it is open
         count = await self._store.retry(batch_id, again, mark=mark)
+        if token is not None:
+            batch = await self._store.get(batch_id)
+            if batch.ended_at is None:
+                await self.lend_token(batch, token)
+            else:
+                self._tokens.forget(batch_id)
         self._queue.wake()
         self._news.tell(batch_id)
         return count
 
     async def sweep(self) -> None:
-        """Forget what was never accepted, and idempotency keys that are older than a day."""
+        """Forget what was never accepted, and idempotency keys that are older than a day; end what nobody goes on with."""
         await self._store.sweep(before=self._clock.now() - timedelta(hours=KEPT_HOURS))
+        drafts = frozenset(self._drafts)
+        left = await self._store.open()
+        self._tokens.forget_all_but(drafts | self._drafts | {batch.id for batch in left})
+        for batch in await self._stranded.end(left):
+            # Nobody else may ever ask on that account again, so what was wrong with it is not remembered.
+            self._troubles.clear(batch.account)
+            self._news.tell(batch.id)
 
     # --- the steps ---------------------------------------------------------------------------------------
 
@@ -442,6 +503,8 @@ class Batches:
 
     def _forecast(self, batch: Batch, tally: Tally, now: datetime) -> float | None:
         """Seconds until it has ended: as fast as in the last minute, and no faster than creates are allowed."""
+        if batch.owner is None:
+            return None  # nobody works on it
         least = tally.queued * 60 / self._rules.creates_per_minute
         if tally.recent == 0:
             return None if tally.ended else least or None

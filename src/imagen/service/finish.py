@@ -20,7 +20,7 @@ from imagen.errors import (
     StoreError,
 )
 from imagen.ports import Backend, Clock, PredictionStore
-from imagen.service.adopt import adopt, is_remembered
+from imagen.service.adopt import adopt, is_remembered, never_arrived
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules
 from imagen.service.deliver import Deliverer, Kept, PictureSource, from_stored
@@ -47,12 +47,14 @@ class Outcome(msgspec.Struct, frozen=True):
         pictures: those on disk, in order; empty when none were asked for.
         error: why it has no picture, or not all.
         cache: what came of asking for pictures of an equal request; None when that was not asked for.
+        fault: the error is an unexpected fault of ours, which another try may not meet.
     """
 
     prediction: Prediction
     pictures: tuple[Kept, ...] = ()
     error: ImagenError | None = None
     cache: Literal["hit", "miss", "shared"] | None = None
+    fault: bool = False
 
 
 class Finisher:
@@ -235,6 +237,8 @@ class Finisher:
             sighting = await backend.look(prediction)
         except ModelNotFound as error:
             if not is_remembered(prediction, self._clock.now()):
+                if prediction.status is Status.SUCCEEDED:
+                    raise _gone(prediction) from error
                 return await self.lose(prediction)
             error.hint = (
                 "It should be there within its first hour: check the token and the address, or try again."
@@ -244,11 +248,7 @@ class Finisher:
         seen = await take_note(backend, self._store, self._clock, prediction, sighting)
         if seen.status is Status.SUCCEEDED and sighting.data_removed:
             await self._bookkeeper.settle(seen, notify=notify)
-            raise OutputDefective(
-                "its picture is gone, Replicate removes outputs after one hour; it was charged",
-                prediction_id=prediction.id,
-                expired=True,
-            )
+            raise _gone(prediction)
         return msgspec.structs.replace(seen, output=sighting.output or seen.output)
 
     async def _find_or_buy(
@@ -266,7 +266,7 @@ class Finisher:
         )
         if found is not None:
             return found
-        if not remembered:
+        if not remembered and (buying is None or not await never_arrived(backend, self._store, prediction)):
             return await self.lose(prediction)
         if buying is None:
             raise OutcomeUnknown(
@@ -352,3 +352,11 @@ class Finisher:
             notify(Canceled(seen))
         else:
             notify(CancelUnconfirmed(seen, "the service has not said that it ended"))
+
+
+def _gone(prediction: Prediction) -> OutputDefective:
+    return OutputDefective(
+        "its picture is gone, Replicate removes outputs after one hour; it was charged",
+        prediction_id=prediction.id,
+        expired=True,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -26,13 +27,13 @@ from imagen.limits.admission import Admission
 from imagen.ports import Backend, Backends, Clock, Observer, Plan, PredictionStore
 from imagen.service.adopt import is_remembered
 from imagen.service.bookkeep import Bookkeeper
-from imagen.service.buy import Buyer, BuyingRules, Purchase
+from imagen.service.buy import Buyer, BuyingRules
 from imagen.service.deliver import Destination, PictureSource, to_stored
 from imagen.service.finish import Finisher, Notify, Outcome
 from imagen.service.ownership import Ownership
 from imagen.service.prepare import Order, Preparation, check_cost
 from imagen.service.share import Reuse
-from imagen.service.terms import Terms
+from imagen.service.terms import Buying, Terms
 from imagen.service.watch import Watcher
 
 _LEASE_MARGIN_SECONDS = 90.0
@@ -188,17 +189,40 @@ class Gateway:
         if prediction.reused:
             return await self._reuse.again(prediction, destination)
         try:
-            backend = self._backend_of(prediction)
+            backend: Backend | None = self._backend_of(prediction)
         except InvalidRequest:
             # Somebody who asks may set the right token; a gateway that tidies up after others never has it.
             if not leaves_running or prediction.finished or not await self._ownership.take(prediction):
                 raise
-            return await self._end_without_account(prediction, quietly(observer, self._observer))
-        if not prediction.finished:
-            if not await self._ownership.take(prediction):
+            backend = None
+        else:
+            if not prediction.finished and not await self._ownership.take(prediction):
                 raise StillFollowed(
                     f"{prediction.id} is being followed by another process right now", hint="Wait for it."
                 )
+        taken = not prediction.finished
+        try:
+            notify = quietly(observer, self._observer)
+            if backend is None:
+                return await self._end_without_account(prediction, notify)
+            return await self._taken_up(
+                backend, prediction, destination, leaves_running=leaves_running, notify=notify
+            )
+        finally:
+            if taken:
+                self._ownership.leave(prediction.id)
+
+    async def _taken_up(
+        self,
+        backend: Backend,
+        prediction: Prediction,
+        destination: Destination | None,
+        *,
+        leaves_running: bool,
+        notify: Notify,
+    ) -> Outcome:
+        """Bring one that is ours, or was finished before, to its end."""
+        if not prediction.finished:
             prediction = await self._store.get(prediction.id)
             if backend.practice and backend.account != prediction.account:
                 prediction = await self._finisher.write_off(prediction, PRACTICE_ENDED)
@@ -211,7 +235,7 @@ class Gateway:
                     prediction,
                     buying=None,
                     fresh=False,
-                    notify=quietly(observer, self._observer),
+                    notify=notify,
                     leaves_running=leaves_running,
                     closely=not leaves_running,
                 )
@@ -225,8 +249,24 @@ class Gateway:
         """
         return await self._store.get(prediction_id)
 
-    async def cancel(self, prediction_id: str, *, observer: Observer | None = None) -> Prediction:
+    async def recount(self, prediction_id: str) -> Outcome | None:
+        """How one that is finished has ended, with its pictures; None for one that is not. Asks nobody.
+
+        Raises:
+            NotFound: no such prediction.
+        """
+        prediction = await self._store.get(prediction_id)
+        return await self._finisher.recount(prediction) if prediction.finished else None
+
+    async def cancel(
+        self, prediction_id: str, *, backend: Backend | None = None, observer: Observer | None = None
+    ) -> Prediction:
         """Stop a prediction upstream, and settle what that cost. One that has ended stays as it is.
+
+        Args:
+            prediction_id: ours, its beginning, or the service's.
+            backend: where it was made, where that is on a token of its caller's; else it is found by its name.
+            observer: told about everything on the way.
 
         Raises:
             NotFound: no such prediction.
@@ -245,7 +285,7 @@ class Gateway:
                 hint="Interrupt that one, or try again.",
             )
         seen = await self._finisher.cancel(
-            self._backend_of(prediction),
+            backend or self._backend_of(prediction),
             prediction,
             within_seconds=self._rules.grace_seconds,
             notify=quietly(observer, self._observer),
@@ -265,6 +305,7 @@ class Gateway:
             await self._store.save(prediction, entry=entry)
             self._unwritten.pop(prediction.id, None)
         await self._finisher.keep_what_waits()
+        await self._ownership.release_what_waits()
         await self._bookkeeper.catch_up()
 
     # --- the steps ---------------------------------------------------------------------------------------
@@ -279,7 +320,13 @@ class Gateway:
             _log.error("%s ended in an unexpected fault: %s", intent.id, type(error).__name__)
             _log.debug("the fault of %s", intent.id, exc_info=error)
             fault = ImagenError(f"an unexpected fault ({type(error).__name__}); please report it")
-            return Outcome(intent, error=fault)
+            return Outcome(await self._as_stored(order, intent), error=fault, fault=True)
+
+    async def _as_stored(self, order: Order, intent: Prediction) -> Prediction:
+        """What is written down of one that was promised: it may have been bought before something went wrong."""
+        with suppress(ImagenError):
+            return (await self._begun(intent) if order.accepted else None) or intent
+        return intent
 
     async def _run(self, order: Order, intent: Prediction, plan: Plan, notify: Notify) -> Outcome:
         """Take up the unfinished prediction of the very same request, or buy a new one."""
@@ -288,16 +335,22 @@ class Gateway:
                 return await self._finisher.recount(begun)
             if not await self._ownership.take(begun):
                 raise StillFollowed(f"{begun.id} is being followed by another process right now")
-            begun = await self._store.get(begun.id)
-            if order.backend.practice and order.backend.account != begun.account:
-                return await self._finisher.recount(await self._finisher.write_off(begun, PRACTICE_ENDED))
-            return await self._make(order, begun, plan, fresh=False, notify=notify)
+            try:
+                begun = await self._store.get(begun.id)
+                if order.backend.practice and order.backend.account != begun.account:
+                    return await self._finisher.recount(await self._finisher.write_off(begun, PRACTICE_ENDED))
+                return await self._make(order, begun, plan, fresh=False, notify=notify)
+            finally:
+                self._ownership.leave(begun.id)
         if not order.request.resume:
             return await self._make(order, intent, plan, fresh=True, notify=notify)
         given_up: set[str] = set()
         while (left := await self._take_left(intent, given_up)) is not None:
             notify(Resumed(left))
-            outcome = await self._make(order, left, plan, fresh=False, notify=notify)
+            try:
+                outcome = await self._make(order, left, plan, fresh=False, notify=notify)
+            finally:
+                self._ownership.leave(left.id)
             if not _expired(outcome.error):
                 return outcome
             given_up.add(left.id)
@@ -310,13 +363,21 @@ class Gateway:
         """Have it made, unless it is one of those that equal requests share, and was made before."""
         if not self._reuse.is_asked(order.backend, prediction, plan, wanted=order.request.cache):
             return await self._hold_and_finish(order, prediction, plan, fresh=fresh, notify=notify)
+        return await self._share(order, prediction, plan, fresh=fresh, notify=notify)
 
-        async def make(source: PictureSource | None = None) -> Outcome:
+    async def _share(
+        self, order: Order, prediction: Prediction, plan: Plan, *, fresh: bool, notify: Notify
+    ) -> Outcome:
+        """Take what equal requests made, or make it for all of them."""
+
+        async def make(source: PictureSource) -> Outcome:
             return await self._hold_and_finish(
                 order, prediction, plan, fresh=fresh, notify=notify, source=source
             )
 
-        return await self._reuse.carry_out(order.backend, prediction, make, fresh=fresh, notify=notify)
+        return await self._reuse.carry_out(
+            order.backend, prediction, make, fresh=fresh, notify=notify, comes_again=order.accepted
+        )
 
     async def _hold_and_finish(
         self,
@@ -329,6 +390,8 @@ class Gateway:
         source: PictureSource | None = None,
     ) -> Outcome:
         """Hold what it needs, and bring it to its end. A fresh one is written down in the moment it is let in."""
+        if prediction.status.terminal:
+            return await self._fetch(order, prediction, notify=notify, source=source)
         need = Need(
             lease=prediction.id,
             holder=order.caller.name,
@@ -344,28 +407,7 @@ class Gateway:
             self._ownership.held(prediction) as owned,
             self._admission.admit(need, patience=order.patience, notify=notify) as place,
         ):
-            buyer = Buyer(
-                backend=order.backend,
-                store=self._store,
-                clock=self._clock,
-                rules=self._rules,
-                watcher=self._watcher,
-            )
-            told = False
-
-            async def buying(sent: Prediction) -> Prediction:
-                nonlocal told
-                with self._terms.agreed(order, plan) as (hold_seconds, webhook):
-                    told = self._terms.wakes(webhook)
-                    purchase = Purchase(
-                        hold_seconds=hold_seconds,
-                        webhook=webhook,
-                        secrets=plan.secrets,
-                        repeat_lost=order.request.repeat_lost,
-                        patience=order.patience,
-                    )
-                    return await buyer.buy(sent, purchase, place=place, notify=notify)
-
+            buying = Buying(self._terms, self._buyer(order.backend), order, plan, place=place, notify=notify)
             if fresh and place.intent is not None:
                 prediction = place.intent
                 notify(Submitted(prediction, plan.typical_seconds))
@@ -379,13 +421,35 @@ class Gateway:
                     notify=notify,
                     leaves_running=order.accepted,
                     closely=order.watched,
-                    expects_webhook=lambda: told,
+                    expects_webhook=buying.was_told,
                     source=source,
                 )
             )
             self._remember_unwritten(outcome.prediction)
             place.ended(outcome.prediction)
             return outcome
+
+    async def _fetch(
+        self, order: Order, prediction: Prediction, *, notify: Notify, source: PictureSource | None
+    ) -> Outcome:
+        """Only its pictures are missing. It does not run any more, so it needs no place."""
+        async with self._ownership.held(prediction) as owned:
+            return owned.ended(
+                await self._finisher.finish(
+                    order.backend,
+                    prediction,
+                    buying=None,
+                    fresh=False,
+                    notify=notify,
+                    leaves_running=order.accepted,
+                    source=source,
+                )
+            )
+
+    def _buyer(self, backend: Backend) -> Buyer:
+        return Buyer(
+            backend=backend, store=self._store, clock=self._clock, rules=self._rules, watcher=self._watcher
+        )
 
     async def _begun(self, intent: Prediction) -> Prediction | None:
         """What an earlier try has made of an intent; None when it was not written down yet."""
@@ -419,7 +483,12 @@ class Gateway:
         for seen in await self._store.unfinished(request_key=intent.request_key):
             if seen.id in given_up or not await self._ownership.take(seen):
                 continue
-            left = await self._store.get(seen.id)  # whoever had it may have finished it since we looked
+            left = None
+            try:
+                left = await self._store.get(seen.id)  # whoever had it may have finished it since we looked
+            finally:
+                if left is None or left.finished:
+                    self._ownership.leave(seen.id)
             if not left.finished:
                 return msgspec.structs.replace(left, destination=intent.destination)
         return None

@@ -7,7 +7,7 @@ import logging
 from imagen.errors import ImagenError
 from imagen.ports import Clock, Pulse
 from imagen.service.gateway import Gateway
-from imagen.service.troubles import STORE, Troubles
+from imagen.service.troubles import STORE, Troubles, reason_of_store
 
 EVERY_SECONDS = 1.0
 
@@ -46,7 +46,7 @@ class StoreHeed:
             if not self._ill:
                 _log.warning("the database is %s: %s", condition.state, condition.detail)
             self._ill = True
-            self._troubles.note(STORE, condition.detail or f"the database is {condition.state}")
+            self._troubles.note(STORE, reason_of_store(condition.state))
             return
         if not self._ill:
             return

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -37,13 +39,14 @@ MOST_BYTES = 64 << 20
 LONGEST_ROW = 1 << 20
 """Bytes of one line, or of all that one row says."""
 MOST_FIELDS, LONGEST_NAME, DEEPEST = 200, 100, 32
-"""No model has so many parameters, such long names or such nested values."""
+"""No model has so many parameters, such long names or such nested values. A table has no more columns with a name."""
 MOST_SHOWN = 20
 """So many mistakes are told; of the others their number."""
 
 _MOST_VALUES = 500_000
 _TASKS = "tasks"
 _SHOWN = 60
+_ENDS_EARLY = "Input data was truncated"
 _BOM = b"\xef\xbb\xbf"
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _INTEGER = re.compile(r"[-+]?[0-9]{1,40}")
@@ -110,7 +113,12 @@ def form_of(name: str) -> Form | None:
 
 
 def read_manifest(
-    content: bytes, *, form: Form, subject: str = "the file", most_rows: int = MOST_ROWS
+    content: bytes,
+    *,
+    form: Form,
+    subject: str = "the file",
+    most_rows: int = MOST_ROWS,
+    hint: str = "`txt` takes each line as a prompt.",
 ) -> list[Row]:
     """The rows of a file, in order. Blank lines count as lines and make no row.
 
@@ -119,6 +127,7 @@ def read_manifest(
         form: how it is written.
         subject: how sentences name it.
         most_rows: how many it may have.
+        hint: what to do about JSONL in which no line is any.
 
     Raises:
         InvalidInput: it is not of that form, holds nothing or too much; with the line and field of each mistake.
@@ -140,7 +149,7 @@ def read_manifest(
             raise _refused(subject, f"it has more than {most_rows:,} rows; split it")
         _check_row(row, mistakes)
         rows.append(row)
-    mistakes.check(hint="`txt` takes each line as a prompt." if form == "jsonl" and not rows else None)
+    mistakes.check(hint=hint if form == "jsonl" and not rows else None)
     if not rows:
         raise _refused(subject, "it holds no prompt")
     return rows
@@ -198,7 +207,10 @@ class _Reader:
         try:
             return msgspec.json.decode(raw)
         except msgspec.DecodeError as error:
-            self._mistakes.add(line, f"it is not JSON ({str(error).removeprefix('JSON is malformed: ')})")
+            if (told := _told_apart(error, raw)) is None:
+                self._mistakes.add(line, f"it is not JSON ({_reason(error)})")
+            else:
+                self._mistakes.add(line, told, field=_culprit(raw))
         except RecursionError:
             self._mistakes.add(line, "it is nested too deeply")
         except UnicodeDecodeError:
@@ -212,7 +224,7 @@ class _Reader:
         try:
             whole = msgspec.json.decode(self._content, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _refused(self._subject, f"it is not a JSON list of tasks ({error})") from None
+            raise _refused(self._subject, f"it is not a JSON list of tasks ({_reason(error)})") from None
         common: dict[str, Any] = {}
         start = 0
         if isinstance(whole, dict):
@@ -283,14 +295,24 @@ class _Reader:
 
     def _header(self, line: int, cells: Sequence[str]) -> list[str]:
         names = [cell.strip() for cell in cells]
+        count = Counter(filter(None, names))
+        if count.total() > MOST_FIELDS:
+            raise InvalidInput(
+                [
+                    Problem(
+                        f"line {line}", f"it names {count.total():,} columns; at most {MOST_FIELDS} are read"
+                    )
+                ],
+                subject=self._subject,
+            )
         if "prompt" not in names:
             raise InvalidInput(
                 [Problem(f"line {line}", "the header must name the columns, and one of them `prompt`")],
                 subject=self._subject,
             )
-        twice = [name for index, name in enumerate(names) if name and name in names[:index]]
-        for name in twice:
-            self._mistakes.add(line, "the column is there twice", field=name[:_SHOWN])
+        for name, times in count.items():
+            if times > 1:
+                self._mistakes.add(line, "the column is there twice", field=name[:_SHOWN])
         return names
 
     def _table_row(self, line: int, names: Sequence[str], cells: Sequence[str]) -> Iterator[Row]:
@@ -322,6 +344,51 @@ _WRONG = object()
 
 def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None and value is not _WRONG}
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with JSON, without the place in a value that nobody sees."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, msgspec.ValidationError):
+        return "it is neither a list nor an object"
+    text = str(error).partition(" - at `")[0].removeprefix("JSON is malformed: ")
+    return "its end is missing" if _ENDS_EARLY in text else text[:1].lower() + text[1:]
+
+
+def _told_apart(error: msgspec.DecodeError, raw: bytes) -> str | None:
+    """What is wrong with a value that is JSON by its form, None where it is none."""
+    text = str(error)
+    if "out of range" in text:
+        return "it is a number that is too large"
+    if "surrogate" in text or (_ENDS_EARLY in text and _is_json(raw)):
+        return "it has half of a character (\\ud800 to \\udfff without the other half)"
+    return None
+
+
+def _is_json(raw: bytes) -> bool:
+    """Whether it is JSON for a reader that takes half characters."""
+    try:
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _culprit(raw: bytes) -> str:
+    """The field of an object whose number is too large; empty where that is not known."""
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    for name, value in fields.items():
+        try:
+            msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return name[:_SHOWN]
+    return ""
 
 
 def _refused(subject: str, message: str) -> InvalidInput:

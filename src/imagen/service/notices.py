@@ -14,6 +14,8 @@ from imagen.ports import Clock
 
 START, ITEM, COMPLETED = "start", "item", "completed"
 """What a caller may ask to be told of."""
+REACHED_AT = "reached_at"
+"""In the details of a batch: the address under which its caller reached the gateway."""
 
 
 class Notices:
@@ -33,7 +35,7 @@ class Notices:
         if batch.webhook is None or batch.kind != "single" or START not in batch.webhook_events:
             return ()
         subject = _subject(batch, item)
-        data = {"id": subject, "status": "starting", "batch_id": batch.id}
+        data = {"id": subject, "status": "starting"}
         return (self._made(batch, subject, "prediction.started", data, message=f"msg_start_{subject}"),)
 
     def of_item(self, batch: Batch, item: Item, predictions: Sequence[Prediction]) -> Sequence[Delivery]:
@@ -46,6 +48,7 @@ class Notices:
         data = self._item(batch, item, predictions)
         if single:
             subject = _subject(batch, item)
+            del data["batch_id"], data["index"]  # those of the batch of one that nobody asked for
             return (self._made(batch, subject, "prediction.completed", {"id": subject} | data),)
         return (self._made(batch, batch.id, "batch.item", data),)
 
@@ -72,7 +75,7 @@ class Notices:
             "model": None if first is None else first.model,
             "prediction_ids": list(item.predictions),
             "output": list(item.urls),
-            "stored": [self._address(name) for name in item.files if name.startswith("shelf:")],
+            "stored": [self._address(batch, name) for name in item.files if name.startswith("shelf:")],
             "seed": item.seed,
             "error": item.error,
             "code": item.code,
@@ -81,8 +84,10 @@ class Notices:
             **({"output_filename": item.note["output_filename"]} if "output_filename" in item.note else {}),
         }
 
-    def _address(self, shelved: str) -> str:
-        return f"{self._base}/pictures/{shelved.removeprefix('shelf:')}"
+    def _address(self, batch: Batch, shelved: str) -> str:
+        """Where a kept picture is reached: as the settings tell, else as the caller reached us."""
+        base = self._base or str(batch.details.get(REACHED_AT, ""))
+        return f"{base}/pictures/{shelved.removeprefix('shelf:')}"
 
     def _made(
         self, batch: Batch, subject: str, event: str, data: dict[str, Any], *, message: str | None = None

@@ -24,9 +24,11 @@ from imagen.errors import (
     NotFound,
     OutputDefective,
     PredictionError,
+    StillFollowed,
     StoreError,
 )
 from imagen.ports import Backend, Clock, Plan, PredictionStore
+from imagen.service.adopt import is_remembered
 from imagen.service.cache import CachedPictures, PictureCache
 from imagen.service.deliver import Deliverer, Destination, Kept, PictureSource, from_stored, to_stored
 from imagen.service.endings import error_of
@@ -89,7 +91,14 @@ class Reuse:
         return wanted and _is_repeatable(intent, plan)
 
     async def carry_out(
-        self, backend: Backend, prediction: Prediction, make: Make, *, fresh: bool, notify: Notify
+        self,
+        backend: Backend,
+        prediction: Prediction,
+        make: Make,
+        *,
+        fresh: bool,
+        notify: Notify,
+        comes_again: bool = False,
     ) -> Outcome:
         """Give a request its pictures, made once for all equal ones.
 
@@ -99,8 +108,11 @@ class Reuse:
             make: buys and delivers, or finishes what was bought.
             fresh: nothing of it was bought yet, so it may have the pictures of another.
             notify: told when it gets those.
+            comes_again: it is asked for once more later, so that it leaves what other durable work has bought, and could
+                not bring to its end yet, to that.
 
         Raises:
+            StillFollowed: it does so.
             ImagenError: it was not let in, or could not be written down: nothing was bought.
         """
         key = prediction.request_key
@@ -116,6 +128,8 @@ class Reuse:
             async with self._copying:
                 if (found := await self._find(prediction)) is not None:
                     return await self._hit(prediction, *found, notify=notify)
+            if comes_again and (bought := await self._bought_for_others(prediction)) is not None:
+                raise StillFollowed(f"{bought.id}, for an equal request, is not at its end yet")
             if key not in self._flights:
                 break  # nobody began while we looked
         making = self._make(key, backend, make)
@@ -177,6 +191,15 @@ class Reuse:
         """Whoever comes now begins anew."""
         if self._flights.get(key) is flight:
             del self._flights[key]
+
+    async def _bought_for_others(self, prediction: Prediction) -> Prediction | None:
+        """What other durable work has bought for an equal request, and is going to bring to its end."""
+        now = self._clock.now()
+        for found in await self._store.promised(prediction.request_key):
+            same = found.account == prediction.account and found.id != prediction.id
+            if same and is_remembered(found, now):  # later there is nothing left of it that could be had
+                return found
+        return None
 
     # --- their own answers -------------------------------------------------------------------------------
 

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from imagen.domain.limits import Lane
+from imagen.domain.prediction import Prediction
+from imagen.limits.admission import Notify, Place
 from imagen.ports import Backend, Plan
+from imagen.service.buy import Buyer, Purchase
 from imagen.service.prepare import Order
 from imagen.service.watch import HeldOpen, Watcher
 from imagen.service.webhooks import Webhooks
@@ -61,3 +64,38 @@ class Terms:
 
     def _typical(self, backend: Backend, plan: Plan) -> float | None:
         return self._watcher.typical_seconds(backend, plan.model) or plan.typical_seconds
+
+
+class Buying:
+    """Buys one prediction, on the terms of that moment. Written out, as ten thousand of them are in memory at once."""
+
+    __slots__ = ("_buyer", "_notify", "_order", "_place", "_plan", "_terms", "_wakes")
+
+    def __init__(
+        self, terms: Terms, buyer: Buyer, order: Order, plan: Plan, *, place: Place, notify: Notify
+    ) -> None:
+        self._terms = terms
+        self._buyer = buyer
+        self._order = order
+        self._plan = plan
+        self._place = place
+        self._notify = notify
+        self._wakes = False
+
+    async def __call__(self, sent: Prediction) -> Prediction:
+        """See `Buyer.buy`."""
+        order, plan = self._order, self._plan
+        with self._terms.agreed(order, plan) as (hold_seconds, webhook):
+            self._wakes = self._terms.wakes(webhook)
+            purchase = Purchase(
+                hold_seconds=hold_seconds,
+                webhook=webhook,
+                secrets=plan.secrets,
+                repeat_lost=order.request.repeat_lost,
+                patience=order.patience,
+            )
+            return await self._buyer.buy(sent, purchase, place=self._place, notify=self._notify)
+
+    def was_told(self) -> bool:
+        """Whether the service was told where it can wake us."""
+        return self._wakes

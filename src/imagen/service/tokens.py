@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 from imagen.domain.batch import Batch
 from imagen.domain.secret import Secret
-from imagen.errors import InvalidRequest, Unauthenticated
+from imagen.errors import ConfigError, InvalidRequest, QueueFull, Unauthenticated
 from imagen.ports import Sealer
 
 _MOST_IN_MEMORY = 10_000
@@ -29,20 +31,40 @@ class TokenVault:
             token: of its caller.
             outlives: it must be there after a restart; else it is kept in memory where there is no key.
 
+        Returns:
+            The token, encrypted; None where there is no key, so that it is in the memory of this process only.
+
         Raises:
             InvalidRequest: it would have to be written down in the clear.
+            QueueFull: too many are kept in memory, each for work that has not ended.
         """
-        if self._sealer is not None:
-            return self._sealer.seal(token)
-        if outlives:
+        if self._sealer is None and outlives:
             raise InvalidRequest(
                 "this gateway cannot keep your Replicate token while the work runs, because it has no key to encrypt it with",
                 hint="Its operator sets IMAGEN_SECRET_KEY; or use a key of the gateway, or ask for each picture by itself.",
             )
-        while len(self._in_memory) >= _MOST_IN_MEMORY:
-            self._in_memory.pop(next(iter(self._in_memory)))
-        self._in_memory[batch_id] = token
-        return None
+        if len(self._in_memory) < _MOST_IN_MEMORY or batch_id in self._in_memory:
+            self._in_memory[batch_id] = token
+        elif self._sealer is None:
+            # None of the others can be let go of: their work would never end.
+            raise QueueFull(
+                "too much work on callers' own Replicate tokens is under way already", retry_after=60.0
+            )
+        return None if self._sealer is None else self._sealer.seal(token)
+
+    def has(self, batch: Batch) -> bool:
+        """Whether this process has what a batch is made on: always, where that is no token of its caller's."""
+        return not batch.own_token or batch.sealed_token is not None or batch.id in self._in_memory
+
+    def is_readable(self, batch: Batch) -> bool:
+        """Whether the token of a batch is written down, encrypted with the key that is set now."""
+        if batch.sealed_token is None or self._sealer is None:
+            return False
+        try:
+            self._sealer.unseal(batch.sealed_token)
+        except ConfigError:
+            return False
+        return True
 
     def of(self, batch: Batch) -> Secret:
         """The token of a batch.
@@ -63,3 +85,8 @@ class TokenVault:
     def forget(self, batch_id: str) -> None:
         """The work has ended."""
         self._in_memory.pop(batch_id, None)
+
+    def forget_all_but(self, batch_ids: AbstractSet[str]) -> None:
+        """Forget those of all other work: it ended in another process, or never began."""
+        for batch_id in self._in_memory.keys() - batch_ids:
+            del self._in_memory[batch_id]

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Self
 
 import msgspec
 
+from imagen.errors import (
+    BackendRateLimited,
+    BackendUnauthenticated,
+    ConnectFailed,
+    DeliveryError,
+    ExchangeFailed,
+    ImagenError,
+    PaymentRequired,
+    StoreBusy,
+    StoreError,
+    WaitTimeout,
+)
 from imagen.ports import Clock
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 STORE = "store"
 """Under this name trouble with our own database is noted, besides the accounts."""
+
+_FULL = "the disk of the database is full"
+_HELD = "the database is held by another process"
+_FAILS = "the database cannot be read or written"
+_REASONS: tuple[tuple[type[ImagenError], str], ...] = (
+    (StoreBusy, _HELD),
+    (StoreError, _FAILS),
+    (BackendRateLimited, "the service throttles this account"),
+    (BackendUnauthenticated, "the service refuses the token"),
+    (PaymentRequired, "the account has not enough credit"),
+    (ConnectFailed, "the service cannot be reached"),
+    (ExchangeFailed, "the service did not answer"),
+    (DeliveryError, "pictures cannot be put where they belong"),
+    (WaitTimeout, "a run could not be seen to end"),
+)
+
+_log = logging.getLogger(__name__)
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +51,7 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         subject: the account, or `store`.
-        reason: for people.
+        reason: for people: whoever uses the account sees it, so that it names neither predictions nor places.
         since: when it began; next_try: when one item tries again.
     """
 
@@ -30,17 +61,73 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     next_try: datetime
 
 
-class _Closed:
-    """One subject in trouble."""
+def reason_of(error: ImagenError) -> str:
+    """What an error means for everybody who waits; what it says of one prediction, or of a place, is left out."""
+    if isinstance(error, StoreError) and "full" in error.detail:
+        return _FULL
+    return next((told for kind, told in _REASONS if isinstance(error, kind)), "the service is in trouble")
 
-    __slots__ = ("opened", "pause", "probing", "trouble", "until")
+
+def reason_of_store(state: str) -> str:
+    """What the state of the store means for everybody who waits."""
+    return {"full": _FULL, "busy": _HELD}.get(state, _FAILS)
+
+
+class _Closed:
+    """One subject in trouble. `prober` is the ticket of whoever finds out now whether it still is."""
+
+    __slots__ = ("opened", "pause", "prober", "trouble", "until")
 
     def __init__(self, trouble: Trouble, pause: float, until: float) -> None:
         self.trouble = trouble
         self.pause = pause
         self.until = until
-        self.probing = False
+        self.prober: Ticket | None = None
         self.opened = asyncio.Event()
+
+
+class Ticket:
+    """The way of one item past what is in trouble, as a context manager.
+
+    It remembers where it is the one that tries. What it has found nothing out about by its end is free for the next
+    to try; what others try stays theirs.
+    """
+
+    __slots__ = ("_troubles",)
+
+    def __init__(self, troubles: Troubles) -> None:
+        self._troubles = troubles
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_up()
+
+    async def passable(self, *subjects: str) -> None:
+        """Wait until none of these is in trouble, or until it is our turn to find out.
+
+        Whoever waits again has found out nothing about the rest, so that others may meanwhile.
+        """
+        self.give_up()
+        await self._troubles.passable(self, *subjects)
+
+    def tries(self, subject: str) -> bool:
+        """Whether it is the one that finds out about this."""
+        return self._troubles.is_tried_by(self, subject)
+
+    def note(self, subject: str, error: ImagenError) -> None:
+        """It failed for a passing reason: nobody tries before the next pause is over."""
+        _log.info("work of %s waits: %s", subject, error)
+        self._troubles.note(subject, reason_of(error), by=self)
+
+    def clear(self, subject: str) -> None:
+        """It works again."""
+        self._troubles.clear(subject)
+
+    def give_up(self) -> None:
+        """Go away without having found out: another may."""
+        self._troubles.give_up(self)
 
 
 class Troubles:
@@ -59,12 +146,22 @@ class Troubles:
         closed = self._closed.get(STORE) or self._closed.get(account)
         return None if closed is None else closed.trouble
 
-    def note(self, subject: str, reason: str) -> None:
-        """It failed for a passing reason: nobody tries before the next pause is over."""
+    def ticket(self) -> Ticket:
+        """For one item to pass."""
+        return Ticket(self)
+
+    def note(self, subject: str, reason: str, *, by: Ticket | None = None) -> None:
+        """It failed for a passing reason. Only who was to find out makes the pause longer.
+
+        Args:
+            subject: the account, or `store`.
+            reason: for people.
+            by: who has seen it fail; None for somebody who only looks.
+        """
         found = self._closed.get(subject)
         pause = FIRST_PAUSE_SECONDS
         if found is not None:
-            if not found.probing:
+            if by is None or found.prober is not by:
                 return  # several failed at once: that is one failure
             pause = min(2 * found.pause, LONGEST_PAUSE_SECONDS)
         now = self._clock.now()
@@ -84,20 +181,29 @@ class Troubles:
         if (closed := self._closed.pop(subject, None)) is not None:
             closed.opened.set()
 
-    async def passable(self, *subjects: str) -> None:
-        """Wait until none of these is in trouble, or until it is our turn to find out."""
+    async def passable(self, ticket: Ticket, *subjects: str) -> None:
+        """See `Ticket.passable`. Nothing is tried before all can be: who waits for one keeps nobody from another."""
+        while (closed := next(filter(self._is_shut, subjects), None)) is not None:
+            shut = self._closed[closed]
+            await self._until(shut, max(shut.until - self._clock.monotonic(), FIRST_PAUSE_SECONDS))
         for subject in subjects:
-            while (closed := self._closed.get(subject)) is not None:
-                left = closed.until - self._clock.monotonic()
-                if left <= 0 and not closed.probing:
-                    closed.probing = True
-                    break
-                await self._until(closed, max(left, FIRST_PAUSE_SECONDS))
+            if subject in self._closed:
+                self._closed[subject].prober = ticket
 
-    def given_up(self, subject: str) -> None:
-        """Whoever tried went away without finding out: another may."""
-        if (closed := self._closed.get(subject)) is not None:
-            closed.probing = False
+    def _is_shut(self, subject: str) -> bool:
+        closed = self._closed.get(subject)
+        return closed is not None and (closed.prober is not None or closed.until > self._clock.monotonic())
+
+    def is_tried_by(self, ticket: Ticket, subject: str) -> bool:
+        """See `Ticket.tries`."""
+        closed = self._closed.get(subject)
+        return closed is not None and closed.prober is ticket
+
+    def give_up(self, ticket: Ticket) -> None:
+        """See `Ticket.give_up`."""
+        for closed in self._closed.values():
+            if closed.prober is ticket:
+                closed.prober = None
 
     async def _until(self, closed: _Closed, seconds: float) -> None:
         """For so long, or until it works again."""

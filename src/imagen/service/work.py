@@ -6,30 +6,28 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from imagen.domain.batch import Batch, Control, Item, ItemStatus
 from imagen.domain.delivery import Delivery
-from imagen.domain.money import Usd
+from imagen.domain.events import Event, Resumed, Submitted
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import (
     BackendError,
     BackendUnauthenticated,
-    ConfigError,
     DeliveryError,
     ImagenError,
+    InvalidRequest,
+    ModelNotFound,
     NotFound,
-    OutputDefective,
     PaymentRequired,
-    PredictionCanceled,
-    PredictionFailed,
     Refused,
     StillFollowed,
     StoreError,
     Unauthenticated,
-    WaitTimeout,
 )
 from imagen.ports import Backend, Backends, BatchStore, Clock, Outbox, Owners, Sealer
 from imagen.service.finish import Outcome
@@ -37,14 +35,29 @@ from imagen.service.gateway import Gateway
 from imagen.service.news import News
 from imagen.service.notices import Notices
 from imagen.service.orders import from_stored, prediction_ids, renewed
+from imagen.service.outcome_of_item import (
+    another_attempt,
+    canceled,
+    ended,
+    fault_of,
+    heard_since,
+    interrupted,
+    is_free,
+    keeps_places,
+    passing,
+    queued_again,
+    was_refused,
+)
 from imagen.service.tokens import TokenVault
-from imagen.service.troubles import STORE, Troubles
+from imagen.service.troubles import STORE, Ticket, Troubles, reason_of
 
 MOST_ATTEMPTS = 3
 """So often an item that the service itself interrupted is bought; each time before was free."""
 _SHORT_PAUSE_SECONDS = 1.0
 _FETCH_PAUSE_SECONDS = 5.0
 _STOP_SECONDS = 30.0
+_STOP_PAUSE_SECONDS = 0.25
+_CLOSING_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +93,8 @@ class Worker:
     ) -> None:
         self.troubles = Troubles(clock)
         self._faults: dict[tuple[str, int], int] = {}
+        self._canceling: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._begun: set[tuple[str, int]] = set()
         self._gateway = gateway
         self._batches = batches
         self._backends = backends
@@ -98,15 +113,24 @@ class Worker:
         what runs at the service, and ends the item.
         """
         try:
-            await (self._cancel(batch, item) if batch.control is Control.CANCEL else self._work(batch, item))
+            await (
+                self._canceling_of(batch, item)
+                if batch.control is Control.CANCEL
+                else self._work(batch, item)
+            )
         except asyncio.CancelledError:
             if not await asyncio.shield(self._is_canceled(batch)):
                 raise
-            await asyncio.shield(self._cancel(batch, item))
+            await self._canceling_of(batch, item)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end the others' work
             await self._faulted(batch, item, error)
         finally:
+            self._begun.discard((item.batch_id, item.index))
             self._news.tell(batch.id)
+
+    def has_begun(self, item: Item) -> bool:
+        """Whether something of an item that is being worked on was let in, so that it is bought."""
+        return (item.batch_id, item.index) in self._begun
 
     async def emptied(self, batch: Batch) -> None:
         """Nothing of a batch waits or is worked on here: when nothing is left at all it has ended."""
@@ -118,7 +142,7 @@ class Worker:
                 if await self._batches.close(batch.id, at=self._clock.now(), deliveries=deliveries):
                     self._tokens.forget(batch.id)
         except StoreError as error:
-            self.troubles.note(STORE, error.detail)
+            self.troubles.note(STORE, reason_of(error))
         finally:
             self._news.tell(batch.id)
 
@@ -126,34 +150,88 @@ class Worker:
 
     async def _work(self, batch: Batch, item: Item) -> None:
         try:
-            await self.troubles.passable(STORE, batch.account)
-            if started := self._notices.of_start(batch, item):
-                await self._outbox.put(started)
-            outcomes = await self._carried_out(batch, item)
-            while (trouble := _passing(outcomes)) is not None and _keeps_places(outcomes, trouble):
-                # Its places are kept, so its hand is too: put back, it might wait behind those who wait for its places.
-                self.troubles.note(STORE if isinstance(trouble, StoreError) else batch.account, str(trouble))
-                await self.troubles.passable(STORE, batch.account)
-                outcomes = await self._carried_out(batch, item)
-        except asyncio.CancelledError:
-            self._found_nothing(batch)
-            raise
+            with self.troubles.ticket() as ticket:
+                outcomes = await self._tried(batch, item, ticket)
         except ImagenError as error:
-            await self._pause(batch, item, error)
+            await self._stopped_by(batch, item, error)
             return
-        passing = _passing(outcomes)
-        if passing is not None:
-            await self._put_back(batch, item, outcomes, passing)
+        if (fault := fault_of(outcomes)) is not None:
+            told = (
+                () if isinstance(fault, StoreError) else outcomes
+            )  # of what cannot be read nothing is known
+            await self._faulted(batch, item, fault, told)
             return
-        self.troubles.clear(batch.account)
-        again = _interrupted(outcomes)
+        if (trouble := passing(outcomes)) is not None:
+            await self._put_back(batch, item, outcomes, trouble)
+            return
+        again = interrupted(outcomes)
         if again and item.attempt < MOST_ATTEMPTS:
             await self._requeue(
                 batch,
-                _another_attempt(item, self._renew(item, [each for each in outcomes if _is_free(each)])),
+                another_attempt(item, self._renew(item, [each for each in outcomes if is_free(each)])),
             )
             return
-        await self._end(batch, _ended(item, outcomes), [each.prediction for each in outcomes])
+        await self._end(batch, ended(item, outcomes), [each.prediction for each in outcomes])
+
+    async def _tried(self, batch: Batch, item: Item, ticket: Ticket) -> Sequence[Outcome]:
+        """What became of it when it could be tried; while it waits for that at the service, it is tried again.
+
+        Raises:
+            ImagenError: it could not be tried.
+        """
+        try:
+            await self._pass(batch, ticket)
+            if started := self._notices.of_start(batch, item):
+                await self._outbox.put(started)
+            while True:
+                began = self._clock.now()
+                outcomes = await self._carried_out(batch, item)
+                trouble = self._learn(batch, outcomes, ticket, began=began)
+                if trouble is None or not keeps_places(outcomes, trouble):
+                    return outcomes
+                # Its places are kept, so its hand is too: put back, it might wait behind those who wait for its places.
+                await self._pass(batch, ticket)
+        except StoreError as error:
+            if not error.of_one_row:
+                ticket.note(STORE, error)
+            raise
+
+    async def _pass(self, batch: Batch, ticket: Ticket) -> None:
+        """Wait until it may be tried. Whoever finds out whether an account works asks it something free first.
+
+        A create that meets a service which is away would leave an intent of which nobody can tell whether it was bought.
+
+        Raises:
+            BackendUnauthenticated, ConfigError, Unauthenticated, NotFound: the account cannot be used now.
+        """
+        while True:
+            await ticket.passable(STORE, batch.account)
+            if not ticket.tries(batch.account):
+                return
+            try:
+                await self.backend_of(batch).probe()
+            except BackendUnauthenticated:
+                raise
+            except BackendError as error:
+                if not error.retryable:
+                    return  # it answered, if only that it knows no such question
+                ticket.note(batch.account, error)
+            else:
+                return
+
+    def _learn(
+        self, batch: Batch, outcomes: Sequence[Outcome], ticket: Ticket, *, began: datetime
+    ) -> ImagenError | None:
+        """Note what they tell of the account and the store; the passing trouble among them."""
+        trouble = passing(outcomes)
+        if isinstance(trouble, StoreError):
+            ticket.note(STORE, trouble)
+        elif trouble is None or heard_since(outcomes, began):
+            if fault_of(outcomes) is None:
+                ticket.clear(batch.account)
+        elif not _is_of_one(trouble):
+            ticket.note(batch.account, trouble)
+        return trouble
 
     async def _carried_out(self, batch: Batch, item: Item) -> Sequence[Outcome]:
         """Everything that the item takes.
@@ -165,7 +243,7 @@ class Worker:
         order = from_stored(
             item.order, batch=batch, backend=backend, owner=self._owners.me, sealer=self._sealer
         )
-        return await self._gateway.carry_out(order)
+        return await self._gateway.carry_out(order, observer=_Beginning(self._begun, item))
 
     def backend_of(self, batch: Batch) -> Backend:
         """Where a batch is made.
@@ -189,63 +267,57 @@ class Worker:
     ) -> None:
         """Queue it once more: the same predictions where they may be under way, else new ones for those refused."""
         if isinstance(error, StillFollowed | Refused):
-            self._found_nothing(
-                batch
-            )  # it told nothing of the account: if it was the one that tries, another may
             await self._clock.sleep(_SHORT_PAUSE_SECONDS)
-        elif isinstance(error, DeliveryError) and isinstance(error.__cause__, BackendError):
-            self._found_nothing(batch)
-            await self._clock.sleep(
-                _FETCH_PAUSE_SECONDS
-            )  # one picture that does not come keeps nobody else waiting
-        else:
-            self.troubles.note(STORE if isinstance(error, StoreError) else batch.account, str(error))
-        order = self._renew(item, [each for each in outcomes if _was_refused(each)])
-        await self._requeue(batch, _queued_again(item, order))
+        elif isinstance(error, DeliveryError | ModelNotFound):
+            # One picture that does not come keeps nobody else waiting.
+            await self._clock.sleep(_FETCH_PAUSE_SECONDS)
+        order = self._renew(item, [each for each in outcomes if was_refused(each)])
+        await self._requeue(batch, queued_again(item, order))
         if isinstance(error, PaymentRequired | BackendUnauthenticated):
-            await self._stop(batch, str(error))
+            await self._stop(batch, error)
 
-    async def _pause(self, batch: Batch, item: Item, error: ImagenError) -> None:
-        """Its account cannot be used: nothing of the batch can go on before somebody mends that."""
-        if isinstance(error, StoreError):
-            self.troubles.note(STORE, error.detail)
-            await self._requeue(batch, _queued_again(item, item.order))
+    async def _stopped_by(self, batch: Batch, item: Item, error: ImagenError) -> None:
+        """It could not be tried: for the store, or because nothing of the batch can before somebody mends its account."""
+        if isinstance(error, StoreError) and error.of_one_row:
+            await self._faulted(batch, item, error)
             return
-        self._found_nothing(batch)
-        await self._requeue(batch, _queued_again(item, item.order))
-        await self._stop(batch, str(error))
+        await self._requeue(batch, queued_again(item, item.order))
+        if not isinstance(error, StoreError):
+            await self._stop(batch, error)
 
-    async def _stop(self, batch: Batch, reason: str) -> None:
-        self._found_nothing(batch)
+    async def _stop(self, batch: Batch, error: ImagenError) -> None:
+        reason = str(error)
         with suppress(StoreError):
-            await self._batches.control(batch.id, Control.PAUSE, at=self._clock.now(), reason=reason)
+            await self._batches.control(
+                batch.id, Control.PAUSE, at=self._clock.now(), reason=reason, code=error.code
+            )
         _log.warning("%s is paused: %s", batch.id, reason)
 
-    def _found_nothing(self, batch: Batch) -> None:
-        self.troubles.given_up(STORE)
-        self.troubles.given_up(batch.account)
-
-    async def _faulted(self, batch: Batch, item: Item, error: Exception) -> None:
+    async def _faulted(
+        self, batch: Batch, item: Item, error: Exception, outcomes: Sequence[Outcome] = ()
+    ) -> None:
         """A fault of ours: tried again, as nothing is bought twice by that, but not for ever."""
         place = (batch.id, item.index)
         faults = self._faults.pop(place, 0) + 1
         _log.error("item %d of %s: unexpected %s", item.index, batch.id, type(error).__name__)
         _log.debug("its trace", exc_info=error)
-        self._found_nothing(batch)
         if faults < MOST_ATTEMPTS:
             self._faults[place] = faults
             await self._clock.sleep(_SHORT_PAUSE_SECONDS)
-            await self._requeue(batch, _queued_again(item, item.order))
+            await self._requeue(batch, queued_again(item, item.order))
             return
+        told = isinstance(error, ImagenError)
         failed = msgspec.structs.replace(
-            item,
+            ended(item, outcomes),
             status=ItemStatus.FAILED,
-            code=ImagenError.code,
-            error=f"an unexpected fault ({type(error).__name__}); please report it",
+            predictions=item.predictions,
+            code=error.code if isinstance(error, ImagenError) else ImagenError.code,
+            error=str(error) if told else f"an unexpected fault ({type(error).__name__}); please report it",
             hint="`imagen predictions list` shows whether it was bought.",
-            cost=None,
         )
-        await self._end(batch, failed, [])
+        if not outcomes:
+            failed = msgspec.structs.replace(failed, charged=None, cost=None)
+        await self._end(batch, failed, [each.prediction for each in outcomes])
 
     # --- its end -----------------------------------------------------------------------------------------
 
@@ -260,18 +332,17 @@ class Worker:
         self._news.tell(batch.id)
 
     async def _written(self, write: Any, item: Item, deliveries: Sequence[Delivery] | None) -> None:
-        while True:
-            try:
-                await (write(item) if deliveries is None else write(item, deliveries=deliveries))
-            except StoreError as error:
-                self.troubles.note(STORE, error.detail)
-                await self.troubles.passable(STORE)
-            else:
-                if deliveries is None:
-                    self.troubles.given_up(STORE)  # a small thing finds a place where nothing else does
+        with self.troubles.ticket() as ticket:
+            while True:
+                try:
+                    await (write(item) if deliveries is None else write(item, deliveries=deliveries))
+                except StoreError as error:
+                    ticket.note(STORE, error)
+                    await ticket.passable(STORE)
                 else:
-                    self.troubles.clear(STORE)
-                return
+                    if deliveries is not None:  # a small thing finds a place where nothing else does
+                        ticket.clear(STORE)
+                    return
 
     def _renew(self, item: Item, void: Sequence[Outcome]) -> bytes:
         """Its order with new predictions in place of those that came to nothing and cost nothing."""
@@ -287,158 +358,102 @@ class Worker:
         except (StoreError, NotFound):
             return False
 
+    async def _canceling_of(self, batch: Batch, item: Item) -> None:
+        """Cancel it, once, however often that is asked for; whoever waits no more leaves it to come to its end."""
+        place = (batch.id, item.index)
+        if (task := self._canceling.get(place)) is None:
+            task = asyncio.get_running_loop().create_task(self._canceled_safely(batch, item))
+            self._canceling[place] = task
+            task.add_done_callback(lambda _: self._canceling.pop(place, None))
+        await asyncio.shield(task)
+
+    async def _canceled_safely(self, batch: Batch, item: Item) -> None:
+        try:
+            await self._cancel(batch, item)
+        except Exception as error:  # noqa: BLE001 - a fault of ours, met where nobody may wait any more
+            await self._faulted(batch, item, error)
+        finally:
+            self._news.tell(batch.id)
+
+    async def aclose(self) -> None:
+        """Wait for what is being canceled at the service, but not for long: it is canceled again by whoever comes next."""
+        left = set(self._canceling.values())
+        if left:
+            await asyncio.wait(left, timeout=_CLOSING_SECONDS)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
     async def _cancel(self, batch: Batch, item: Item) -> None:
-        """Stop what runs of it at the service, and end it as canceled; what has ended there counts as it ended."""
-        ended = []
-        for prediction_id in prediction_ids(item.order):
+        """Stop what runs of it at the service, and end it as canceled. What had ended by itself ends as it really did."""
+        ids = prediction_ids(item.order)
+        outcomes = [found for each in ids if (found := await self._finished(each)) is not None]
+        if len(outcomes) == len(ids) and not any(_was_stopped(each) for each in outcomes):
+            await self._end(batch, ended(item, outcomes), [each.prediction for each in outcomes])
+            return
+        outcomes = []
+        for prediction_id in ids:
             try:
                 async with asyncio.timeout(_STOP_SECONDS):
-                    ended.append(await self._gateway.cancel(prediction_id))
+                    stopped = await self._stopped(batch, prediction_id)
             except NotFound:
                 continue  # it was never bought
             except (ImagenError, TimeoutError) as error:
                 _log.info("%s could not be canceled: %s", prediction_id, type(error).__name__)
                 with suppress(ImagenError):
-                    ended.append(await self._gateway.show(prediction_id))
-        costs = [_cost(each) for each in ended]
-        canceled = msgspec.structs.replace(
-            item,
-            status=ItemStatus.CANCELED,
-            code="prediction_canceled",
-            error="it was canceled with its batch",
-            hint=None,
-            charged=_charged(ended),
-            cost=_sum([item.cost, *costs]),
-            urls=tuple(url for each in ended for url in each.output),
-        )
-        await self._end(batch, canceled, ended)
+                    outcomes.append(Outcome(await self._gateway.show(prediction_id)))
+            else:
+                outcomes.append(await self._finished(prediction_id) or Outcome(stopped))
+        await self._end(batch, canceled(item, outcomes), [each.prediction for each in outcomes])
+
+    async def _stopped(self, batch: Batch, prediction_id: str) -> Prediction:
+        """Stop one at the service. What we are just buying ourselves, for others too perhaps, is stopped a moment later.
+
+        Raises:
+            ImagenError: it could not be stopped.
+        """
+        ours = True
+        while True:
+            try:
+                backend = self.backend_of(batch) if batch.own_token else None
+                return await self._gateway.cancel(prediction_id, backend=backend)
+            except NotFound:
+                raise
+            except InvalidRequest:
+                if not ours:
+                    raise
+            seen = await self._gateway.show(prediction_id)
+            ours = (
+                seen.unheard and seen.owner == self._owners.me
+            )  # let go of just now, it is asked for once more
+            await self._clock.sleep(_STOP_PAUSE_SECONDS)
+
+    async def _finished(self, prediction_id: str) -> Outcome | None:
+        """How one ended, with its pictures; None when it has not, or that cannot be told."""
+        try:
+            return await self._gateway.recount(prediction_id)
+        except ImagenError:
+            return None
 
 
-def _passing(outcomes: Sequence[Outcome]) -> ImagenError | None:
-    """The error after which the item is tried again, as it is no fault of its own."""
-    for outcome in outcomes:
-        error = outcome.error
-        if error is None:
-            continue
-        if isinstance(error, StoreError | StillFollowed | WaitTimeout | DeliveryError):
-            return error
-        if isinstance(error, Refused) and error.retryable:
-            return error
-        if isinstance(error, PaymentRequired | BackendUnauthenticated | Unauthenticated | ConfigError):
-            return error
-        if isinstance(error, BackendError) and (error.retryable or not outcome.prediction.status.terminal):
-            return error
-    return None
+class _Beginning:
+    """Notes that an item has begun in the moment in which it is let in."""
+
+    def __init__(self, begun: set[tuple[str, int]], item: Item) -> None:
+        self._begun = begun
+        self._place = (item.batch_id, item.index)
+
+    def notify(self, event: Event) -> None:
+        """See `ports.Observer`."""
+        if isinstance(event, Submitted | Resumed):
+            self._begun.add(self._place)
 
 
-def _keeps_places(outcomes: Sequence[Outcome], trouble: ImagenError) -> bool:
-    """Whether something of it may run at the service, which is away or could not be heard, so that it holds its places."""
-    waits = isinstance(trouble, StoreError | BackendError) and not isinstance(
-        trouble, PaymentRequired | BackendUnauthenticated
-    )
-    return waits and any(
-        each.prediction.sent_at is not None and not each.prediction.status.terminal for each in outcomes
-    )
+def _is_of_one(error: ImagenError) -> bool:
+    """Whether a passing error tells something of one item only, and nothing of its account."""
+    fetched = isinstance(error, DeliveryError) and isinstance(error.__cause__, BackendError)
+    return fetched or isinstance(error, StillFollowed | Refused | ModelNotFound)
 
 
-def _interrupted(outcomes: Sequence[Outcome]) -> bool:
-    """Whether the service itself broke a run off, for which it charges nothing."""
-    return any(
-        isinstance(each.error, PredictionFailed)
-        and each.error.category == "infrastructure"
-        and each.prediction.charged is False
-        for each in outcomes
-    )
-
-
-def _is_free(outcome: Outcome) -> bool:
-    """Whether a prediction ended without a picture, and costs nothing."""
-    prediction = outcome.prediction
-    ended = prediction.status in {Status.FAILED, Status.CANCELED, Status.ABORTED}
-    return ended and prediction.charged is False
-
-
-def _was_refused(outcome: Outcome) -> bool:
-    """Whether its create was refused: then it never ran, and its id is spent."""
-    return _is_free(outcome) and outcome.prediction.upstream_id is None
-
-
-def _queued_again(item: Item, order: bytes) -> Item:
-    return msgspec.structs.replace(
-        item, status=ItemStatus.QUEUED, order=order, predictions=prediction_ids(order)
-    )
-
-
-def _another_attempt(item: Item, order: bytes) -> Item:
-    return msgspec.structs.replace(_queued_again(item, order), attempt=item.attempt + 1)
-
-
-def _ended(item: Item, outcomes: Sequence[Outcome]) -> Item:
-    """The item as its predictions have ended."""
-    error = next((each.error for each in outcomes if each.error is not None), None)
-    predictions = [each.prediction for each in outcomes]
-    return msgspec.structs.replace(
-        item,
-        status=_status_of(error, predictions),
-        predictions=tuple(each.id for each in predictions),
-        error=None if error is None else error.detail,
-        code=None if error is None else error.code,
-        hint=None if error is None else error.hint,
-        problem={} if error is None else _problem_of(error),
-        charged=_charged(predictions),
-        cost=_sum([item.cost, *map(_cost, predictions)]),
-        files=tuple(name for each in outcomes for name in _files_of(each)),
-        urls=tuple(url for each in predictions for url in each.output),
-        seed=predictions[0].seed if predictions else None,
-        images=sum(len(each.output) for each in predictions if each.status is Status.SUCCEEDED),
-    )
-
-
-def _status_of(error: ImagenError | None, predictions: Sequence[Prediction]) -> ItemStatus:
-    if error is None:
-        return ItemStatus.SUCCEEDED
-    if isinstance(error, OutputDefective) and error.expired:
-        return ItemStatus.EXPIRED
-    stopped = isinstance(error, PredictionCanceled) and not any(map(_took_too_long, predictions))
-    return ItemStatus.CANCELED if stopped else ItemStatus.FAILED
-
-
-def _took_too_long(prediction: Prediction) -> bool:
-    return (prediction.latency_ms or 0) / 1000 >= prediction.deadline_seconds
-
-
-def _problem_of(error: ImagenError) -> dict[str, Any]:
-    """What an error knows besides its sentence, so that faces show it later as they would now."""
-    found: dict[str, Any] = {
-        name: value
-        for name in ("prediction_id", "category", "reason")
-        if (value := getattr(error, name, None)) is not None
-    }
-    if problems := getattr(error, "problems", ()):
-        found["problems"] = msgspec.to_builtins(list(problems))
-    return found
-
-
-def _files_of(outcome: Outcome) -> Sequence[str]:
-    """Where the pictures of a prediction are, as an item tells it."""
-    shelved = {str(each.path): each.shelf_id for each in outcome.pictures if each.shelf_id is not None}
-    return [f"shelf:{shelved[name]}" if name in shelved else name for name in outcome.prediction.files]
-
-
-def _charged(predictions: Sequence[Prediction]) -> bool | None:
-    told = [each.charged for each in predictions]
-    if any(told):
-        return True
-    return None if None in told else False
-
-
-def _cost(prediction: Prediction) -> Usd | None:
-    """What it cost; None while nobody can tell."""
-    if prediction.charged is False or prediction.upstream_id is None:
-        return Usd(0)
-    return prediction.cost
-
-
-def _sum(costs: Sequence[Usd | None]) -> Usd | None:
-    known = [cost for cost in costs if cost is not None]
-    return Usd.total(known) if len(known) == len(costs) else None
+def _was_stopped(outcome: Outcome) -> bool:
+    return outcome.prediction.status in {Status.CANCELED, Status.ABORTED}

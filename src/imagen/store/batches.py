@@ -8,18 +8,34 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import Connection, Row, bindparam, delete, exists, false, null, or_, select, true, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    bindparam,
+    delete,
+    exists,
+    false,
+    func,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert
 
-from imagen.domain.batch import Batch, Control, Idempotency, Item, ItemStatus, Tally
+from imagen.domain.batch import STOPPED_BY, Batch, Control, Idempotency, Item, ItemStatus, Tally
 from imagen.domain.caller import Caller
 from imagen.domain.delivery import Delivery
 from imagen.domain.limits import Lane
 from imagen.errors import IdempotencyConflict, ImagenError, NotFound, StoreError
+from imagen.ports import OpenWork
 from imagen.store.database import Database
 from imagen.store.items import (
     LEFT,
     OF_BATCH,
+    UNDER_WAY,
+    WAITS,
     cancel_items,
     claim_items,
     count_items,
@@ -84,6 +100,22 @@ _BEGIN_SO = (
     .limit(2)
 )
 _ALL_OPEN = select(*_COLUMNS).where(_OPEN, _ACCEPTED).order_by(batches.c.id)
+_OPEN_WORK = Statement(
+    select(
+        batches.c.id,
+        batches.c.owner,
+        batches.c.control,
+        batches.c.sealed_token,
+        exists(select(1).where(items.c.batch_id == batches.c.id, WAITS)),
+        exists(select(1).where(items.c.batch_id == batches.c.id, LEFT)),
+    )
+    .where(_OPEN, _ACCEPTED)
+    .order_by(batches.c.id)
+)
+_UNDER_WAY = Statement(UNDER_WAY)
+_STILL_CANCELED = Statement(
+    select(batches.c.id).where(_THIS, _OPEN, _ACCEPTED, batches.c.control == Control.CANCEL.value)
+)
 _TAKE = Statement(
     update(batches)
     .where(
@@ -116,6 +148,13 @@ _CONTROL = Statement(
         or_(batches.c.control != Control.CANCEL.value, bindparam("wanted") == Control.CANCEL.value),
     )
     .values(control=bindparam("wanted"), reason=bindparam("reason"))
+)
+_DETAIL = Statement(update(batches).where(_THIS).values(details=bindparam("details")))
+_SEAL = Statement(update(batches).where(_THIS, _OPEN, _ACCEPTED).values(sealed_token=bindparam("sealed")))
+_OPEN_OF = select(batches.c.id).where(_OPEN, _ACCEPTED, batches.c.scope == bindparam("this_scope"))
+_LOAD = select(
+    select(func.count()).select_from(_OPEN_OF.subquery()).scalar_subquery(),
+    select(func.count()).select_from(items).where(items.c.batch_id.in_(_OPEN_OF), LEFT).scalar_subquery(),
 )
 _REOPEN = Statement(
     update(batches).where(_THIS).values(control=Control.RUN.value, reason=null(), ended_at=null())
@@ -182,6 +221,13 @@ class SqlBatches:
         """See the port."""
         return await self._database.read(lambda connection: _mark(connection, scope, key, since))
 
+    async def load(self, scope: str) -> tuple[int, int]:
+        """See the port."""
+        row = await self._database.read(
+            lambda connection: connection.execute(_LOAD, {"this_scope": scope}).one()
+        )
+        return row[0], row[1]
+
     async def sweep(self, *, before: datetime) -> None:
         """See the port."""
 
@@ -240,6 +286,27 @@ class SqlBatches:
         return await self._database.read(
             lambda connection: [_from_row(row) for row in connection.execute(_ALL_OPEN)]
         )
+
+    async def open_work(self) -> Sequence[OpenWork]:
+        """See the port."""
+
+        def job(connection: Connection) -> Sequence[OpenWork]:
+            rows = _OPEN_WORK.run(connection, {}).fetchall()
+            paused = any(control == Control.PAUSE for _, _, control, *_ in rows)
+            under_way = {row[0] for row in _UNDER_WAY.run(connection, {})} if paused else set()
+            return [
+                OpenWork(
+                    batch_id=batch_id,
+                    owner=owner,
+                    control=Control(control),
+                    waits=batch_id in under_way if control == Control.PAUSE else bool(queued),
+                    left=bool(left),
+                    sealed_token=sealed,
+                )
+                for batch_id, owner, control, sealed, queued, left in rows
+            ]
+
+        return await self._database.read(job)
 
     async def tally(self, batch_id: str, *, recent_since: datetime) -> Tally:
         """See the port."""
@@ -328,21 +395,46 @@ class SqlBatches:
 
         return await self._database.write(job)
 
+    async def seal(self, batch_id: str, sealed_token: str) -> None:
+        """See the port."""
+        row = {"this_batch": batch_id, "sealed": sealed_token}
+        await self._database.write(lambda connection: _SEAL.run(connection, row))
+
     # --- what is wanted ----------------------------------------------------------------------------------
 
     async def control(
-        self, batch_id: str, wanted: Control, *, at: datetime, reason: str | None = None
+        self,
+        batch_id: str,
+        wanted: Control,
+        *,
+        at: datetime,
+        reason: str | None = None,
+        code: str | None = None,
     ) -> Batch:
         """See the port."""
         row = {"this_batch": batch_id, "wanted": wanted.value, "reason": reason}
 
         def job(connection: Connection) -> Batch | ImagenError:
             if _CONTROL.run(connection, row).rowcount and wanted is Control.CANCEL:
-                count = cancel_items(connection, batch_id, at)
-                _COUNT_ENDS.run(connection, {"this_batch": batch_id, "count": count})
-            return _find(connection, batch_id) or _unknown(batch_id)
+                _cancel_queued(connection, batch_id, at)
+            found = _find(connection, batch_id)
+            if code is not None and found is not None and found.reason == reason:
+                details = found.details | {STOPPED_BY: code}
+                _DETAIL.run(connection, {"this_batch": found.id, "details": details})
+                return replace(found, details=details)
+            return found or _unknown(batch_id)
 
         return _told(await self._database.write(job))
+
+    async def cancel_queued(self, batch_id: str, *, at: datetime) -> int:
+        """See the port."""
+
+        def job(connection: Connection) -> int:
+            if _STILL_CANCELED.run(connection, {"this_batch": batch_id}).fetchone() is None:
+                return 0
+            return _cancel_queued(connection, batch_id, at)
+
+        return await self._database.write(job)
 
     async def retry(self, batch_id: str, items: Sequence[Item], *, mark: Idempotency | None = None) -> int:
         """See the port. How many it were is kept in the answer of the mark."""
@@ -368,6 +460,12 @@ class SqlBatches:
 def _forget(connection: Connection, batch_id: str) -> None:
     if _FORGET.run(connection, {"this_batch": batch_id}).rowcount:
         forget_items(connection, batch_id)
+
+
+def _cancel_queued(connection: Connection, batch_id: str, at: datetime) -> int:
+    count = cancel_items(connection, batch_id, at)
+    _COUNT_ENDS.run(connection, {"this_batch": batch_id, "count": count})
+    return count
 
 
 def _find(connection: Connection, batch_id: str) -> Batch | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
@@ -40,6 +41,9 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "ended_at": Instant().result_processor(DefaultDialect(), None),
 }
 _READ = tuple((name, _READERS.get(name)) for name in _FIELDS)
+_IN_PLACE = {name: getattr(Item(batch_id="", index=0, order=b"{}", cost=None), name) for name in _READERS}
+"""What an item has in place of what cannot be read."""
+_log = logging.getLogger(__name__)
 
 
 def _is(*statuses: ItemStatus) -> Any:
@@ -48,8 +52,9 @@ def _is(*statuses: ItemStatus) -> Any:
 
 OF_BATCH = items.c.batch_id == bindparam("this_batch")
 LEFT = _is(ItemStatus.QUEUED, ItemStatus.RUNNING)
+WAITS = _is(ItemStatus.QUEUED)
 _THIS = and_(OF_BATCH, items.c.index == bindparam("this_index"))
-_QUEUED, _RUNNING = _is(ItemStatus.QUEUED), _is(ItemStatus.RUNNING)
+_RUNNING = _is(ItemStatus.RUNNING)
 _COLUMNS = tuple(items.c[name] for name in _FIELDS)
 
 _ADD = Statement(insert(items), columns=_FIELDS)
@@ -78,6 +83,21 @@ _UNDER_WAY = select(item_predictions.c.index).where(
     item_predictions.c.batch_id == bindparam("this_batch"),
     item_predictions.c.prediction_id.in_(select(predictions.c.id).where(UNFINISHED)),
 )
+UNDER_WAY = (
+    select(item_predictions.c.batch_id)
+    .distinct()
+    .where(
+        item_predictions.c.prediction_id.in_(select(predictions.c.id).where(UNFINISHED)),
+        exists(
+            select(1).where(
+                items.c.batch_id == item_predictions.c.batch_id,
+                items.c.index == item_predictions.c.index,
+                WAITS,
+            )
+        ),
+    )
+)
+"""The batches with queued items of which something runs, or is to be fetched."""
 _RUN = update(items).values(status=ItemStatus.RUNNING.value).returning(*_COLUMNS)
 _CLAIM = Statement(_RUN.where(OF_BATCH, items.c.index.in_(_NEXT)))
 _CLAIM_UNDER_WAY = Statement(
@@ -110,7 +130,7 @@ _BEGUN = exists(
 """A prediction of its present attempt is written down: it may have been bought."""
 _unbought = (
     select(items.c.index, func.row_number().over(order_by=items.c.index).label("number"))
-    .where(OF_BATCH, _QUEUED, ~_BEGUN)
+    .where(OF_BATCH, WAITS, ~_BEGUN)
     .subquery("unbought")
 )
 _CANCEL = Statement(
@@ -290,9 +310,27 @@ def _row(item: Item, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _from_row(row: Sequence[Any]) -> Item:
-    return Item(
-        **{
-            name: value if read is None or value is None else read(value)
-            for (name, read), value in zip(_READ, row, strict=True)
-        }
+    try:
+        return Item(
+            **{
+                name: value if read is None or value is None else read(value)
+                for (name, read), value in zip(_READ, row, strict=True)
+            }
+        )
+    except (TypeError, ValueError):
+        return _as_far_as_it_can_be_read(row)
+
+
+def _as_far_as_it_can_be_read(row: Sequence[Any]) -> Item:
+    """A damaged row keeps nobody from the others, and its own item still ends."""
+    found, damaged = {}, []
+    for (name, read), value in zip(_READ, row, strict=True):
+        try:
+            found[name] = value if read is None or value is None else read(value)
+        except (TypeError, ValueError):
+            found[name] = _IN_PLACE[name]
+            damaged.append(name)
+    _log.warning(
+        "item %s of %s is damaged in the database: %s", found["index"], found["batch_id"], ", ".join(damaged)
     )
+    return Item(**found)

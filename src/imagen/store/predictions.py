@@ -26,13 +26,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
+from imagen.domain.batch import ItemStatus
 from imagen.domain.prediction import TERMINAL, Prediction, Status
 from imagen.domain.usage import UsageEntry
 from imagen.errors import NotFound, StoreError, UpstreamTaken
 from imagen.store.database import Database
 from imagen.store.ledger import write_entries
 from imagen.store.statement import Statement
-from imagen.store.tables import UNFINISHED, UNSETTLED, batches, item_predictions, leases, predictions
+from imagen.store.tables import UNFINISHED, UNSETTLED, batches, item_predictions, items, leases, predictions
 
 _COLUMNS = tuple(column.name for column in predictions.columns)
 _NEVER_CHANGING = frozenset(
@@ -95,6 +96,17 @@ _OF_OTHERS = _IN_ORDER.where(
     or_(predictions.c.owner.is_(None), predictions.c.owner != bindparam("this_owner")), ~_OF_OPEN_BATCH
 )
 _OF_REQUEST = _IN_ORDER.where(predictions.c.request_key == bindparam("this_key"))
+_OF_OPEN_ITEM = (
+    exists()
+    .where(
+        item_predictions.c.prediction_id == predictions.c.id,
+        items.c.batch_id == item_predictions.c.batch_id,
+        items.c.index == item_predictions.c.index,
+        items.c.status.in_([ItemStatus.QUEUED.value, ItemStatus.RUNNING.value]),
+    )
+    .correlate(predictions)
+)
+_PROMISED = _OF_REQUEST.where(_OF_OPEN_ITEM)
 _RELEASE = Statement(
     update(predictions)
     .where(predictions.c.id == bindparam("this_id"), predictions.c.owner == bindparam("this_owner"))
@@ -170,6 +182,10 @@ class SqlPredictionStore:
         if besides is not None:
             return await self._many(_OF_OTHERS, {"this_owner": besides})
         return await self._many(_IN_ORDER)
+
+    async def promised(self, request_key: str) -> Sequence[Prediction]:
+        """See the port."""
+        return await self._many(_PROMISED, {"this_key": request_key})
 
     async def take(self, prediction_id: str, *, owner: str, was: str | None) -> bool:
         """See the port."""
@@ -309,7 +325,9 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _damaged(wanted: str) -> StoreError:
-    return StoreError(
+    error = StoreError(
         f"the prediction {wanted[:80]!r} cannot be read: its row in the database is damaged",
         hint="`imagen doctor` tells which rows are.",
     )
+    error.of_one_row = True
+    return error

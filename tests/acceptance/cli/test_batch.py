@@ -26,6 +26,8 @@ CREATE = "predictions.create"
 PRICE = 0.003
 SLOW_SECONDS = 40.0
 """Of the emulator's clock, which a test lets pass when it wants to."""
+TAKES_NOTHING = "/proc"
+"""A folder that says no when it comes to it, to root too, and that permissions do not tell of."""
 GATEWAYS_OWN = "r8_the_gateways_own_token"
 
 
@@ -246,6 +248,22 @@ def test_lines_that_are_none_are_told_by_number(practised: Any) -> None:
         (("foxes.jsonl", "--semaphore", "nobody"), "nobody"),
         (("--resume", "batch_12345"), "no batch here is called"),
         (("foxes.jsonl", "--results", "-", "--json"), "standard output has the JSON"),
+        (("foxes.jsonl", "--results", "folder/"), "results: folder/ is a folder; it must be a file"),
+        (("foxes.jsonl", "--results", "folder/", "--dry-run"), "results: folder/ is a folder"),
+        (("foxes.jsonl", "--results", "."), "results: . is a folder; it must be a file"),
+        (
+            ("foxes.jsonl", "--results", f"{TAKES_NOTHING}/nope"),
+            f"results: nothing can be written to {TAKES_NOTHING}",
+        ),
+        (
+            ("foxes.jsonl", "--results", f"{TAKES_NOTHING}/nope", "--dry-run"),
+            "results: nothing can be written to",
+        ),
+        (
+            ("foxes.jsonl", "-o", f"{TAKES_NOTHING}/nope/"),
+            f"output: nothing can be written to {TAKES_NOTHING}",
+        ),
+        (("foxes.jsonl", "-o", f"{TAKES_NOTHING}/nope/", "--dry-run"), "output: nothing can be written to"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_bought(
@@ -339,6 +357,40 @@ def test_an_account_without_credit_pauses_the_batch_until_somebody_goes_on(
     assert replicate_emulator.purchases == 3
 
 
+def test_the_same_file_is_not_bought_again_in_other_words(
+    practised: Any, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("payment_required", operation=CREATE, times=None)
+    write(practised, "foxes.jsonl", *rows(2))
+    batch = practised("batch", "foxes.jsonl", "-o", "out/", "--json", code=4).json["id"]
+    replicate_emulator.clear_faults()
+    write(practised, "renamed.jsonl", *rows(2))
+    for args in (
+        ("foxes.jsonl",),
+        ("foxes.jsonl", "-o", "other/", "--steps", "2"),
+        ("renamed.jsonl", "-m", "flux-dev"),
+    ):
+        refused = practised("batch", *args, code=2)
+        assert f"is the batch {batch} already, which has not ended" in refused.stderr
+        assert f"imagen batch --resume {batch}" in refused.stderr
+        assert "--new begins another one" in refused.stderr
+    assert replicate_emulator.purchases == 0
+    other = practised("batch", "foxes.jsonl", "-o", "other/", "--new", "--json", code=0).json
+    assert (other["id"] != batch, other["succeeded"]) == (True, 2)
+    assert replicate_emulator.purchases == 2
+
+
+def test_steering_what_has_ended_says_that_nothing_was_done(cli: Any) -> None:
+    write(cli, "foxes.txt", "a fox")
+    batch = cli("batch", "foxes.txt", "--json", code=0).json["id"]
+    for verb in ("pause", "resume", "cancel"):
+        done = cli("batches", verb, batch, code=0)
+        assert "nothing was done: it has ended already" in done.stderr
+    done = cli("batches", "retry", batch, code=0)
+    assert "nothing was done: nothing of it has failed, expired or was canceled" in done.stderr
+    assert len(cli("batches", "list", "--limit", "100", "--json", code=0).json) == 1
+
+
 # --- broken off ------------------------------------------------------------------------------------------
 
 
@@ -419,7 +471,8 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(
     practised: Any, replicate_emulator: EmulatorThread
 ) -> None:
     write(practised, "foxes.jsonl", *rows(3))
-    replicate_emulator.add_fault("slow", run_seconds=2)
+    replicate_emulator.add_fault("slow", run_seconds=SLOW_SECONDS, times=None)
+    practised.env["IMAGEN_LIMITS__CONCURRENT"] = "2"
     ours, theirs = pty.openpty()
     seen = bytearray()
 
@@ -433,17 +486,23 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             [*COMMAND, "batch", "foxes.jsonl"], env=practised.env | {"TERM": "xterm"}, cwd=practised.work,
-            stdin=theirs, stdout=theirs, stderr=theirs, timeout=40, check=False,
+            stdin=theirs, stdout=theirs, stderr=theirs,
         )  # fmt: skip
+        try:
+            wait_for(lambda: b"2 running  1 in line  0 queued" in seen or process.poll() is not None)
+            let_end(replicate_emulator)
+            code = process.wait(timeout=40)
+        finally:
+            process.kill()
     finally:
         os.close(theirs)
         reader.join()
         os.close(ours)
     text = seen.decode()
-    assert done.returncode == 0, text
-    for part in ("━━━━", "queued", "3 of 3 ended", "results in"):
+    assert code == 0, text
+    for part in ("━━━━", "2 running  1 in line  0 queued", "3 of 3 ended", "results in"):
         assert part in text, text
 
 
@@ -515,3 +574,21 @@ def test_ctrl_c_pauses_the_batch_of_a_gateway(served: Any, replicate_emulator: E
     assert done.json["succeeded"] == 3
     check_pictures(results_of(done.json["results"]))
     assert replicate_emulator.purchases == 3
+
+
+def test_next_steps_name_the_gateway_that_the_command_line_named(
+    served: Any, replicate_emulator: EmulatorThread
+) -> None:
+    url = served.env.pop("IMAGEN_SERVER")
+    write(served, "foxes.jsonl", {"prompt": "a fox"}, {"prompt": "a bear [fault:fail preset=nsfw]"})
+    done = served("batch", "foxes.jsonl", "--server", url, code=5)
+    (listed,) = served("batches", "list", "--limit", "100", "--json", "--server", url, code=0).json
+    batch = listed["id"]
+    assert f"`imagen batch --resume {batch} --server {url}` goes on" in done.stderr
+    assert f"again with: imagen batches retry {batch} --server {url}" in done.stderr
+    shown = served("batches", "show", batch, "--json", "--server", url, code=0).json
+    assert shown["next"] == [f"imagen batches retry {batch} --server {url}"]
+    short = served("batches", "show", "b", "--server", url, code=2)
+    assert f"`imagen batches list --server {url}` shows them." in short.stderr
+    assert "nothing was done" in served("batches", "pause", batch, "--server", url, code=0).stderr
+    assert replicate_emulator.purchases == 2

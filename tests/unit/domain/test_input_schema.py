@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -181,3 +182,17 @@ def test_the_schema_of_a_field_has_its_choices_folded_in():
         "type": "string",
     }
     assert property_schema(REPLICATE, "unknown") is None
+
+
+def test_an_unknown_field_is_told_in_one_sentence_with_or_without_what_was_meant():
+    near, far = check_input(REPLICATE, {"prompt": "x", "sed": 1, "zzqq": 1})
+    assert near.message.startswith("this model has no such parameter; did you mean seed? It knows any, ")
+    assert far.message.startswith("this model has no such parameter; it knows any, ")
+
+
+def test_what_was_meant_is_searched_for_the_first_of_many_unknown_fields():
+    began = time.process_time()
+    found = check_input(REPLICATE, {"prompt": "x"} | {f"seeds{number}": 1 for number in range(20_000)})
+    assert time.process_time() - began < 2
+    assert len(found) == 20_000
+    assert ["did you mean" in one.message for one in found[:21]] == [True] * 20 + [False]

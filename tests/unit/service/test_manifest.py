@@ -6,6 +6,8 @@ import contextlib
 import csv
 import io
 import json
+import re
+import time
 from typing import Any
 
 import pytest
@@ -155,6 +157,28 @@ def test_every_wrong_line_is_told_with_its_number_and_field() -> None:
         assert part in told, told
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"prompt": "a", "seed": 1e400}', "line 2, seed: it is a number that is too large"),
+        ('"\\ud800"', "line 2: it has half of a character"),
+        ('{"prompt": "\\ud83d", "seed": 1}', "line 2: it has half of a character"),
+        ('{"prompt": "\\udc00\\ud800"}', "line 2: it has half of a character"),
+        ('{"prompt": "a', "line 2: it is not JSON (its end is missing)"),
+        ('{"prompt": "\\ud83d', "line 2: it is not JSON (its end is missing)"),
+    ],
+)
+def test_json_that_cannot_be_read_is_told_by_its_cause(line: str, told: str) -> None:
+    error = refused(f'"a fox"\n{line}\n', "jsonl")
+    assert told in error
+    assert "$" not in error
+
+
+def test_what_to_do_about_lines_that_are_no_json_is_for_the_caller_to_say() -> None:
+    assert "`txt` takes each line" in refused("a fox\n", "jsonl")
+    assert "`txt`" not in refused("a fox\n", "jsonl", hint="Write objects.")
+
+
 def test_of_many_mistakes_the_first_are_told_and_the_others_counted() -> None:
     with pytest.raises(InvalidInput) as caught:
         read("{}\n" * 50, "jsonl")
@@ -209,6 +233,20 @@ def test_a_line_of_a_megabyte_is_refused_and_not_read() -> None:
 )
 def test_a_table_that_is_none_is_refused(text: str, part: str) -> None:
     assert part in refused(text, "csv")
+
+
+def test_a_table_of_very_many_columns_is_refused_at_once() -> None:
+    began = time.process_time()
+    many = ",".join(f"c{number}" for number in range(99_999))
+    told = "line 1: it names 100,000 columns; at most 200 are read"
+    assert told in refused(f"prompt,{many}\na\n", "csv")
+    assert time.process_time() - began < 5
+    assert "201 columns" in refused(f"prompt{',same' * 200}\na\n", "csv")
+
+
+def test_columns_without_a_name_are_as_if_they_were_not_there() -> None:
+    (row,) = read(f"prompt,seed{',' * 1000}\na,1{',' * 1000}\n", "csv")
+    assert row.fields == {"prompt": "a", "seed": "1"}
 
 
 @pytest.mark.parametrize(
@@ -278,7 +316,9 @@ def test_names_that_are_none_and_too_many_of_them_are_refused() -> None:
 
 _PROMPTS = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"), exclude_characters="\u2028\u2029\x85")
-).filter(str.strip)
+).filter(
+    lambda text: text.strip() and not re.fullmatch(r"[-+.0-9eE]+", text)
+)  # 1e5: only older YAML takes it as text
 _NAMES = st.text("abcdefghij_", min_size=1, max_size=10).filter(lambda name: name != "tasks")
 _VALUES = st.one_of(st.booleans(), st.integers(-(2**53), 2**53), st.floats(-1e9, 1e9), _PROMPTS)
 _ROWS = st.lists(
