@@ -101,7 +101,7 @@ async def test_registered_semaphores_are_listed_by_name(gateway: RunningGateway)
     [
         ({"semaphore_id": "gpu", "limit": 0}, ["limit", "1 to 10000"]),
         ({"semaphore_id": "gpu", "limit": 10_001}, ["limit", "1 to 10000"]),
-        ({"semaphore_id": "gpu", "limit": "many"}, ["limit", "int"]),
+        ({"semaphore_id": "gpu", "limit": "many"}, ["limit", "whole number"]),
         ({"semaphore_id": "gpu"}, ["limit"]),
         ({"limit": 2}, ["semaphore_id"]),
         ({"semaphore_id": "../x", "limit": 2}, ["semaphore_id", "1 to 100 letters"]),
@@ -314,7 +314,7 @@ async def test_a_gateway_that_shuts_down_sends_those_who_wait_away(
     [
         ({"wait": -1}, ["wait", "0 to 600 seconds"]),
         ({"wait": 601}, ["wait", "0 to 600 seconds"]),
-        ({"wait": "long"}, ["wait", "float"]),
+        ({"wait": "long"}, ["wait", "number"]),
         ({"ttl": 0}, ["ttl", "1 to 86400 seconds"]),
         ({"ttl": 1e300}, ["ttl", "1 to 86400 seconds"]),
         ({"holder": ""}, ["holder", "1 to 100 printable characters"]),

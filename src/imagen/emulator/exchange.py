@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from email.utils import format_datetime
 from typing import Any
 
 import msgspec
@@ -112,6 +113,8 @@ async def answer(
         response = problem_response(problem)
         response.headers.update(exchange.headers)
     finally:
+        if response is not None and not response.prepared and exchange.world.clock.offset_seconds:
+            response.headers["Date"] = format_datetime(exchange.world.clock.now(), usegmt=True)
         if not exchange.request.path.startswith(CONTROL_PREFIX):
             exchange.world.journal.add(_entry(exchange, response))
     return response

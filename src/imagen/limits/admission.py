@@ -121,7 +121,7 @@ class Admitting:
         need, self._need = self._need, None
         if need is None:
             raise RuntimeError("it is entered once")
-        self._place = await self._admission.enter(need, self._patience, self._notify)
+        self._place = await self._admission.let_in(need, self._patience, self._notify)
         return self._place
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -232,7 +232,7 @@ class Admission:
         except StoreError as error:
             _log.debug("what an answer told about the limit was not written down: %s", error)
 
-    async def enter(self, need: Need, patience: Patience, notify: Notify) -> Place:
+    async def let_in(self, need: Need, patience: Patience, notify: Notify) -> Place:
         """Wait for all that it needs; see `admit`."""
         now = self.now()
         if need.running:

@@ -267,7 +267,7 @@ async def test_a_place_that_cannot_be_given_back_is_no_error_of_the_work(
 
 async def test_a_semaphore_that_there_is_not_is_not_waited_for(house: House) -> None:
     with pytest.raises(NotFound, match="External semaphore 'none' not found"):
-        async with house.admit(need(1, semaphore="none")):
+        async with house.admit(need(1, semaphore="none", intent=make_prediction(1, sent_at=None))):
             pass
     assert await house.running() == 0
 

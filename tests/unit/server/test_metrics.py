@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from fakes.make import FLUX, make_prediction
-from imagen.domain.events import Called, Ended, InLine, LetIn, Throttled
+from imagen.domain.events import Called, Delivered, Ended, InLine, LetIn, Throttled
 from imagen.domain.limits import AccountState
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Status
@@ -71,8 +71,9 @@ def test_the_page_of_metrics_lists_exactly_those_that_there_are():
 def test_the_page_of_metrics_names_each_label():
     metrics = Metrics()
     metrics.request("/health", "GET", 200, 0.1)
-    for event in (Called("create", 201), Ended(ended()), Ended(ended(2, cost=None))):
+    for event in (Called("create", 201), Ended(ended()), Ended(ended(2, cost=None)), Delivered("taken")):
         metrics.notify(event)
+    metrics.webhook("taken")
     text, _ = metrics.text(standing(semaphores=[Semaphore("gpu", 2)]))
     rows = dict(re.findall(r"^\| `(\w+)` \| \w+ \| ([^|]*) \|", PAGE.read_text(), re.MULTILINE))
     wrong = {}
