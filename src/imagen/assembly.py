@@ -56,7 +56,14 @@ from imagen.service.tokens import TokenVault
 from imagen.service.watch import HeldOpen, Watcher
 from imagen.service.webhooks import Webhooks
 from imagen.service.work import Worker
-from imagen.settings import EMULATOR, BackendSettings, Settings, choose_backend, user_config_folder
+from imagen.settings import (
+    EMULATOR,
+    BackendSettings,
+    LimitSettings,
+    Settings,
+    choose_backend,
+    user_config_folder,
+)
 from imagen.store.batches import SqlBatches
 from imagen.store.cache import SqlCacheIndex
 from imagen.store.database import Database
@@ -427,10 +434,7 @@ class App:
             batches=batches,
             owners=self.owners,
             clock=clock,
-            # Half of the line stays for whoever waits for a single picture.
-            width=max(
-                1, min(_LINED_UP * limits.concurrent, limits.waiting // 2, limits.waiting_per_caller // 2)
-            ),
+            width=_hands(limits),
             takes=lambda _: False,
             has_begun=self.worker.has_begun,
         )
@@ -510,6 +514,16 @@ class App:
         self._courier_turn.close()
         self.database.close()
         self.owners.close()
+
+
+def _hands(limits: LimitSettings) -> int:
+    """How many items of batches are worked on at once: those that run, and some that stand in line for their places.
+
+    A part of the line stays for whoever waits for a single picture.
+    """
+    lined_up = min(_LINED_UP * limits.concurrent, limits.waiting // 2, limits.waiting_per_caller // 2)
+    running = min(limits.concurrent, limits.waiting * 3 // 4, limits.waiting_per_caller)
+    return max(1, lined_up, running)
 
 
 def build(
