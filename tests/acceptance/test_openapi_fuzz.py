@@ -50,7 +50,7 @@ NEVER_GOOD = ("/webhooks/replicate", "/deliveries/{delivery_id}/retry")
 """What only the service can sign, and what there is none of here."""
 FILES = {"text/csv": "prompt\na red fox\n", "application/x-ndjson": '"a red fox"\n'}
 """A file that is made up holds no tasks."""
-EXAMPLES = 15
+EXAMPLES = 8
 
 
 class Served:

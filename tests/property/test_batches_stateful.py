@@ -511,7 +511,7 @@ def an_empty_database(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.mark.timeout(240)  # of many short runs together
 class TestNothingEndsTwice(NothingEndsTwice.TestCase):  # type: ignore[misc,name-defined]
     settings = settings(
-        max_examples=40,
+        max_examples=20,
         stateful_step_count=50,
         deadline=None,
         derandomize=True,
