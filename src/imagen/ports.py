@@ -6,7 +6,7 @@ Every protocol states its failure contract. Implementations live in `backends`, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -716,7 +716,7 @@ class WorkQueue(Protocol):
 
     async def run(
         self,
-        work: Callable[[Batch, Item], Awaitable[None]],
+        work: Callable[[Batch, Item], Coroutine[Any, Any, None]],
         *,
         emptied: Callable[[Batch], Awaitable[None]],
     ) -> None:

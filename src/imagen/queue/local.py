@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from imagen.domain.batch import Batch, Control, Item
 from imagen.domain.limits import Lane
@@ -28,7 +29,7 @@ _TAKEN_AT_ONCE = 64
 _MOST_SINGLES = 5000
 """Predictions that somebody asked for by themselves wait behind no batch, but not without end."""
 
-Work = Callable[[Batch, Item], Awaitable[None]]
+Work = Callable[[Batch, Item], Coroutine[Any, Any, None]]
 Emptied = Callable[[Batch], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
@@ -297,7 +298,7 @@ class LocalQueue:
 
     def _begin(self, held: _Held, item: Item, work: Work) -> None:
         held.settled = False
-        task = asyncio.get_running_loop().create_task(_awaited(work, held.batch, item))
+        task = asyncio.get_running_loop().create_task(work(held.batch, item))
         held.running[item.index], held.items[item.index] = task, item
         self._tasks.add(task)
         self._room[held.batch.lane] -= 1
@@ -388,7 +389,3 @@ def _break_off(tasks: Iterable[asyncio.Task[None]]) -> None:
 def _tell_fault(what: str, error: BaseException) -> None:
     _log.error("%s: unexpected %s", what, type(error).__name__)
     _log.debug("the trace of %s", what, exc_info=error)
-
-
-async def _awaited(work: Work, batch: Batch, item: Item) -> None:
-    await work(batch, item)

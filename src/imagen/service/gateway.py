@@ -509,7 +509,7 @@ def _expired(error: ImagenError | None) -> bool:
 
 def quietly(*observers: Observer | None) -> Notify:
     """An observer's failure never fails a request."""
-    present = [observer for observer in dict.fromkeys(observers) if observer is not None]
+    present = tuple(observer for observer in dict.fromkeys(observers) if observer is not None)
 
     def notify(event: Event) -> None:
         for observer in present:

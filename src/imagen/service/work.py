@@ -439,6 +439,8 @@ class Worker:
 class _Beginning:
     """Notes that an item has begun in the moment in which it is let in."""
 
+    __slots__ = ("_begun", "_place")
+
     def __init__(self, begun: set[tuple[str, int]], item: Item) -> None:
         self._begun = begun
         self._place = (item.batch_id, item.index)
