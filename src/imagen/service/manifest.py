@@ -9,13 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from imagen.domain.yaml_core import CORE_TAGS, TYPED_TAGS, plain_value
 from imagen.errors import InvalidInput, Problem
 
 Form = Literal["jsonl", "json", "csv", "yaml", "txt"]
@@ -44,15 +44,12 @@ MOST_SHOWN = 20
 """So many mistakes are told; of the others their number."""
 
 _MOST_VALUES = 500_000
+_MOST_DIGITS = 40
+"""A whole number this long is still told by its own mistake; a model takes none."""
 _TASKS = "tasks"
 _SHOWN = 60
 _ENDS_EARLY = "Input data was truncated"
 _BOM = b"\xef\xbb\xbf"
-_NULL = frozenset({"", "~", "null", "Null", "NULL"})
-_INTEGER = re.compile(r"[-+]?[0-9]{1,40}")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
-_TYPED_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null"))
-_CORE_TAGS = _TYPED_TAGS | {f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map")}
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -448,19 +445,7 @@ class _Node(NamedTuple):
             return [node.value() for node in self.content]
         if isinstance(self.content, dict):
             return {name: node.value() for name, node in self.content.items()}
-        return _plain_value(self.content) if self.plain else self.content
-
-
-def _plain_value(text: str) -> Any:
-    if text in _NULL:
-        return None
-    if text.lower() in {"true", "false"}:
-        return text.lower() == "true"
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    return text
+        return plain_value(self.content, most_digits=_MOST_DIGITS) if self.plain else self.content
 
 
 def _read_yaml(text: str, subject: str) -> _Node:
@@ -505,11 +490,11 @@ class _Tree:
         """The next event."""
         name, line = type(event).__name__, event.start_mark.line + 1
         tag = getattr(event, "tag", None)
-        if tag not in {None, "!"} and tag not in _CORE_TAGS:
+        if tag not in {None, "!"} and tag not in CORE_TAGS:
             raise self.wrong("it has a tag (!…); only plain values are allowed", line)
         match name:
             case "ScalarEvent":
-                self._add(_Node(event.value, line, event.implicit[0] or tag in _TYPED_TAGS))
+                self._add(_Node(event.value, line, event.implicit[0] or tag in TYPED_TAGS))
             case "AliasEvent":
                 raise self.wrong(
                     f"it has an alias (*…); write what tasks have in common beside `{_TASKS}`", line

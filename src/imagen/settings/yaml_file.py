@@ -7,11 +7,11 @@ the stack, no alias can blow up, no tag can make an object, and a scalar stays t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from imagen.domain.yaml_core import CORE_TAGS, NULLS, TYPED_TAGS, plain_value
 from imagen.errors import ConfigError
 
 LARGEST_FILE = 1024 * 1024
@@ -19,12 +19,6 @@ MOST_NODES = 10_000
 DEEPEST = 20
 
 Content: TypeAlias = "str | list[Node] | dict[str, Node]"
-
-_NULL = frozenset({"", "~", "null", "Null", "NULL"})
-_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
-_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
-_TYPED_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null"))
-_CORE_TAGS = _TYPED_TAGS | {f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map")}
 
 
 class Node(NamedTuple):
@@ -46,7 +40,7 @@ class Node(NamedTuple):
     @property
     def is_null(self) -> bool:
         """Whether nothing was written."""
-        return self.plain and isinstance(self.content, str) and self.content in _NULL
+        return self.plain and isinstance(self.content, str) and self.content in NULLS
 
     def to_value(self) -> Any:
         """What it means in YAML's core schema, for keys whose type only a plugin knows."""
@@ -63,19 +57,6 @@ class ConfigFile(NamedTuple):
     path: Path
     shown: str
     root: Mapping[str, Node]
-
-
-def plain_value(text: str) -> Any:
-    """An unquoted word as null, boolean, number or text."""
-    if text in _NULL:
-        return None
-    if text.lower() in {"true", "false"}:
-        return text.lower() == "true"
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    return text
 
 
 class Place(NamedTuple):
@@ -237,11 +218,11 @@ class _Tree:
         """The next event of `yaml.parse`."""
         name, line = type(event).__name__, event.start_mark.line + 1
         tag = getattr(event, "tag", None)
-        if tag not in {None, "!"} and tag not in _CORE_TAGS:
+        if tag not in {None, "!"} and tag not in CORE_TAGS:
             raise self.wrong("has a tag (!…); only plain values are allowed", line)
         match name:
             case "ScalarEvent":
-                plain = event.implicit[0] or tag in _TYPED_TAGS
+                plain = event.implicit[0] or tag in TYPED_TAGS
                 self._add(Node(event.value, line, plain), event.anchor)
             case "AliasEvent":
                 if (node := self._anchors.get(event.anchor)) is None:

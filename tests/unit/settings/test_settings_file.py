@@ -10,10 +10,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagen.domain.yaml_core import plain_value
 from imagen.errors import ConfigError
 from imagen.settings import SAMPLE, Settings, load_settings
 from imagen.settings.rows import TOP_KEYS
-from imagen.settings.yaml_file import parse_config, plain_value
+from imagen.settings.yaml_file import parse_config
 
 
 @pytest.fixture
