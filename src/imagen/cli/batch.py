@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagen.cli.parameters import Config, Server
+from imagen.cli.parameters import (
+    AspectRatio,
+    Config,
+    Force,
+    Height,
+    InputImage,
+    NegativePrompt,
+    NeverRepeat,
+    NoMetadata,
+    Options,
+    Server,
+    Steps,
+    Width,
+)
 
 if TYPE_CHECKING:
     from imagen.assembly import App
@@ -59,21 +72,15 @@ def batch(
             help="Line i tells what became of row i; - is standard output. By default beside the folder.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
-    width: Annotated[int | None, typer.Option(help="Pixels, together with --height.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels, together with --width.")] = None,
-    aspect_ratio: Annotated[
-        str | None, typer.Option(help="Such as 16:9, instead of width and height.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid, for models that can.")] = None,
+    force: Force = False,
+    width: Width = None,
+    height: Height = None,
+    aspect_ratio: AspectRatio = None,
+    steps: Steps = None,
+    negative_prompt: NegativePrompt = None,
     count: Annotated[int, typer.Option("-n", "--count", help="How many pictures a row, 1 to 100.")] = 1,
-    input_image: Annotated[
-        str | None, typer.Option(help="A file or URL to start from, for models that can.")
-    ] = None,
-    opt: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE, any of the model's own parameters; may be repeated.")
-    ] = None,
+    input_image: InputImage = None,
+    opt: Options = None,
     max_cost: Annotated[
         str | None, typer.Option(help="US dollars; refuse before buying when all rows would cost more.")
     ] = None,
@@ -93,15 +100,11 @@ def batch(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object on standard output at the end.")
     ] = False,
-    no_metadata: Annotated[
-        bool, typer.Option("--no-metadata", help="Write no prompt, model and seed into the files.")
-    ] = False,
+    no_metadata: NoMetadata = False,
     new: Annotated[
         bool, typer.Option("--new", help="Begin another batch even if one of the same file has not ended.")
     ] = False,
-    never_repeat: Annotated[
-        bool, typer.Option("--never-repeat", help="Never send a create again whose answer was lost.")
-    ] = False,
+    never_repeat: NeverRepeat = False,
     cache: Annotated[
         bool | None,
         typer.Option(

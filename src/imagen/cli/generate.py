@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagen.cli.parameters import Config, Server
+from imagen.cli.parameters import (
+    AspectRatio,
+    Config,
+    Force,
+    Height,
+    InputImage,
+    NegativePrompt,
+    NeverRepeat,
+    NoMetadata,
+    Options,
+    Server,
+    Steps,
+    Width,
+)
 
 if TYPE_CHECKING:
     from imagen.assembly import App
@@ -39,27 +52,21 @@ def generate(
             help="A file, a folder/ or a template with {prompt} {model} {seed} {index} {id} {date} {time} {ext}.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
-    width: Annotated[int | None, typer.Option(help="Pixels, together with --height.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels, together with --width.")] = None,
-    aspect_ratio: Annotated[
-        str | None, typer.Option(help="Such as 16:9, instead of width and height.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    force: Force = False,
+    width: Width = None,
+    height: Height = None,
+    aspect_ratio: AspectRatio = None,
+    steps: Steps = None,
     seed: Annotated[
         int | None,
         typer.Option(
             help="The same seed, prompt and model give a like picture. Chosen for you when left out."
         ),
     ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What to avoid, for models that can.")] = None,
+    negative_prompt: NegativePrompt = None,
     count: Annotated[int, typer.Option("-n", "--count", help="How many pictures, 1 to 100.")] = 1,
-    input_image: Annotated[
-        str | None, typer.Option(help="A file or URL to start from, for models that can.")
-    ] = None,
-    opt: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE, any of the model's own parameters; may be repeated.")
-    ] = None,
+    input_image: InputImage = None,
+    opt: Options = None,
     max_cost: Annotated[
         str | None, typer.Option(help="US dollars; refuse before buying when it would cost more.")
     ] = None,
@@ -76,15 +83,11 @@ def generate(
     no_download: Annotated[
         bool, typer.Option("--no-download", help="Leave the pictures upstream; show their addresses.")
     ] = False,
-    no_metadata: Annotated[
-        bool, typer.Option("--no-metadata", help="Write no prompt, model and seed into the files.")
-    ] = False,
+    no_metadata: NoMetadata = False,
     new: Annotated[
         bool, typer.Option("--new", help="Buy a new one even if the same request was left unfinished.")
     ] = False,
-    never_repeat: Annotated[
-        bool, typer.Option("--never-repeat", help="Never send a create again whose answer was lost.")
-    ] = False,
+    never_repeat: NeverRepeat = False,
     cache: Annotated[
         bool | None,
         typer.Option(

@@ -16,3 +16,22 @@ Server = Annotated[
     ),
 ]
 Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file.")]
+
+# Of what makes pictures: one, or those of a whole file.
+
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Width = Annotated[int | None, typer.Option(help="Pixels, together with --height.")]
+Height = Annotated[int | None, typer.Option(help="Pixels, together with --width.")]
+AspectRatio = Annotated[str | None, typer.Option(help="Such as 16:9, instead of width and height.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
+NegativePrompt = Annotated[str | None, typer.Option(help="What to avoid, for models that can.")]
+InputImage = Annotated[str | None, typer.Option(help="A file or URL to start from, for models that can.")]
+Options = Annotated[
+    list[str] | None, typer.Option(help="KEY=VALUE, any of the model's own parameters; may be repeated.")
+]
+NoMetadata = Annotated[
+    bool, typer.Option("--no-metadata", help="Write no prompt, model and seed into the files.")
+]
+NeverRepeat = Annotated[
+    bool, typer.Option("--never-repeat", help="Never send a create again whose answer was lost.")
+]
