@@ -633,6 +633,7 @@ async def test_for_an_older_one_the_pages_in_between_are_jumped_over(
     intent = await intend(backend, clock)
     bought = await backend.submit(intent, hold_seconds=0, secrets={})
     emulator.clock.advance(1800)
+    clock.advance(1800)
     await buy_others(backend, intent, 330)
     found = await backend.find(intent, ignore=frozenset())
     assert found is not None

@@ -22,6 +22,7 @@ from imagen.service.semaphore_lease import HeldSemaphore, SemaphoreLeases
 from imagen.store.database import Database
 from imagen.store.limits import SqlLimits
 from imagen.store.semaphores import SqlSemaphores
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -71,15 +72,6 @@ async def process(processes: Callable[..., Process]) -> AsyncIterator[Process]:
     await one.semaphores.register("gpu", 1)
     yield one
     one.line.close()
-
-
-async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while True:
-            found = condition()
-            if await found if asyncio.iscoroutine(found) else found:
-                return
-            await asyncio.sleep(0.01)
 
 
 class Room:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from durable import accepted, items, worked_off
@@ -15,15 +14,10 @@ from imagen.domain.money import Usd
 from imagen.emulator import EmulatorThread
 from imagen.errors import NotFound
 from imagen.service.batches import ItemEnded, Progress
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 PRICE = Usd(3000)
-
-
-async def until(holds: Callable[[], Any], *, within: float = 10.0) -> None:
-    async with asyncio.timeout(within):
-        while not holds():  # noqa: ASYNC110 - what others do is looked at
-            await asyncio.sleep(0.02)
 
 
 async def free_places(app: App) -> bool:

@@ -21,6 +21,7 @@ from imagen.emulator import EmulatorThread
 from imagen.emulator.models import Model
 from imagen.server import bodies
 from imagen.server.answers import ErrorBody
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 SLOW = "acme/slow"
@@ -661,11 +662,3 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
         length = headers.get("content-length")
         body = await (reader.read() if length is None else reader.readexactly(int(length)))
     return Answer(int(first.split()[1]), headers, body)
-
-
-async def until(holds: Any) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            if holds():
-                return
-            await asyncio.sleep(0.01)

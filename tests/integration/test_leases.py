@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from imagen.assembly import App, build
 from imagen.domain.limits import Need, Patience
 from imagen.emulator import EmulatorThread
 from imagen.settings import load_settings
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 FLUX = "flux-schnell"
@@ -28,12 +28,6 @@ def rows(tmp_path: Path, statement: str) -> list[tuple[Any, ...]]:
         return connection.execute(statement).fetchall()
     finally:
         connection.close()
-
-
-async def until(holds: Callable[[], object], *, within: float = 5.0) -> None:
-    async with asyncio.timeout(within):
-        while not holds():  # noqa: ASYNC110 - the emulator has a thread of its own
-            await asyncio.sleep(0.05)
 
 
 # --- a run that begins later also ends later --------------------------------------------------------------

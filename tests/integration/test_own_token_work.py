@@ -27,6 +27,7 @@ from imagen.errors import QueueFull
 from imagen.service.batches import Entry, NewBatch
 from imagen.service.load import MOST_OPEN_BATCHES
 from imagen.store.tables import batches, predictions
+from waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.replicate_emulator(run_seconds=0.02)]
 SEALS = {"IMAGEN_SECRET_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode()}
@@ -317,9 +318,3 @@ async def test_what_stopped_it_has_the_status_that_it_has_without_a_key(
             paid = await post(gateway, "/generate", WISH, **headers, **KEY)
         assert paid.status == 200, paid.body
     assert replicate_emulator.purchases == 1
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(15):
-        while not holds():  # noqa: ASYNC110 - the emulator has a thread of its own
-            await asyncio.sleep(0.01)

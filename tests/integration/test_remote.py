@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from imagen.service.deliver import Destination
 from imagen.service.finish import Outcome
 from imagen.service.semaphore_lease import HeldSemaphore
 from imagen.settings import load_settings
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -75,12 +76,6 @@ def at(app: App, url: str) -> Remote:
 def place(remote: Remote, **more: Any) -> HeldSemaphore:
     given: dict[str, Any] = {"holder": "me", "ttl_seconds": 60.0, "wait_seconds": 0.0, "turn": "me"}
     return remote.leases.hold("gpu", **given | more)
-
-
-async def until(condition: Callable[[], Awaitable[object]]) -> None:
-    async with asyncio.timeout(10):
-        while not await condition():  # noqa: ASYNC110 - asked over HTTP
-            await asyncio.sleep(0.02)
 
 
 async def standing(remote: Remote) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from imagen.service.batches import Entry, NewBatch
 from imagen.service.deliver import Destination
 from imagen.service.finish import Outcome
 from imagen.service.orders import from_stored
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -42,12 +43,6 @@ async def ask(app: App, request: GenerationRequest = SEEDED, to: Destination | N
 
 def begin(app: App, *given: Any) -> asyncio.Task[Outcome]:
     return asyncio.ensure_future(ask(app, *given))
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110 - the emulator has a thread of its own
-            await asyncio.sleep(0.01)
 
 
 def waiting(app: App) -> int:
@@ -458,7 +453,9 @@ async def test_equal_items_wait_for_a_purchase_whose_picture_cannot_be_fetched_a
             return outcome
 
         replicate_emulator.add_fault("status", status=404, operation="delivery", times=None)
-        led, shared = await asyncio.gather(carry_out(0), carry_out(1))
+        first = asyncio.create_task(carry_out(0))
+        await until(lambda: replicate_emulator.purchases)
+        led, shared = await asyncio.gather(first, carry_out(1))
         assert isinstance(led.error, DeliveryError)
         assert isinstance(shared.error, DeliveryError)
         # The first may be the last that gets its turn again.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,21 +24,10 @@ from imagen.instrumentation.clock import SystemClock
 from imagen.service.batches import Entry, NewBatch
 from imagen.service.deliver import Destination
 from imagen.settings import load_settings
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 PRICE = Usd(3000)
-
-
-async def until(holds: Callable[[], Any], *, within: float = 20.0) -> Any:
-    """What it gives, as soon as that is something."""
-    async with asyncio.timeout(within):
-        while True:
-            found = holds()
-            if isinstance(found, Awaitable):
-                found = await found
-            if found:
-                return found
-            await asyncio.sleep(0.02)
 
 
 async def ended(app: App, batch: Batch, *, within: float = 30.0) -> list[Item]:
