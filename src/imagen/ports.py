@@ -718,14 +718,14 @@ class WorkQueue(Protocol):
         self,
         work: Callable[[Batch, Item], Coroutine[Any, Any, None]],
         *,
-        emptied: Callable[[Batch], Awaitable[None]],
+        emptied: Callable[[Batch], Awaitable[bool]],
     ) -> None:
         """Hand out items until cancelled.
 
         Args:
             work: does what an item needs; it may have to do that again, after a crash. Cancelled, it leaves what runs
                 at the service to go on there, unless the batch is to be canceled.
-            emptied: told when nothing of a batch waits or is being worked on here.
+            emptied: told when nothing of a batch waits or is being worked on here; says whether it has ended.
         """
 
 

@@ -30,7 +30,7 @@ _MOST_SINGLES = 5000
 """Predictions that somebody asked for by themselves wait behind no batch, but not without end."""
 
 Work = Callable[[Batch, Item], Coroutine[Any, Any, None]]
-Emptied = Callable[[Batch], Awaitable[None]]
+Emptied = Callable[[Batch], Awaitable[bool]]
 
 _log = logging.getLogger(__name__)
 
@@ -355,12 +355,7 @@ class LocalQueue:
                 await self._apart(held, self._tell_emptied(held, emptied))
 
     async def _tell_emptied(self, held: _Held, emptied: Emptied) -> None:
-        await emptied(held.batch)
-        try:
-            ended = (await self._batches.get(held.batch.id)).ended_at is not None
-        except NotFound:
-            ended = True
-        if ended:
+        if await emptied(held.batch):
             self._forget(held)
 
     def _forget(self, held: _Held) -> None:

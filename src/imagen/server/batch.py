@@ -167,6 +167,7 @@ async def _generate_batch_once(
         await check_semaphores(context, wishes[:1])
         batch = await accept(
             context,
+            request,
             visitor,
             wishes,
             orders,

@@ -90,6 +90,7 @@ async def create_batch(context: Context, request: Request) -> Response:
         await check_semaphores(context, wishes)
         batch = await accept(
             context,
+            request,
             visitor,
             wishes,
             orders,

@@ -22,8 +22,9 @@ from imagen.errors import (
 from imagen.server.access import Visitor, scope_of
 from imagen.server.answers import stored_error
 from imagen.server.context import Context, handed_over
-from imagen.server.wishes import Wish, as_told, name_for
+from imagen.server.wishes import Wish, as_told, name_for, prepare_order, read_wish
 from imagen.service.batches import Entry, NewBatch, Progress, View
+from imagen.service.notices import REACHED_AT
 from imagen.service.prepare import Order
 from imagen.transport.public import check_webhook_url
 
@@ -75,8 +76,44 @@ def read_webhook(
     return Webhook(url=checked, events=tuple(dict.fromkeys(names)))
 
 
+async def accept_single(
+    context: Context,
+    request: Request,
+    visitor: Visitor,
+    fields: dict[str, Any],
+    *,
+    mark: Idempotency | None,
+    webhook: Webhook = NOWHERE,
+    outlives: bool = True,
+) -> Batch:
+    """Check the wish in `fields`, and take it on for one prediction; else as `accept`.
+
+    Raises:
+        InvalidInput: it cannot be carried out.
+        NotFound: a model or named limit that there is not.
+    """
+    wish, options = read_wish(fields)
+    order = await prepare_order(context, visitor, wish, options, lane=Lane.INTERACTIVE)
+    await check_semaphores(context, [wish])
+    intent, _ = order.intents[0]
+    return await accept(
+        context,
+        request,
+        visitor,
+        [wish],
+        [order],
+        kind="single",
+        lane=Lane.INTERACTIVE,
+        mark=mark,
+        webhook=webhook,
+        details={"prediction_id": intent.id, "deadline_seconds": intent.deadline_seconds},
+        outlives=outlives,
+    )
+
+
 async def accept(
     context: Context,
+    request: Request,
     visitor: Visitor,
     wishes: Sequence[Wish],
     orders: Sequence[Order],
@@ -93,6 +130,7 @@ async def accept(
 
     Args:
         context: of the server.
+        request: with which it came.
         visitor: whose work it is.
         wishes: what for.
         orders: the same, checked; one for each wish.
@@ -124,7 +162,8 @@ async def accept(
         outlives=outlives,
         webhook=webhook.url,
         webhook_events=webhook.events,
-        details=dict(details or {}),
+        details=dict(details or {})
+        | ({} if webhook.url is None else {REACHED_AT: context.url_of(request, "")}),
         mark=mark,
     )
     if visitor.own_token and (context.app.sealer is not None or not outlives):

@@ -17,7 +17,7 @@ from imagen.server.access import Visitor, scope_of
 from imagen.server.answers import error_answer, json_answer
 from imagen.server.batch_shapes import Remembered, error_of, item_files, remembered
 from imagen.server.context import Context
-from imagen.server.durable import accept, all_items, check_semaphores, ended, known
+from imagen.server.durable import accept_single, all_items, ended, known
 from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
 from imagen.server.operation import Operation
 from imagen.server.results import (
@@ -121,21 +121,7 @@ async def _generate_once(
     batch = await known(context, visitor, mark)
     replayed = batch is not None
     if batch is None:
-        wish, options = read_wish(fields)
-        order = await prepare_order(context, visitor, wish, options, lane=Lane.INTERACTIVE)
-        await check_semaphores(context, [wish])
-        intent, _ = order.intents[0]
-        batch = await accept(
-            context,
-            visitor,
-            [wish],
-            [order],
-            kind="single",
-            lane=Lane.INTERACTIVE,
-            mark=mark,
-            details={"prediction_id": intent.id, "deadline_seconds": intent.deadline_seconds},
-            outlives=False,
-        )
+        batch = await accept_single(context, request, visitor, fields, mark=mark, outlives=False)
     await ended(context, request, visitor, batch, seconds=batch.details.get("deadline_seconds"))
     (item,) = await all_items(context, batch.id)
     headers = dict(REPLAYED) if replayed else {}

@@ -11,19 +11,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen.domain.batch import Batch, Item
-from imagen.domain.limits import Lane
 from imagen.domain.prediction import Prediction
 from imagen.errors import InvalidRequest
 from imagen.server.access import Visitor, scope_of, sight_of
 from imagen.server.answers import json_answer
 from imagen.server.batch_shapes import TroubleState, item_state, remembered, trouble_state
 from imagen.server.context import Context
-from imagen.server.durable import accept, check_semaphores, known, read_webhook
+from imagen.server.durable import accept_single, known, read_webhook
 from imagen.server.generate import GenerateBody
 from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
 from imagen.server.operation import Operation, Parameter
 from imagen.server.results import GeneratedFile
-from imagen.server.wishes import prepare_order, read_wish
 from imagen.service.batches import View
 from imagen.service.notices import COMPLETED, START
 
@@ -124,21 +122,8 @@ async def create_prediction(context: Context, request: Request) -> Response:
     headers = {} if batch is None else dict(REPLAYED)
     if batch is None:
         given = {name: value for name, value in fields.items() if name not in _OPTIONS}
-        wish, options = read_wish(given if given.get("store") is not None else given | {"store": True})
-        order = await prepare_order(context, visitor, wish, options, lane=Lane.INTERACTIVE)
-        await check_semaphores(context, [wish])
-        intent, _ = order.intents[0]
-        batch = await accept(
-            context,
-            visitor,
-            [wish],
-            [order],
-            kind="single",
-            lane=Lane.INTERACTIVE,
-            mark=mark,
-            webhook=webhook,
-            details={"prediction_id": intent.id},
-        )
+        kept = given if given.get("store") is not None else given | {"store": True}
+        batch = await accept_single(context, request, visitor, kept, mark=mark, webhook=webhook)
     (item,) = await context.app.batches.items(batch.id, limit=1)
     state = _accepted(context, request, batch, item)
     return json_answer(state, status=202, headers=headers | {"location": state.urls.get})

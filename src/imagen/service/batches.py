@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -426,7 +426,6 @@ class Batches:
             mark: the request's idempotency key, where it has one.
             token: the caller's own, where it is made on that: it was forgotten at the end.
         """
-        count, after = 0, -1
         statuses = (ItemStatus.FAILED, ItemStatus.EXPIRED, ItemStatus.CANCELED)
         again: list[Item] = []
         for status in statuses:
@@ -491,25 +490,26 @@ class Batches:
 
     async def _viewed(self, batch: Batch) -> View:
         now = self._clock.now()
-        tally = await self._store.tally(batch.id, recent_since=now - timedelta(seconds=_RECENT_SECONDS))
+        recent_seconds = min(_RECENT_SECONDS, max((now - batch.created_at).total_seconds(), 1.0))
+        found = await self._store.tally(batch.id, recent_since=now - timedelta(seconds=_RECENT_SECONDS))
+        tally = msgspec.structs.replace(found, recent_seconds=recent_seconds)
         status = batch.status(tally)
         return View(
             batch=batch,
             status=status,
             tally=tally,
-            eta_seconds=self._forecast(batch, tally, now) if status is BatchStatus.RUNNING else None,
+            eta_seconds=self._forecast(batch, tally) if status is BatchStatus.RUNNING else None,
             trouble=None if status.terminal else self._troubles.of(batch.account),
         )
 
-    def _forecast(self, batch: Batch, tally: Tally, now: datetime) -> float | None:
+    def _forecast(self, batch: Batch, tally: Tally) -> float | None:
         """Seconds until it has ended: as fast as in the last minute, and no faster than creates are allowed."""
         if batch.owner is None:
             return None  # nobody works on it
         least = tally.queued * 60 / self._rules.creates_per_minute
         if tally.recent == 0:
             return None if tally.ended else least or None
-        seconds = min(_RECENT_SECONDS, max((now - batch.created_at).total_seconds(), 1.0))
-        return max(tally.left * seconds / tally.recent, least)
+        return max(tally.left * tally.recent_seconds / tally.recent, least)
 
 
 def _same(one: View, other: View) -> bool:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from functools import partial
 
 import msgspec
 
 from imagen.domain.batch import Batch, Control, Item, ItemStatus
-from imagen.domain.delivery import Delivery
 from imagen.domain.events import Event, Resumed, Submitted
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import (
@@ -132,17 +131,24 @@ class Worker:
         """Whether something of an item that is being worked on was let in, so that it is bought."""
         return (item.batch_id, item.index) in self._begun
 
-    async def emptied(self, batch: Batch) -> None:
-        """Nothing of a batch waits or is worked on here: when nothing is left at all it has ended."""
+    async def emptied(self, batch: Batch) -> bool:
+        """Nothing of a batch waits or is worked on here: when nothing is left at all it has ended. Whether it has."""
         try:
             fresh = await self._batches.get(batch.id)
             tally = await self._batches.tally(batch.id, recent_since=self._clock.now())
-            if tally.left == 0:
-                deliveries = self._notices.of_batch(fresh, tally)
-                if await self._batches.close(batch.id, at=self._clock.now(), deliveries=deliveries):
-                    self._tokens.forget(batch.id)
+            if tally.left:
+                return False
+            deliveries = self._notices.of_batch(fresh, tally)
+            closed = await self._batches.close(batch.id, at=self._clock.now(), deliveries=deliveries)
+            if closed:
+                self._tokens.forget(batch.id)
+        except NotFound:
+            return True  # nobody knows it any more
         except StoreError as error:
             self.troubles.note(STORE, reason_of(error))
+            return False
+        else:
+            return closed or fresh.ended_at is not None
         finally:
             self._news.tell(batch.id)
 
@@ -325,22 +331,24 @@ class Worker:
         """Write the end down, however long the database takes nothing."""
         item = msgspec.structs.replace(item, ended_at=self._clock.now())
         deliveries = self._notices.of_item(batch, item, predictions)
-        await self._written(self._batches.end, item, deliveries)
+        await self._written(partial(self._batches.end, item, deliveries=deliveries))
 
     async def _requeue(self, batch: Batch, item: Item) -> None:
-        await self._written(self._batches.requeue, item, None)
+        # A small thing finds a place where nothing else does: that it was written proves nothing.
+        await self._written(partial(self._batches.requeue, item), proves=False)
         self._news.tell(batch.id)
 
-    async def _written(self, write: Any, item: Item, deliveries: Sequence[Delivery] | None) -> None:
+    async def _written(self, write: Callable[[], Awaitable[object]], *, proves: bool = True) -> None:
+        """Write, however long the database takes nothing; `proves`: that others could write then, too."""
         with self.troubles.ticket() as ticket:
             while True:
                 try:
-                    await (write(item) if deliveries is None else write(item, deliveries=deliveries))
+                    await write()
                 except StoreError as error:
                     ticket.note(STORE, error)
                     await ticket.passable(STORE)
                 else:
-                    if deliveries is not None:  # a small thing finds a place where nothing else does
+                    if proves:
                         ticket.clear(STORE)
                     return
 
