@@ -6,7 +6,7 @@ WORKDIR /build
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
 RUN python -m venv /opt/imagen \
-    && /opt/imagen/bin/python -m pip install --no-cache-dir --constraint constraints.txt .
+    && /opt/imagen/bin/python -m pip install --no-cache-dir --constraint constraints.txt ".[postgres,supabase]"
 
 FROM python:3.11-slim-bookworm
 # A number of its own, so that Kubernetes can tell that it is not root.

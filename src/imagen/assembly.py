@@ -17,25 +17,32 @@ from imagen.credentials import CredentialStore
 from imagen.domain.caller import Caller
 from imagen.domain.events import Event
 from imagen.domain.limits import AccountRules
+from imagen.domain.prediction import prompt_hasher
 from imagen.domain.secret import Secret
-from imagen.errors import NotFound
+from imagen.errors import ConfigError, NotFound
 from imagen.identity import resolve_caller
+from imagen.instrumentation.analytics import Analytics
 from imagen.instrumentation.clock import SystemClock
 from imagen.limits.admission import Admission
 from imagen.limits.calls import SharedCallBudget
 from imagen.limits.line import Line, LineRules
 from imagen.pictures.shelf import FolderShelf
-from imagen.ports import Backend, CallBudget, Clock, Observer
+from imagen.ports import Backend, CallBudget, Clock, Observer, UsageSink
 from imagen.queue.local import LocalQueue
 from imagen.remote.batch_memory import Memories
 from imagen.remote.batches import RemoteBatches
+from imagen.remote.budgets import RemoteBudgets
+from imagen.remote.choice import RemoteEstimator, RemoteRecommender, RemoteTastes
 from imagen.remote.connection import Connection
-from imagen.remote.generate import Outward, Preset, RemoteGateway
+from imagen.remote.generate import Habits, Outward, RemoteGateway
 from imagen.remote.keys import RemoteKeys
+from imagen.remote.promote import RemoteDrafts
 from imagen.remote.semaphores import RemoteLeases, RemoteSemaphores
+from imagen.remote.usage import RemoteUsage
 from imagen.sealing import KeySealer
 from imagen.service.batches import Batches
 from imagen.service.bookkeep import Bookkeeper
+from imagen.service.budgets import BudgetBook
 from imagen.service.buy import BuyingRules
 from imagen.service.cache import PictureCache
 from imagen.service.deliver import Advice, Deliverer
@@ -43,16 +50,24 @@ from imagen.service.deliveries import Courier, SigningSecrets
 from imagen.service.finish import Finisher
 from imagen.service.gateway import Gateway
 from imagen.service.keys import KeyBook
+from imagen.service.mirror import Mirror
 from imagen.service.news import News
 from imagen.service.notices import Notices
 from imagen.service.ownership import Ownership
 from imagen.service.pace import RunTimeBook
 from imagen.service.prepare import Preparation
+from imagen.service.prices import PriceBook
+from imagen.service.promote import Drafts
+from imagen.service.quotes import Estimator
+from imagen.service.recommend import Recommender
 from imagen.service.semaphore_lease import SemaphoreLeases
 from imagen.service.share import Reuse
 from imagen.service.stranded import Stranded
+from imagen.service.taste import Tastes
 from imagen.service.terms import Terms
 from imagen.service.tokens import TokenVault
+from imagen.service.usage import UsageBook
+from imagen.service.usage_elsewhere import SinkBook
 from imagen.service.watch import HeldOpen, Watcher
 from imagen.service.webhooks import Webhooks
 from imagen.service.work import Worker
@@ -62,11 +77,16 @@ from imagen.settings import (
     LimitSettings,
     Settings,
     choose_backend,
+    choose_sink,
     user_config_folder,
 )
+from imagen.sinks.postgres import PostgresSink
+from imagen.sinks.supabase import SupabaseSink
 from imagen.store.batches import SqlBatches
+from imagen.store.budgets import SqlBudgets
 from imagen.store.cache import SqlCacheIndex
 from imagen.store.database import Database
+from imagen.store.feedback import SqlFeedback
 from imagen.store.kept_entries import KeptEntries
 from imagen.store.keys import SqlKeys
 from imagen.store.ledger import SqlLedger
@@ -174,7 +194,7 @@ class ConfiguredBackends:
             return self._settings.cache.keep or configured.store
         return self._settings.cache.keep and backend.account == self.get(GATEWAY).account
 
-    def preset(self, name: str | None) -> Preset:
+    def habits(self, name: str | None) -> Habits:
         """What a configured backend says where the caller says nothing.
 
         Args:
@@ -184,7 +204,7 @@ class ConfiguredBackends:
             NotFound: none is called so.
         """
         found = self._configured(name or choose_backend(self._settings, token_present=True))
-        return Preset(
+        return Habits(
             model=found.model,
             steps=found.default_steps,
             aspect_ratio=found.default_aspect_ratio,
@@ -258,7 +278,8 @@ class Remote:
     """The parts of a running gateway that do what those of an `App` do.
 
     Attributes:
-        gateway, semaphores, leases, keys, batches: as in `App`.
+        gateway, semaphores, leases, keys, budgets, usage, batches: as in `App`.
+        estimator, recommender, tastes: likewise.
     """
 
     def __init__(
@@ -275,22 +296,46 @@ class Remote:
         self.semaphores = RemoteSemaphores(connection)
         self.leases = RemoteLeases(connection, self.semaphores, clock)
         self.keys = RemoteKeys(connection)
+        self.budgets = RemoteBudgets(connection)
+        self.usage = RemoteUsage(connection)
         self.gateway = RemoteGateway(
             connection,
             catalog=catalog,
-            presets=backends.preset,
+            habits=backends.habits,
             deliverer=deliverer,
             source=source,
+            quote=source.quote,
             clock=clock,
         )
+        self.drafts = RemoteDrafts(connection, gateway=self.gateway, catalog=catalog, clock=clock)
         self.batches = RemoteBatches(
             connection,
             memories=memories,
             deliverer=deliverer,
             source=Outward(source, connection.url),
-            price=source.price,
             clock=clock,
         )
+        self.estimator = RemoteEstimator(connection, self.gateway)
+        self.recommender = RemoteRecommender(connection)
+        self.tastes = RemoteTastes(connection)
+
+
+def load_catalog(settings: Settings, clock: Clock) -> Catalog:
+    """What is known of models, with our user's own facts laid over it.
+
+    Raises:
+        ConfigError: one of those makes no sense; says where it is written.
+    """
+    try:
+        return Catalog.load(settings.models, today=clock.now().date())
+    except ConfigError as error:
+        setting = error.setting or ""
+        places = [
+            name for name in settings.sources if name.startswith("models.") and setting.startswith(name)
+        ]
+        source = settings.sources[max(places, key=len)] if places else None
+        detail = f"{source}: {setting}: {error.detail}" if source else error.detail
+        raise ConfigError(detail, setting=setting, source=source, hint=error.hint) from error
 
 
 class App:
@@ -302,7 +347,7 @@ class App:
         data = settings.data_dir
         self.settings = settings
         self.clock = clock
-        self.catalog = Catalog.load()
+        self.catalog = load_catalog(settings, clock)
         self.credentials = CredentialStore(user_config_folder(environ))
         self.tokens = Tokens(settings, self.credentials)
         self.sealer = None if settings.secret_key is None else KeySealer.from_setting(settings.secret_key)
@@ -327,8 +372,20 @@ class App:
             clock=clock,
             observer=observer,
         )
+        self._mirror_turn = FileTurn(data / "sink.lock")
+        self.mirror = Mirror(ledger=self.ledger, sink=_sink(settings), turn=self._mirror_turn, clock=clock)
+        self.hash_prompt = prompt_hasher(settings.prompt_hash_key)
         self.semaphores = SqlSemaphores(self.database)
-        self.keys = KeyBook(keys=SqlKeys(self.database), catalog=self.catalog, clock=clock)
+        keys = SqlKeys(self.database)
+        self.keys = KeyBook(keys=keys, catalog=self.catalog, clock=clock)
+        budgets = SqlBudgets(self.database)
+        self.budgets = BudgetBook(budgets=budgets, keys=keys, catalog=self.catalog, clock=clock)
+        practice = [name for name, one in settings.backends.items() if one.type == EMULATOR]
+        self.usage = UsageBook(ledger=self.ledger, keys=keys, practice=practice)
+        sink = self.mirror.sink
+        self.sink_usage = (
+            None if sink is None else SinkBook(sink=sink, ledger=self.ledger, keys=keys, practice=practice)
+        )
         rules = AccountRules(
             concurrent=settings.limits.concurrent,
             creates_per_minute=settings.limits.creates_per_minute,
@@ -399,7 +456,13 @@ class App:
             store=self.store,
             bookkeeper=self.bookkeeper,
             finisher=self.finisher,
-            preparation=Preparation(store=self.store, deliverer=deliverer, owners=self.owners, clock=clock),
+            preparation=Preparation(
+                store=self.store,
+                deliverer=deliverer,
+                owners=self.owners,
+                clock=clock,
+                hash_prompt=self.hash_prompt,
+            ),
             admission=self.admission,
             watcher=self.watcher,
             terms=Terms(watcher=self.watcher, webhooks=self.webhooks, held_open=self.held_open),
@@ -413,10 +476,43 @@ class App:
             ownership=Ownership(store=self.store, owners=self.owners),
             clock=clock,
             rules=buying,
-            observer=observer,
+            observers=(observer, Analytics()),
         )
+        self._add_choice(budgets)
+        self._add_durable_work(budgets, rules)
+        self._environ = environ
+
+    def _add_choice(self, budgets: SqlBudgets) -> None:
+        """What tells beforehand, and learns what is wanted."""
+        prices = PriceBook(
+            catalog=self.catalog, backend=self.backends.tokenless(), watcher=self.watcher, clock=self.clock
+        )
+        self.estimator = Estimator(
+            gateway=self.gateway,
+            backends=self.backends,
+            budgets=budgets,
+            line=self.line,
+            prices=prices,
+            clock=self.clock,
+        )
+        self.feedback = SqlFeedback(self.database)
+        self.tastes = Tastes(
+            feedback=self.feedback, store=self.store, clock=self.clock, learns=self.settings.learning
+        )
+        self.recommender = Recommender(prices=prices, tastes=self.tastes)
+        self.drafts = Drafts(
+            store=self.store,
+            gateway=self.gateway,
+            catalog=self.catalog,
+            clock=self.clock,
+            preview_model=self.settings.preview.model,
+            edit_model=self.settings.preview.edit_model,
+        )
+
+    def _add_durable_work(self, budgets: SqlBudgets, rules: AccountRules) -> None:
+        """What outlives its caller."""
         batches, vault, news = SqlBatches(self.database), TokenVault(self.sealer), News()
-        notices = Notices(clock=clock, public_url=settings.public_url)
+        notices = Notices(clock=self.clock, public_url=self.settings.public_url)
         self.worker = Worker(
             gateway=self.gateway,
             batches=batches,
@@ -427,13 +523,13 @@ class App:
             outbox=self.outbox,
             news=news,
             owners=self.owners,
-            clock=clock,
+            clock=self.clock,
         )
-        limits = settings.limits
+        limits = self.settings.limits
         self.queue = LocalQueue(
             batches=batches,
             owners=self.owners,
-            clock=clock,
+            clock=self.clock,
             width=_hands(limits),
             takes=lambda _: False,
             has_begun=self.worker.has_begun,
@@ -441,6 +537,7 @@ class App:
         self.batches = Batches(
             store=batches,
             predictions=self.store,
+            budgets=budgets,
             queue=self.queue,
             finisher=self.finisher,
             tokens=vault,
@@ -450,20 +547,24 @@ class App:
                 tokens=vault,
                 notices=notices,
                 owners=self.owners,
-                clock=clock,
+                clock=self.clock,
             ),
             sealer=self.sealer,
             troubles=self.worker.troubles,
             news=news,
             owners=self.owners,
-            clock=clock,
+            clock=self.clock,
             rules=rules,
         )
-        self._environ = environ
 
     def caller(self) -> Caller:
         """Whom the ledger names: the configured one, else MAI_FROM_ID, else the tmux pane's name, else `unknown`."""
         return Caller(name=self.settings.caller or resolve_caller(self._environ))
+
+    async def leave_entries(self) -> None:
+        """Before a command ends: let the sink of the ledger have what waits, where anything was looked up or written."""
+        if self.database.is_open:
+            await self.mirror.flush()
 
     def at(self, url: str | None) -> App | Remote:
         """Whoever does the work: the gateway that runs at `url`, or this process when that is None.
@@ -511,9 +612,24 @@ class App:
         await self.backends.aclose()
         await self.client.aclose()
         await self._poster.aclose()
+        if self.mirror.sink is not None:
+            await self.mirror.sink.aclose()
+        self._mirror_turn.close()
         self._courier_turn.close()
         self.database.close()
         self.owners.close()
+
+
+def _sink(settings: Settings) -> UsageSink | None:
+    """Where the ledger is written besides our own database."""
+    sink, supabase = settings.sink, settings.supabase
+    match choose_sink(settings):
+        case "postgresql" if sink.postgres_url is not None:
+            return PostgresSink(sink.postgres_url)
+        case "supabase" if supabase.url is not None and supabase.service_role_key is not None:
+            return SupabaseSink(supabase.url, supabase.service_role_key)
+        case _:
+            return None
 
 
 def _hands(limits: LimitSettings) -> int:

@@ -25,6 +25,7 @@ from imagen.domain.events import Event
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction as Record
 from imagen.domain.prediction import Status
+from imagen.domain.preset import find_preset, lay_under
 from imagen.domain.request import GenerationRequest
 from imagen.errors import DeliveryError, ImagenError
 from imagen.pictures import PictureFacts
@@ -193,6 +194,7 @@ class AsyncClient:
         resume: bool = True,
         repeat_lost: bool = True,
         cache: bool | None = None,
+        preset: str | None = None,
         on_event: Callable[[Event], None] | None = None,
         **model_input: Any,
     ) -> Prediction:
@@ -220,6 +222,8 @@ class AsyncClient:
             repeat_lost: send a create again whose answer was lost and which stayed away for the whole grace.
             cache: with a seed, or for a model without one, take pictures that were made before and keep these; by
                 default as the settings say.
+            preset: a named set of inputs that holds where nothing is said here; what the model does not take of it
+                is told by the event `LeftOut`.
             on_event: called with each event on the way; must not block.
             **model_input: the model's own parameters by their own names.
 
@@ -246,6 +250,9 @@ class AsyncClient:
             cache=cache,
             deadline_seconds=timeout,
         )
+        if preset is not None:
+            found = find_preset(self._app.settings.presets, preset)
+            request = lay_under(request, found, resolve=self._app.catalog.resolve)
         place = Destination(
             output=None if output is None else _absolute(output),
             force=force,
@@ -303,6 +310,7 @@ class AsyncClient:
     async def aclose(self) -> None:
         """Give everything back."""
         await self._leases.aclose()
+        await self._app.leave_entries()
         await self._app.__aexit__(None, None, None)
 
     async def __aenter__(self) -> Self:

@@ -39,6 +39,7 @@ ImagenError                     code, detail, hint, retryable, retry_after
 │   ├── StoreBusy               retryable
 │   ├── UpstreamTaken           another prediction of ours has that upstream id
 │   └── SchemaMismatch
+├── SinkError                   the ledger's other place could not be written or read; nothing is lost
 ├── DeliveryError               the picture is safe upstream, but could not be written here
 └── ConfigError                 .setting .source
 """
@@ -46,6 +47,7 @@ ImagenError                     code, detail, hint, retryable, retry_after
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import ClassVar, Literal
 
 import msgspec
@@ -173,9 +175,41 @@ class RateLimited(Refused):
 
 
 class BudgetExceeded(Refused):
-    """The quote does not fit the money that is left."""
+    """The quote does not fit the money that is left.
+
+    Attributes:
+        budget: the name of the budget that is used up; None where the caller's own `max_cost` was passed.
+        quote_micros: the most that it would have cost, in micro-dollars; None when nobody knows.
+        renews_at: when that budget renews, aware, UTC; None where it does not.
+    """
 
     code = "budget_exceeded"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        hint: str | None = None,
+        budget: str | None = None,
+        quote_micros: int | None = None,
+        renews_at: datetime | None = None,
+    ) -> None:
+        super().__init__(detail, hint=hint)
+        self.budget = budget
+        self.quote_micros = quote_micros
+        self.renews_at = renews_at
+
+    @property
+    def quote_usd(self) -> float | None:
+        """The quote in dollars, only for showing."""
+        return None if self.quote_micros is None else self.quote_micros / 1_000_000
+
+
+def money_facts(error: ImagenError | None) -> dict[str, object]:
+    """What a refusal for want of money tells besides, in JSON that commands print; of other errors nothing."""
+    if not isinstance(error, BudgetExceeded):
+        return {}
+    return {"budget": error.budget, "quote_usd": error.quote_usd, "renews_at": error.renews_at}
 
 
 class Draining(Refused):
@@ -456,6 +490,13 @@ class SchemaMismatch(StoreError):
     """The database was written by a newer imagen."""
 
     code = "schema_mismatch"
+
+
+class SinkError(ImagenError):
+    """The other place of the ledger refused, broke or could not be reached. Its entries wait in our own database."""
+
+    code = "sink_error"
+    retryable = True
 
 
 class DeliveryError(ImagenError):

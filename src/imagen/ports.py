@@ -14,17 +14,21 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import msgspec
 
 from imagen.domain.batch import Batch, Control, Idempotency, Item, ItemStatus, Tally
+from imagen.domain.budget import Balance, Budget, Charge, Shortage
 from imagen.domain.delivery import Delivery, SigningSecret
 from imagen.domain.events import Event
+from imagen.domain.feedback import Feedback
 from imagen.domain.key import Key
 from imagen.domain.limits import AccountState, LineReport, Need, Refusal, Verdict
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
+from imagen.domain.outlook import LimitStanding
 from imagen.domain.prediction import Allowance, Prediction, Sighting, Status
+from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
 from imagen.domain.secret import Secret
 from imagen.domain.semaphore import Holder, Lease, Semaphore
-from imagen.domain.usage import UsageEntry
+from imagen.domain.usage import UsageEntry, UsageQuery, UsageSummary
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +43,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         deadline_seconds: when the run must have ended.
         typical_seconds: how long it usually takes, where that is known.
         expected_images: how many pictures one run gives.
+        left_out: what was offered or carried over and is not sent, as the model has no such parameter or does not
+            allow the value.
     """
 
     model: str
@@ -50,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     typical_seconds: float | None = None
     secrets: dict[str, Any] = {}
     expected_images: int = 1
+    left_out: tuple[str, ...] = ()
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +193,14 @@ class Backend(Protocol):
 
     def readiness(self) -> str:
         """`ok`, or what is missing, told in a few words; looks at the configuration only."""
+
+    def quote(self, prediction: Prediction, *, typical_seconds: float | None = None) -> Quote:
+        """What a prediction will cost, told before it is bought. `price` of its end lies within. Never raises.
+
+        Args:
+            prediction: the intent, with its whole input.
+            typical_seconds: how long such a run was seen to take; None leaves that to the catalog.
+        """
 
     def price(self, prediction: Prediction) -> Usd | None:
         """What a charged prediction costs; None when the price is not known. Never raises."""
@@ -343,6 +358,9 @@ class PredictionStore(Protocol):
     async def list(self, *, limit: int, status: Status | None = None) -> Sequence[Prediction]:
         """Newest first."""
 
+    async def of_draft(self, draft: str) -> Sequence[Prediction]:
+        """The previews of one wish and the finals made of them, oldest first, 1000 at most. Whose they are, the caller checks."""
+
     async def unsettled(self) -> Sequence[Prediction]:
         """Ended predictions that the ledger does not have yet."""
 
@@ -429,8 +447,97 @@ class Limits(Protocol):
     async def show(self, account: str, *, now: float) -> AccountState:
         """How an account stands."""
 
+    async def standing(
+        self, need: Need, *, count: int, now: float, line: str, waiting: Mapping[str, int]
+    ) -> Sequence[LimitStanding]:
+        """How each limit stands that a need asks for, if it came now. Nothing is taken, nobody stands in line for it.
+
+        Args:
+            need: what would be asked for.
+            count: so many times at once.
+            now: the instant.
+            line: the name of the line that it would stand in.
+            waiting: how many stand in that line before it, by limit; those of other lines are known here.
+        """
+
     async def sweep(self, *, now: float) -> None:
         """Forget what has no meaning any more: ended leases, lines of the dead, rates that nobody used for a day."""
+
+
+class Budgets(Protocol):
+    """Limits on spending, with how each of them stands. What is reserved and settled goes through `Limits` and `PredictionStore`.
+
+    Raises:
+        StoreError: the store could not be read or written; nothing changed.
+    """
+
+    async def set(self, budget: Budget, *, now: datetime) -> None:
+        """Make one, or change it. What was spent before in its present period counts; what is reserved stays so.
+
+        Raises:
+            InvalidInput: there are too many.
+        """
+
+    async def remove(self, name: str) -> None:
+        """Remove one.
+
+        Raises:
+            NotFound: none is called so.
+        """
+
+    async def list(self, *, now: datetime) -> Sequence[Balance]:
+        """How each stands in its present period, by name; of `*` one for each subject that has spent anything.
+
+        Where nobody has, one with the subject `*` itself.
+        """
+
+    async def shortage(self, charges: Sequence[Charge], *, now: datetime) -> Shortage | None:
+        """The first hard budget that has no room now for all of these together. Reserves nothing."""
+
+
+class FeedbackStore(Protocol):
+    """What callers thought of their pictures.
+
+    Raises:
+        StoreError: the store could not be read or written.
+    """
+
+    async def put(self, feedback: Feedback) -> None:
+        """Write one down in the place of an earlier one of the same prediction."""
+
+    async def remove(self, prediction_id: str) -> bool:
+        """Forget what was said of a prediction; whether there was anything."""
+
+    async def list(self, *, caller: str | None = None) -> Sequence[Feedback]:
+        """Of one caller or of all, the newest first."""
+
+    async def erase(self, *, caller: str | None = None) -> int:
+        """Forget all of one caller, or everything; how many that were."""
+
+
+class UsageSink(Protocol):
+    """Another place that has the ledger's entries besides our own database. Writing the same twice changes nothing.
+
+    Attributes:
+        name: the same for the same place: the kind and a fingerprint of where it is, without secrets.
+
+    Raises:
+        SinkError: it refused, broke, or could not be reached.
+    """
+
+    name: str
+
+    async def write(self, entries: Sequence[UsageEntry]) -> None:
+        """Write entries, some hundreds at most; those that are there stay as they are. All of them, or an error."""
+
+    async def read(self, *, since: datetime | None = None, limit: int | None = None) -> Sequence[UsageEntry]:
+        """Entries since an instant, the newest first. None has `kept`, which is told later and stays with us."""
+
+    async def migrate(self) -> None:
+        """Make the table, or add what an older one lacks. Doing it again changes nothing."""
+
+    async def aclose(self) -> None:
+        """Give back connections."""
 
 
 class CallBudget(Protocol):
@@ -509,6 +616,9 @@ class Keys(Protocol):
 
     async def list(self) -> Sequence[Key]:
         """All that are not revoked, by name."""
+
+    async def ever(self) -> Sequence[Key]:
+        """All that there ever were, the revoked ones too, oldest first."""
 
     async def revoke(self, name: str, *, at: datetime) -> Key:
         """Let a key be good for nothing from now on; its name may be given again.
@@ -716,7 +826,7 @@ class WorkQueue(Protocol):
 
     async def run(
         self,
-        work: Callable[[Batch, Item], Coroutine[Any, Any, None]],
+        work: Callable[[Batch, Item], Coroutine[Any, Any, float | None]],
         *,
         emptied: Callable[[Batch], Awaitable[bool]],
     ) -> None:
@@ -724,7 +834,8 @@ class WorkQueue(Protocol):
 
         Args:
             work: does what an item needs; it may have to do that again, after a crash. Cancelled, it leaves what runs
-                at the service to go on there, unless the batch is to be canceled.
+                at the service to go on there, unless the batch is to be canceled. What it returns, where that is
+                something, are seconds for which nothing more of the batch is handed out.
             emptied: told when nothing of a batch waits or is being worked on here; says whether it has ended.
         """
 
@@ -928,7 +1039,31 @@ class Ledger(Protocol):
     async def entries(
         self, *, since: datetime | None = None, limit: int | None = None
     ) -> Sequence[UsageEntry]:
-        """Entries, newest first."""
+        """Entries, newest first, with what their callers thought of the pictures."""
+
+    async def page(self, query: UsageQuery, *, before: str | None = None, limit: int) -> Sequence[UsageEntry]:
+        """Some of the entries that a query takes, newest first, with what their callers thought of the pictures.
+
+        Args:
+            query: which; how they are added up means nothing here.
+            before: the id of the last one of the page before; None begins with the newest.
+            limit: so many at most.
+
+        Raises:
+            NotFound: there is no entry `before`.
+        """
+
+    async def summary(self, query: UsageQuery) -> UsageSummary:
+        """The entries that a query takes, added up as `domain.usage.summarize` does, without holding them in memory."""
+
+    async def unsunk(self, sink: str, *, limit: int) -> Sequence[UsageEntry]:
+        """Entries that a sink does not have yet, the oldest first; then those that only another sink has."""
+
+    async def count_unsunk(self, sink: str) -> int:
+        """How many entries a sink does not have yet."""
+
+    async def sunk(self, sink: str, entries: Sequence[UsageEntry]) -> None:
+        """It has these now."""
 
 
 class Owners(Protocol):

@@ -12,13 +12,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from imagen.domain.batch import Batch, Item
+from imagen.domain.budget import Budget
 from imagen.domain.prediction import Prediction
 from imagen.domain.usage import UsageEntry
 from imagen.errors import SchemaMismatch
 from imagen.store import migrate as migrating
 from imagen.store.database import _engine
 from imagen.store.migrate import HEAD, migrate
-from imagen.store.tables import batches, items, metadata, predictions, usage
+from imagen.store.tables import batches, budgets, items, metadata, predictions, usage
 
 
 def scripts() -> ScriptDirectory:
@@ -67,6 +68,7 @@ def test_columns_are_the_fields_of_what_they_hold() -> None:
     assert {column.name for column in predictions.columns} == set(Prediction.__struct_fields__)
     assert {column.name for column in batches.columns} - {"accepted"} == set(Batch.__struct_fields__)
     assert {column.name for column in items.columns} == set(Item.__struct_fields__)
-    assert {column.name for column in usage.columns} - {"cost_usd_estimate"} == set(
-        UsageEntry.__struct_fields__
-    )
+    # Which sink has it is no part of an entry; whether it was kept is read from the feedback.
+    of_the_row = {column.name for column in usage.columns} - {"cost_usd_estimate", "sink"}
+    assert of_the_row == set(UsageEntry.__struct_fields__) - {"kept"}
+    assert {column.name for column in budgets.columns} == set(Budget.__struct_fields__)

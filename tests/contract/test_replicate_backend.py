@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from PIL import Image
 
 from fakes.clock import ManualClock
 from fakes.make import make_prediction
@@ -26,6 +27,7 @@ from imagen.domain.events import Event, Waiting
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
 from imagen.domain.prediction import HIDDEN, Prediction, Status
+from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
 from imagen.domain.secret import Secret
 from imagen.emulator import Emulator, Model
@@ -442,6 +444,23 @@ async def test_a_small_picture_travels_inside_and_a_large_one_is_uploaded(
     again = await plan_for(backend, input_image=large)
     assert again.identity == uploaded.identity
     assert again.input != uploaded.input
+
+
+async def test_the_size_of_an_uploaded_picture_is_in_its_quote(
+    context: MakeContext, clock: ManualClock, tmp_path: Path
+):
+    backend = ReplicateBackend(context(model="black-forest-labs/flux-2-pro"))
+    picture, other = tmp_path / "noise.png", tmp_path / "no.png"
+    Image.effect_noise((1536, 1536), 100).save(picture)
+    other.write_bytes(b"x" * (INLINE_BYTES + 1))
+    assert picture.stat().st_size > INLINE_BYTES
+    intent = await intend(backend, clock, input_image=picture)
+    assert intent.input["input_images"][0].startswith("http")
+    # 2.25 megapixels in count as 3, besides the run and the megapixel that comes out
+    assert backend.quote(intent) == Quote.exactly(Usd.parse("0.075"))
+    assert backend.price(intent) == Usd.parse("0.075")
+    unknown = await intend(backend, clock, number=2, input_image=other)
+    assert backend.quote(unknown).high is None
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "folder"])

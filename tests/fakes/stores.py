@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from imagen.domain.prediction import Prediction, Status
-from imagen.domain.usage import UsageEntry
+from imagen.domain.usage import UsageEntry, UsageQuery, UsageSummary, summarize
 from imagen.errors import NotFound, StoreError, UpstreamTaken
 
 
@@ -18,6 +18,7 @@ class Memory:
     def __init__(self) -> None:
         self.predictions: dict[str, Prediction] = {}
         self.usage: dict[str, UsageEntry] = {}
+        self.sunk: dict[str, str] = {}
 
 
 _SAID_ONCE = (
@@ -145,8 +146,33 @@ class MemoryLedger:
             if (prediction := self._memory.predictions.get(entry.id)) is not None:
                 self._memory.predictions[entry.id] = replace(prediction, settled_at=datetime.now(UTC))
 
+    async def unsunk(self, sink: str, *, limit: int) -> Sequence[UsageEntry]:
+        marks = self._memory.sunk
+        lacking = [one for one in self._memory.usage.values() if marks.get(one.id) != sink]
+        return sorted(lacking, key=lambda one: (one.id in marks, marks.get(one.id, ""), one.created_at))[
+            :limit
+        ]
+
+    async def count_unsunk(self, sink: str) -> int:
+        return len(await self.unsunk(sink, limit=len(self._memory.usage)))
+
+    async def sunk(self, sink: str, entries: Sequence[UsageEntry]) -> None:
+        self._memory.sunk |= {entry.id: sink for entry in entries}
+
     async def entries(
         self, *, since: datetime | None = None, limit: int | None = None
     ) -> Sequence[UsageEntry]:
         rows = sorted(self._memory.usage.values(), key=lambda one: (one.created_at, one.id), reverse=True)
         return [one for one in rows if since is None or one.created_at >= since][:limit]
+
+    async def page(self, query: UsageQuery, *, before: str | None = None, limit: int) -> Sequence[UsageEntry]:
+        rows = [one for one in await self.entries() if query.takes(one)]
+        if before is not None:
+            last = self._memory.usage.get(before)
+            if last is None:
+                raise NotFound(f"no entry is called {before}")
+            rows = [one for one in rows if (one.created_at, one.id) < (last.created_at, last.id)]
+        return rows[:limit]
+
+    async def summary(self, query: UsageQuery) -> UsageSummary:
+        return summarize(self._memory.usage.values(), query)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from imagen.assembly import App, build
+from imagen.cli.main import app as command_line
 from imagen.domain.events import Event
 from imagen.emulator import EmulatorThread
 from imagen.settings import load_settings
@@ -56,3 +60,26 @@ def open_app(environ: dict[str, str], tmp_path: Path, record: Record) -> Callabl
         return build(load_settings(environ=given, cwd=tmp_path), environ=given, observer=record)
 
     return open_one
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """Runs a command in this process, practising in a folder of the test; with `fails` it has to fail."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in (
+        ("HOME", tmp_path),
+        ("IMAGEN_DATA_DIR", tmp_path / "data"),
+        ("IMAGEN_OUTPUT", f"{tmp_path}/out/"),
+    ):
+        monkeypatch.setenv(name, str(value))
+
+    def run(*words: str, fails: bool = False, **environ: str) -> Result:
+        said = CliRunner().invoke(command_line, words, env=environ)
+        assert (said.exit_code != 0) == fails, said.output
+        return said
+
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield run
+    root.handlers[:] = handlers  # a command logs to its own standard error
+    root.setLevel(level)

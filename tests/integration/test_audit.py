@@ -102,7 +102,7 @@ async def test_an_intent_that_the_list_would_show_and_does_not_was_never_bought(
     assert [(one.kind, one.id, one.cost) for one in report.findings] == [("never_bought", intent, Usd(0))]
 
 
-async def test_an_intent_from_before_the_list_begins_may_have_been_bought(
+async def test_an_intent_from_before_the_list_begins_is_looked_for_by_itself(
     environ: dict[str, str], tmp_path: Path, replicate_emulator: EmulatorThread
 ) -> None:
     async with built(environ, tmp_path) as app:
@@ -111,7 +111,7 @@ async def test_an_intent_from_before_the_list_begins_may_have_been_bought(
     async with built(environ, tmp_path, later=HOUR) as app:
         report = await audit(app, since=timedelta(minutes=10))
 
-    assert [(one.kind, one.id, one.cost) for one in report.findings] == [("lost", intent, None)]
+    assert [(one.kind, one.id, one.cost) for one in report.findings] == [("never_bought", intent, Usd(0))]
 
 
 async def test_many_pages_are_read_and_two_hundred_pictures_told_apart(

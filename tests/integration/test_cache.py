@@ -19,6 +19,7 @@ from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Status
 from imagen.domain.request import GenerationRequest
+from imagen.domain.usage import UsageQuery
 from imagen.emulator import EmulatorThread
 from imagen.errors import DeliveryError, OutputDefective
 from imagen.pictures import inspect_picture, read_note
@@ -97,9 +98,10 @@ async def test_what_was_reused_is_told_of_and_counts_as_no_purchase(open_app: Ca
     async with open_app() as app:
         for _ in range(3):
             await ask(app)
-        report = await report_usage(app.ledger, since=None, by="model")
+        report = await report_usage(app.ledger, UsageQuery())
     assert (report.total.predictions, report.total.succeeded, report.total.images) == (1, 1, 1)
-    assert (report.total.cached, report.total.cost, report.total.unpriced) == (2, Usd(3000), 0)
+    assert (report.total.cached, report.total.cost_usd, report.total.unpriced) == (2, 0.003, 0)
+    assert report.total.saved_usd == 0.006
 
 
 async def test_nothing_waits_for_a_place_or_a_turn_to_get_a_copy(

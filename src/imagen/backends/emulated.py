@@ -15,6 +15,7 @@ from imagen.backends.registry import BackendContext
 from imagen.backends.replicate.backend import ReplicateBackend
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Sighting, Status
+from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
 from imagen.domain.secret import Secret
 from imagen.ports import Fetched, Glance, Plan
@@ -86,6 +87,10 @@ class EmulatedBackend:
     def readiness(self) -> str:
         """See `ports.Backend.readiness`."""
         return "ok"
+
+    def quote(self, prediction: Prediction, *, typical_seconds: float | None = None) -> Quote:  # noqa: ARG002 - the port's
+        """Practice is free."""
+        return Quote.exactly(Usd(0))
 
     def price(self, prediction: Prediction) -> Usd | None:  # noqa: ARG002 - the port's
         """Practice is free."""

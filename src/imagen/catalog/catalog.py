@@ -16,6 +16,7 @@ from imagen.catalog.records import (
     CONFIGURATION,
     Family,
     ModelReader,
+    ModelRecord,
     build_hardware,
     read_common,
     read_families,
@@ -23,6 +24,15 @@ from imagen.catalog.records import (
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.pricing import PriceFact
 from imagen.errors import ConfigError, NotFound
+
+_SHORT_PRICES = {
+    "price": "per_image",
+    "per_run": "per_run",
+    "per_megapixel": "per_megapixel",
+    "per_second": "per_second",
+}
+"""What our user may write for a single price, and what the price then is."""
+_KNOWN_FACTS = (*_SHORT_PRICES, *ModelRecord.__struct_fields__)
 
 
 class Catalog:
@@ -49,12 +59,13 @@ class Catalog:
         Args:
             overrides: by model (`owner/name` or an alias), the facts that differ, as in the data files:
                 `{"flux-dev": {"price": "0.02", "deadline_seconds": 300}}`. `price` is short for one price an
-                image; `prices` replaces all; `aliases`, `notes` and single `parameters` are added. An unknown
+                image, and `per_run`, `per_megapixel` and `per_second` for one price of that kind; `prices`
+                replaces all; `aliases`, `notes`, `strengths` and single `parameters` are added. An unknown
                 `owner/name` is a new model.
             today: the day that counts as the one on which prices without a date were set.
 
         Raises:
-            ConfigError: an override makes no sense.
+            ConfigError: an override makes no sense; its `setting` begins with `models.` and the name that was used.
         """
         common = read_common()
         hardware = build_hardware(common)
@@ -74,8 +85,19 @@ class Catalog:
             name = known.name if known else text
             home = homes.get(name, Family(name=CONFIGURATION, lists={}, models={}))
             written[name] = _laid_over(written.get(name) or home.models.get(name, {}), facts, text)
-            models[name] = reader.read(name, written[name], home)
-        return cls(models.values(), hardware=hardware)
+            prices = next((f".{short}" for short in _SHORT_PRICES if short in facts), ".prices")
+            try:
+                models[name] = reader.read(name, written[name], home, called=text)
+            except ConfigError as error:
+                place = (error.setting or "").removesuffix(".prices")
+                setting = place + prices if place != error.setting else place
+                raise ConfigError(error.detail, setting=setting, hint=error.hint) from error
+        try:
+            return cls(models.values(), hardware=hardware)
+        except ConfigError as error:  # the shipped names do not clash, so one of these does
+            with_aliases = [f"{text}.aliases" for text, facts in overrides.items() if facts.get("aliases")]
+            place = [*overrides, *with_aliases][-1]
+            raise ConfigError(error.detail, setting=f"models.{place}") from error
 
     # --- finding ---
 
@@ -167,11 +189,30 @@ def _index(models: Iterable[Model]) -> dict[str, Model]:
 def _laid_over(written: Mapping[str, Any], facts: object, name: str) -> dict[str, Any]:
     """`written` with `facts`, what our user wrote about the model `name`, over it."""
     if not isinstance(facts, Mapping):
-        raise ConfigError("Facts about a model are written as a mapping.", setting=f"models.{name}")
+        raise ConfigError(
+            "Facts about a model are written as a mapping.",
+            setting=f"models.{name}",
+            hint="Such as price: 0.02",
+        )
+    place = f"models.{name}"
+    for key in facts:
+        if key not in _KNOWN_FACTS:
+            raise ConfigError(
+                f"No fact about models is called {key!r}.",
+                setting=f"{place}.{key}",
+                hint=f"Known are {', '.join(_KNOWN_FACTS)}.",
+            )
     merged: dict[str, Any] = {**written, **facts}
-    if "price" in facts:
-        merged["prices"] = [{"per_image": merged.pop("price")}]
-    for added in ("aliases", "notes"):
+    short = [key for key in _SHORT_PRICES if key in facts]
+    if len(short) + ("prices" in facts) > 1:
+        raise ConfigError(
+            f"Only one of prices, {', '.join(_SHORT_PRICES)} can be told of a model.",
+            setting=f"{place}.{short[-1]}",
+            hint="Write prices, a list, for one that depends on the input.",
+        )
+    for key in short:
+        merged["prices"] = [{_SHORT_PRICES[key]: merged.pop(key)}]
+    for added in ("aliases", "notes", "strengths"):
         if isinstance(facts.get(added), list | tuple):
             merged[added] = [*written.get(added, ()), *facts[added]]
     if isinstance(facts.get("parameters"), Mapping):

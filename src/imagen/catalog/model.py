@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -16,7 +16,23 @@ ParameterType = Literal["string", "integer", "number", "boolean", "array"]
 Output = Literal["uri", "uris", "unknown"]
 """One URL, a list of URLs, or nobody wrote down which: then be ready for both."""
 
-Ability = Literal["seed", "negative_prompt", "edit", "mask", "several_outputs", "transparent_background"]
+Ability = Literal[
+    "seed",
+    "negative_prompt",
+    "edit",
+    "mask",
+    "several_outputs",
+    "transparent_background",
+    "typography",
+    "vector",
+    "photo",
+]
+"""What a model can do. The last three are no parameters: they are what its maker says that it does well."""
+
+Strength = Literal["typography", "vector", "photo"]
+"""Letters that can be read; drawings without pixels; pictures that pass for photographs."""
+
+Quality = Annotated[int, msgspec.Meta(ge=1, le=5)]
 
 EDIT_KEYS: Final = ("input_images", "input_image", "image_input", "images", "image")
 """The names under which models take a picture to work on."""
@@ -124,6 +140,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         prices: facts in the order in which they are tried (see `price_for`); empty when nobody knows.
         parameters: its inputs; None when nobody wrote them down.
         notes: where sources contradict each other, or what else to mind.
+        strengths: what its maker, in describing it, says that it does well.
+        quality: its rank from 1, a draft, to 5, the best there is; None where nothing lets it be told. How it is
+            judged is written in the head of `data/flux.toml`.
     """
 
     ref: ModelRef
@@ -137,6 +156,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     prices: tuple[PriceFact, ...] = ()
     parameters: tuple[Parameter, ...] | None = None
     notes: tuple[str, ...] = ()
+    strengths: tuple[Strength, ...] = ()
+    quality: Quality | None = None
 
     @property
     def name(self) -> str:
@@ -200,7 +221,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def abilities(self) -> frozenset[Ability]:
-        """What it can do, judged by its parameters; nothing is claimed where those are unknown."""
+        """What it can do, judged by its parameters and its strengths; nothing is claimed where neither is known."""
         background = self.parameter("background")
         found: dict[Ability, bool] = {
             "seed": self.parameter("seed") is not None,
@@ -210,7 +231,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
             "several_outputs": self.count_key is not None or self.parameter("max_images") is not None,
             "transparent_background": background is not None and "transparent" in (background.enum or ()),
         }
-        return frozenset(ability for ability, has in found.items() if has)
+        return frozenset(ability for ability, has in found.items() if has) | frozenset(self.strengths)
 
     def _first(self, names: tuple[str, ...]) -> Parameter | None:
         return next((parameter for name in names if (parameter := self.parameter(name)) is not None), None)
@@ -230,9 +251,10 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         return next((fact for fact in self.prices if self._holds(fact, input_)), None)
 
     def _holds(self, fact: PriceFact, input_: Mapping[str, Any]) -> bool:
-        return all(self._value(input_, name) == value for name, value in fact.when)
+        return all(self.value(input_, name) in values for name, values in fact.when)
 
-    def _value(self, input_: Mapping[str, Any], name: str) -> Any:
+    def value(self, input_: Mapping[str, Any], name: str) -> Any:
+        """What a run with this input has for a parameter: what the input says, else the model's own default."""
         if input_.get(name) is not None:
             return input_[name]
         parameter = self.parameter(name)

@@ -17,16 +17,27 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, Model, Output, Parameter
+from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, Model, Output, Parameter, Quality, Strength
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
-from imagen.domain.pricing import Confidence, PerImage, PerMegapixel, PerSecond, Price, PriceFact, Scalar
+from imagen.domain.pricing import (
+    Confidence,
+    PerImage,
+    PerMegapixel,
+    PerRun,
+    PerSecond,
+    Price,
+    PriceFact,
+    Scalar,
+)
 from imagen.errors import ConfigError, InvalidModelRef
 
 T = TypeVar("T")
 
 COMMON = "common"
 CONFIGURATION = "configuration"
+OWN = "your configuration"
+"""The source of a price that our user set without saying where it is from."""
 
 Dollars = str | int | float
 """An amount as people write it. A float of a YAML file is taken for the decimal that was typed."""
@@ -59,17 +70,31 @@ class PerMegapixelRecord(Written, frozen=True):
     run: Dollars = 0
 
 
+class PerSecondRecord(Written, frozen=True):
+    """Price of a second on hardware that the catalog has no price for."""
+
+    hardware: str
+    usd: Dollars
+
+
 class PriceRecord(Written, frozen=True):
-    """One price: exactly one of `per_image`, `per_megapixel` and `per_second` (the name of a hardware)."""
+    """One price: exactly one of those that begin with `per_`.
+
+    `per_second` is the name of a hardware whose price is known, or both. `sources` name those of `data/common.toml`;
+    `source` says in words where somebody else read it. `when` gives of each parameter the value, or the values, under
+    which the price holds.
+    """
 
     per_image: Dollars | None = None
+    per_run: Dollars | None = None
     per_megapixel: PerMegapixelRecord | None = None
-    per_second: str | None = None
+    per_second: str | PerSecondRecord | None = None
     sources: tuple[str, ...] = ()
+    source: str | None = None
     checked_on: date | None = None
     confidence: Confidence | None = None
     note: str = ""
-    when: dict[str, Scalar] = {}
+    when: dict[str, Scalar | tuple[Scalar, ...]] = {}
 
 
 class ParameterRecord(Written, frozen=True):
@@ -103,6 +128,8 @@ class ModelRecord(Written, frozen=True):
     typical_seconds: int | float | None = None
     prices: tuple[PriceRecord, ...] = ()
     notes: tuple[str, ...] = ()
+    strengths: tuple[Strength, ...] = ()
+    quality: Quality | None = None
     parameters: dict[str, ParameterRecord] | None = None
 
 
@@ -160,13 +187,21 @@ class ModelReader:
         self._hardware = hardware
         self._today = today
 
-    def read(self, name: str, written: Mapping[str, Any], family: Family) -> Model:
+    def read(
+        self, name: str, written: Mapping[str, Any], family: Family, *, called: str | None = None
+    ) -> Model:
         """The model `name`.
+
+        Args:
+            name: `owner/name`.
+            written: all that is written about it.
+            family: where its lists are.
+            called: what our user calls it; errors name the setting by that.
 
         Raises:
             ConfigError: what is written about it makes no sense.
         """
-        place = f"models.{name}"
+        place = f"models.{called or name}"
         record = _convert(dict(written), ModelRecord, place)
         for alias in record.aliases:
             if _ref(f"unknown/{alias}", place).version:
@@ -183,38 +218,49 @@ class ModelReader:
             prices=tuple(self._price(price, f"{place}.prices") for price in record.prices),
             parameters=self._parameters(record, family, place),
             notes=record.notes,
+            strengths=record.strengths,
+            quality=record.quality,
         )
 
     def _price(self, record: PriceRecord, place: str) -> PriceFact:
-        rules: list[Price] = []
         try:
-            if record.per_image is not None:
-                rules.append(PerImage(_usd(record.per_image)))
-            if (size := record.per_megapixel) is not None:
-                rules.append(
-                    PerMegapixel(output=_usd(size.output), input=_usd(size.input), per_run=_usd(size.run))
-                )
-            if record.per_second is not None:
-                rules.append(self._hardware[record.per_second].rule)
+            rules = list(self._rules(record, place))
         except ValueError as error:
             raise ConfigError(f"{error}.", setting=place) from error
-        except KeyError:
-            known = ", ".join(self._hardware)
-            raise ConfigError(
-                f"No hardware is called {record.per_second!r}; known are {known}.", setting=place
-            ) from None
         if len(rules) != 1:
-            raise ConfigError("A price is one of per_image, per_megapixel and per_second.", setting=place)
+            raise ConfigError(
+                "A price is one of per_image, per_run, per_megapixel and per_second.", setting=place
+            )
         provenance = (
             _provenance(record.sources, record.checked_on, record.confidence, self._common.sources, place)
             if record.sources
             else {
-                "source": "your configuration",
+                "source": record.source or OWN,
                 "checked_on": record.checked_on or self._today,
                 "confidence": record.confidence or "configured",
             }
         )
-        return PriceFact(rule=rules[0], note=record.note, when=tuple(record.when.items()), **provenance)
+        when = {name: told if isinstance(told, tuple) else (told,) for name, told in record.when.items()}
+        return PriceFact(rule=rules[0], note=record.note, when=tuple(when.items()), **provenance)
+
+    def _rules(self, record: PriceRecord, place: str) -> Iterator[Price]:
+        if record.per_image is not None:
+            yield PerImage(_usd(record.per_image))
+        if record.per_run is not None:
+            yield PerRun(_usd(record.per_run))
+        if (size := record.per_megapixel) is not None:
+            yield PerMegapixel(output=_usd(size.output), input=_usd(size.input), per_run=_usd(size.run))
+        match record.per_second:
+            case PerSecondRecord(hardware=hardware, usd=usd):
+                yield PerSecond(hardware=hardware, usd_per_second=_usd(usd))
+            case str(hardware) if hardware in self._hardware:
+                yield self._hardware[hardware].rule
+            case str(hardware):
+                raise ConfigError(
+                    f"No hardware is called {hardware!r}; known are {', '.join(self._hardware)}.",
+                    setting=place,
+                    hint="Say what it costs: per_second: {hardware: NAME, usd: 0.001}",
+                )
 
     def _parameters(self, record: ModelRecord, family: Family, place: str) -> tuple[Parameter, ...] | None:
         if record.parameters is None:
@@ -267,6 +313,8 @@ def _usd(amount: Dollars) -> Usd:
     parsed = Usd.parse(Decimal(repr(amount)) if isinstance(amount, float) else amount)
     if parsed < Usd(0):
         raise ValueError(f"a price cannot be {parsed}")
+    if not parsed and Decimal(str(amount).strip().removeprefix("$")):
+        raise ValueError(f"{amount} is less than a micro-dollar, the smallest price there is")
     return parsed
 
 

@@ -69,6 +69,7 @@ def audit(
             bookkeeper=app.bookkeeper,
             owners=app.owners,
             clock=app.clock,
+            hash_prompt=app.hash_prompt,
         )
         start = parse_since(since, now=app.clock.now())
         report = await auditor.run(

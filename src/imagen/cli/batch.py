@@ -16,6 +16,7 @@ from imagen.cli.parameters import (
     NeverRepeat,
     NoMetadata,
     Options,
+    PresetName,
     Server,
     Steps,
     Width,
@@ -100,6 +101,7 @@ def batch(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object on standard output at the end.")
     ] = False,
+    preset: PresetName = None,
     no_metadata: NoMetadata = False,
     new: Annotated[
         bool, typer.Option("--new", help="Begin another batch even if one of the same file has not ended.")
@@ -148,6 +150,7 @@ def batch(
                 semaphore=semaphore,
                 repeat_lost=not never_repeat,
                 cache=cache,
+                preset=preset,
                 resume=False,
             ),
             most=None if max_cost is None else read_cost(max_cost),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from imagen.domain.money import Usd
+from imagen.domain.quote import Quote as Money
 from imagen.errors import (
     BudgetExceeded,
     InputRejected,
@@ -26,6 +27,7 @@ from imagen.service.manifest import FORMS, MOST_BYTES, Form, Mistakes, Row, form
 
 if TYPE_CHECKING:
     from imagen.cli.rows import Reading, Wanted
+    from imagen.domain.events import LeftOut
     from imagen.domain.prediction import Prediction
     from imagen.domain.request import GenerationRequest
 
@@ -40,10 +42,12 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         intents: its predictions, each with the pictures that it gives and the seconds that it usually takes.
         semaphore: a named limit that each of them waits for.
+        notes: what a preset offers and its model does not take.
     """
 
     intents: tuple[tuple[Prediction, int, float | None], ...]
     semaphore: str | None = None
+    notes: Sequence[LeftOut] = ()
 
 
 class Maker(Protocol):
@@ -59,9 +63,6 @@ class Maker(Protocol):
         Raises:
             InvalidRequest, Refused, ConfigError, BackendError: it cannot be carried out.
         """
-
-    def price(self, intent: Prediction) -> Usd | None:
-        """What a prediction costs, as far as that is known."""
 
     async def pace(self, semaphores: Sequence[str]) -> Pace:
         """How fast it may go.
@@ -89,7 +90,8 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         rows, predictions, images: how many.
-        cost: of those whose price is known; unpriced: rows whose price is not.
+        cost: what those are likely to cost whose price is known; unpriced: rows whose price is not.
+        high: the most that all of it can cost; None when nobody knows.
         seconds: how long it takes at least, where something is known of that; binds: what keeps it from being quicker.
     """
 
@@ -98,6 +100,7 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     cost: Usd
     unpriced: int
+    high: Usd | None
     seconds: float | None = None
     binds: str = ""
 
@@ -261,9 +264,9 @@ async def quote_of(maker: Maker, prepared: Sequence[Prepared]) -> Quote:
     seconds, known = 0.0, True
     waits: dict[str, float] = {}
     for one in prepared:
-        prices = [maker.price(intent) for intent, _, _ in one.intents]
-        cost += Usd.total(price for price in prices if price is not None)
-        unpriced += None in prices
+        likely = [intent.quote.likely for intent, _, _ in one.intents]
+        cost += Usd.total(amount for amount in likely if amount is not None)
+        unpriced += None in likely
         predictions += len(one.intents)
         images += sum(count for _, count, _ in one.intents)
         lasts = [usual for _, _, usual in one.intents]
@@ -288,25 +291,29 @@ async def quote_of(maker: Maker, prepared: Sequence[Prepared]) -> Quote:
         images=images,
         cost=cost,
         unpriced=unpriced,
+        high=Money.total(intent.quote for one in prepared for intent, _, _ in one.intents).high,
         seconds=longest if known else None,
         binds=binds if known else "",
     )
 
 
 def check_cost(quote: Quote, most: Usd | None) -> None:
-    """Refuse what costs more than is allowed.
+    """Refuse what could cost more than is allowed.
 
     Raises:
-        BudgetExceeded: it does, or nobody knows.
+        BudgetExceeded: it could, or nobody knows.
     """
     if most is None:
         return
-    if quote.unpriced:
+    if quote.high is None:
+        which = f"the price of {quote.unpriced} rows" if quote.unpriced else "what this can cost at most"
         raise BudgetExceeded(
-            f"the price of {quote.unpriced} rows is not known, so the whole cannot be held below {most}; nothing was bought",
+            f"{which} is not known, so the whole cannot be held below {most}; nothing was bought",
             hint="Leave --max-cost away to buy them all the same.",
         )
-    if quote.cost > most:
+    if quote.high > most:
+        range_ = "" if quote.high == quote.cost else "up to "
         raise BudgetExceeded(
-            f"this costs {quote.cost}, more than the {most} that you allow; nothing was bought"
+            f"this costs {range_}{quote.high}, more than the {most} that you allow; nothing was bought",
+            quote_micros=quote.high.micros,
         )

@@ -28,7 +28,7 @@ from imagen.cli.batches import checked_id, facts_of, server_option
 from imagen.cli.exit_status import BACKEND, INTERRUPTED, PREDICTION, status_of_code
 from imagen.cli.options import parts_at
 from imagen.cli.output import on_terminal, print_json, print_lines, remark
-from imagen.cli.render import PRACTICE, REAL, REAL_THERE
+from imagen.cli.render import PRACTICE, REAL, REAL_THERE, left_out_line
 from imagen.cli.rows import Places, Reading
 from imagen.cli.tables import clean
 from imagen.domain.batch import BatchStatus, ItemStatus
@@ -132,7 +132,13 @@ async def start(app: App, wish: Wish, *, server: str | None) -> int:
         rows=len(manifest.rows),
     )
     check_takes_files(places.folder, field="output")
-    reading = Reading(common=wish.common, places=places, folder=manifest.folder, resolve=app.catalog.resolve)
+    reading = Reading(
+        common=wish.common,
+        places=places,
+        folder=manifest.folder,
+        resolve=app.catalog.resolve,
+        presets=app.settings.presets,
+    )
     there = server_option(server)
     # By the content alone: with other options, or under another name, it would be bought twice no less.
     left = None if wish.new or wish.dry else await maker.unfinished(manifest.fingerprint)
@@ -144,6 +150,8 @@ async def start(app: App, wish: Wish, *, server: str | None) -> int:
     place = Destination(force=wish.force, metadata=wish.metadata)
     with _told_by_line():
         prepared = await prepare_rows(maker, manifest, reading, place=place, dry=wish.dry)
+    for note in dict.fromkeys(note for one in prepared for note in one.notes):
+        remark(left_out_line(note))
     quote = await quote_of(maker, prepared)
     check_cost(quote, wish.most)
     results = ResultsFile.choose(wish.results, folder=places.folder, name=manifest.name, force=wish.force)

@@ -11,8 +11,6 @@ from imagen.domain.limits import Lane
 if TYPE_CHECKING:
     from imagen.assembly import App
     from imagen.domain.batch import Batch, Item
-    from imagen.domain.money import Usd
-    from imagen.domain.prediction import Prediction
     from imagen.domain.request import GenerationRequest
     from imagen.service.deliver import Destination
     from imagen.service.prepare import Order
@@ -56,11 +54,7 @@ class Here:
         intents = tuple(
             (intent, plan.expected_images, plan.typical_seconds) for intent, plan in order.intents
         )
-        return Prepared(intents=intents, semaphore=request.semaphore)
-
-    def price(self, intent: Prediction) -> Usd | None:
-        """See the protocol."""
-        return self._backend.price(intent)
+        return Prepared(intents=intents, semaphore=request.semaphore, notes=order.notes)
 
     async def pace(self, semaphores: Sequence[str]) -> Pace:
         """See the protocol."""
@@ -105,10 +99,10 @@ class Here:
         """Work until cancelled; what runs at the service goes on there then."""
         await self._app.queue.run(self._work_off, emptied=self._app.worker.emptied)
 
-    async def _work_off(self, batch: Batch, item: Item) -> None:
+    async def _work_off(self, batch: Batch, item: Item) -> float | None:
         self._under_way[item.index] = item
         try:
-            await self._app.worker.work(batch, item)
+            return await self._app.worker.work(batch, item)
         finally:
             self._under_way.pop(item.index, None)
 

@@ -41,6 +41,7 @@ def record_of(item: Item) -> dict[str, Any]:
         "prediction_ids": list(item.predictions),
         "seed": seed,
         "cost_usd": item.cost.to_json() if ended and item.cost is not None else None,
+        "quoted_usd": None if (quoted := order.quote.likely) is None else quoted.to_json(),
         "charged": item.charged,
         "attempts": item.attempt,
     }

@@ -10,8 +10,6 @@ from imagen.cli.batch_check import Pace, Prepared
 
 if TYPE_CHECKING:
     from imagen.assembly import Remote
-    from imagen.domain.money import Usd
-    from imagen.domain.prediction import Prediction
     from imagen.domain.request import GenerationRequest
     from imagen.remote.generate import Run
     from imagen.service.deliver import Destination
@@ -39,11 +37,8 @@ class There:
         return Prepared(
             intents=tuple((run.intent, run.images, run.typical_seconds) for run in runs),
             semaphore=request.semaphore,
+            notes=runs[0].notes,
         )
-
-    def price(self, intent: Prediction) -> Usd | None:
-        """See the protocol."""
-        return self._remote.batches.price(intent)
 
     async def pace(self, semaphores: Sequence[str]) -> Pace:
         """See the protocol; the limits of its account the gateway keeps to itself."""

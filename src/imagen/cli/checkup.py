@@ -22,17 +22,21 @@ from imagen.errors import (
     ConfigError,
     ConnectFailed,
     ImagenError,
+    SinkError,
     StoreError,
 )
 from imagen.ports import Backend, Backends, Clock, Owners, PredictionStore
 from imagen.service.bookkeep import Bookkeeper
+from imagen.service.mirror import Mirror
 from imagen.settings import EMULATOR, Settings
 
 ANSWER_SECONDS = 15.0
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=30)
 """Further apart, and what was bought can no longer be told from what was bought before."""
 LITTLE_ROOM, TOO_LITTLE_ROOM = 1 << 30, 100 << 20
-_UPGRADE = "pip install --upgrade imagen-gateway"
+_CORRECT_PRICES = (
+    "Upgrade imagen, or write what you pay under `models:` in imagen.yaml, with the day in checked_on"
+)
 _LOGIN = "imagen auth login"
 _MOST_NAMED = 5
 _MEND_DAMAGED = "Restore imagen.db from a backup, or correct these rows of its table `predictions`."
@@ -80,9 +84,11 @@ class Checkup:
         catalog: Catalog,
         store: PredictionStore,
         bookkeeper: Bookkeeper,
+        mirror: Mirror,
         owners: Owners,
         clock: Clock,
     ) -> None:
+        self._mirror = mirror
         self._settings = settings
         self._backends = backends
         self._catalog = catalog
@@ -104,6 +110,7 @@ class Checkup:
         if folder := _picture_folder(self._settings.output):
             findings.append(await asyncio.to_thread(_check_folder, "picture folder", folder, "IMAGEN_OUTPUT"))
         findings += await self._check_database()
+        findings.append(await self._check_sink(offline=offline))
         findings += await self._check_backends(offline=offline)
         findings.append(self._check_prices())
         return findings
@@ -139,6 +146,34 @@ class Checkup:
             if waiting
             else _ok("ledger", "nothing waits to be written"),
         ]
+
+    async def _check_sink(self, *, offline: bool) -> Finding:
+        """The other place of the ledger. No picture waits for it, so nothing of it is a fault."""
+        sink, supabase = self._mirror.sink, self._settings.supabase
+        if sink is None:
+            if (supabase.url is None) != (supabase.service_role_key is None):
+                lacking = "url" if supabase.url is None else "service_role_key"
+                return _warn(
+                    "sink",
+                    f"supabase.{lacking} is not set, so Supabase is not used",
+                    mend=f"export SUPABASE_{lacking.upper()}=...",
+                )
+            return _ok("sink", "the ledger is in imagen's own database alone")
+        kind = sink.name.partition(":")[0]
+        if not offline:
+            try:
+                await sink.read(limit=1)
+            except SinkError as error:
+                return _warn("sink", error.detail, mend=_told(error) or "imagen sink status")
+        try:
+            waiting = await self._mirror.waiting()
+        except StoreError:
+            return _ok("sink", kind)  # told by the database's own finding
+        if waiting:
+            return _warn(
+                "sink", f"{kind}: {_counted(waiting, 'entry waits', 'entries wait')}", mend="imagen sink sync"
+            )
+        return _ok("sink", f"{kind} has every entry of the ledger")
 
     # --- who makes pictures ------------------------------------------------------------------------------
 
@@ -230,14 +265,21 @@ class Checkup:
         }
         stale = sorted(name for name, model in used.items() if model.price and is_stale(model.price, today))
         unknown = sorted(name for name, model in used.items() if model.price is None)
-        if stale:
-            days = STALE_AFTER.days
-            return _warn(
-                "prices", f"last checked more than {days} days ago: {', '.join(stale)}", mend=_UPGRADE
-            )
-        if unknown:
-            return _warn("prices", f"not known: {', '.join(unknown)}", mend=_UPGRADE)
-        return _ok("prices", f"of all {len(used)} configured models known and checked lately")
+        days = STALE_AFTER.days
+        told = [
+            f"of {len(names)} {'model' if len(names) == 1 else 'models'} {what}: {_named(names)}"
+            for names, what in ((stale, f"last checked more than {days} days ago"), (unknown, "not known"))
+            if names
+        ]
+        if told:
+            return _warn("prices", "; ".join(told), mend=_CORRECT_PRICES)
+        others = [model.price for model in self._catalog]
+        return _ok(
+            "prices",
+            f"of all {len(used)} configured models known and checked lately; of the {len(others)} in the catalog "
+            f"{sum(price is not None and is_stale(price, today) for price in others)} are stale and "
+            f"{others.count(None)} not known",
+        )
 
 
 async def ask_account(backend: Backend, *, seconds: float) -> Mapping[str, Any]:
@@ -299,9 +341,14 @@ def _mend_unfinished(ids: Sequence[str]) -> str:
     return f"imagen predictions adopt {ids[0]}" if len(ids) == 1 else "imagen predictions list --unfinished"
 
 
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (" and others" if len(names) > _MOST_NAMED else "")
+
+
 def _shown_damaged(ids: Sequence[str]) -> str:
-    named = ", ".join(ids[:_MOST_NAMED]) + (" and others" if len(ids) > _MOST_NAMED else "")
-    return _counted(len(ids), "prediction", "predictions") + f" cannot be read and are left out: {named}"
+    return (
+        _counted(len(ids), "prediction", "predictions") + f" cannot be read and are left out: {_named(ids)}"
+    )
 
 
 def _shown_config(settings: Settings) -> str:

@@ -35,8 +35,10 @@ def doctor(
     config: Config = None,
 ) -> None:
     """Check configuration, folders, database, token, service, clock and prices; say what mends each fault."""
+    from imagen.assembly import load_catalog
     from imagen.cli.run import leave, read_settings, reported, run_app
     from imagen.errors import ConfigError
+    from imagen.instrumentation.clock import SystemClock
 
     async def command(app: App) -> int:
         from imagen.cli.checkup import Checkup
@@ -47,6 +49,7 @@ def doctor(
             catalog=app.catalog,
             store=app.store,
             bookkeeper=app.bookkeeper,
+            mirror=app.mirror,
             owners=app.owners,
             clock=app.clock,
         )
@@ -54,7 +57,7 @@ def doctor(
 
     with reported(json=json):
         try:
-            read_settings(config)
+            load_catalog(read_settings(config), SystemClock())
         except ConfigError as error:
             leave(_show([_config_fault(error)], json=json))
     if status := run_app(command, config=config, json=json):

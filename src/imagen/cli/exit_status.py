@@ -11,6 +11,7 @@ from imagen.errors import (
     InvalidRequest,
     PredictionError,
     Refused,
+    SinkError,
     StoreError,
     WaitTimeout,
     WebhookRejected,
@@ -27,6 +28,7 @@ EXIT_STATUS: tuple[tuple[type[ImagenError], int], ...] = (
     (PredictionError, PREDICTION),
     (WaitTimeout, PREDICTION),
     (DeliveryError, INTERNAL),
+    (SinkError, INTERNAL),
     (StoreError, INTERNAL),
 )
 """First match wins. A test checks that every branch of the tree is here."""

@@ -16,9 +16,12 @@ from imagen.cli.parameters import (
     NeverRepeat,
     NoMetadata,
     Options,
+    PresetName,
     Server,
+    Show,
     Steps,
     Width,
+    Yes,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ Examples:
   imagen generate "a red fox in the snow"
   imagen generate "a red fox" -m flux-dev --aspect-ratio 16:9 -n 4 -o foxes/
   imagen generate "a red fox" -o 'out/{model}-{seed}.{ext}' --opt go_fast=false --json
+  imagen generate "a red fox" -m qwen-image --preset pod
+  imagen generate "a red fox" -m flux-1.1-pro --preview 4
   IMAGEN_API_KEY=imk_… imagen generate "a red fox" --server https://pictures.example.com
 """
 
@@ -96,6 +101,21 @@ def generate(
             show_default="by the settings",
         ),
     ] = None,
+    preset: PresetName = None,
+    preview: Annotated[
+        int | None,
+        typer.Option(
+            "--preview",
+            metavar="N",
+            help="First N cheap pictures (1 to 16), then the final of those you pick.",
+        ),
+    ] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option("--pick", metavar="N", help="Pick these previews, such as 2 or 1,3; ask nobody."),
+    ] = None,
+    yes: Yes = False,
+    show: Show = None,
     server: Server = None,
     config: Config = None,
 ) -> None:
@@ -109,10 +129,13 @@ def generate(
         read_prompt,
         wanted_cache,
         wanted_format,
+        with_preset,
     )
+    from imagen.cli.pictures import show_pictures
     from imagen.cli.render import Renderer, show_outcomes
     from imagen.cli.run import leave, run_app
     from imagen.domain.request import GenerationRequest
+    from imagen.errors import InvalidInput, Problem
     from imagen.service.deliver import Destination
     from imagen.settings import EMULATOR
 
@@ -140,6 +163,7 @@ def generate(
             resume=not new,
             cache=wanted_cache(cache, new=new),
         )
+        request = with_preset(request, preset, app)
         destination = (
             None
             if no_download
@@ -149,6 +173,19 @@ def generate(
                 metadata=app.settings.metadata and not no_metadata,
             )
         )
+        if preview is not None:
+            if destination is None:
+                raise InvalidInput(
+                    [Problem("no_download", "previews are looked at, so they are fetched; leave it away")]
+                )
+            from imagen.cli.drafts import Draft, Look, check_draft, run_draft
+
+            look = Look(json=json, show=show, urls=url, yes=yes)
+            picks = check_draft(preview, pick, request)
+            draft = Draft(request=request, destination=destination, count=preview, picks=picks, look=look)
+            return await run_draft(app, parts, backend, draft, renderer)
+        if pick is not None:
+            raise InvalidInput([Problem("pick", "it belongs to --preview")])
         here = parts is app
         practice = here and app.backends.get(backend).practice
         with renderer:
@@ -161,7 +198,20 @@ def generate(
                 watched=renderer.shows_progress,
             )
         practice = practice or any(one.prediction.backend_type == EMULATOR for one in outcomes)
-        return show_outcomes(outcomes, json=json, urls=url or no_download, practice=practice, here=here)
+        show_pictures(
+            [picture.path for outcome in outcomes for picture in outcome.pictures],
+            wanted=show,
+            setting=app.settings.terminal.pictures,
+            json=json,
+        )
+        return show_outcomes(
+            outcomes,
+            json=json,
+            urls=url or no_download,
+            practice=practice,
+            here=here,
+            left_out=renderer.left_out,
+        )
 
     status = run_app(command, config=config, json=json, observer=renderer)
     if status:

@@ -12,16 +12,24 @@ from imagen.cli import (
     backends,
     batch,
     batches,
+    budget,
     config,
     deliveries,
     doctor,
     emulator,
+    estimate,
+    feedback,
     generate,
     keys,
     models,
     predictions,
+    presets,
+    privacy,
+    promote,
+    recommend,
     semaphore,
     serve,
+    sink,
     usage,
 )
 
@@ -61,15 +69,25 @@ def _options(
 
 
 app.command("generate")(generate.generate)
+app.command("promote")(promote.promote)
 app.command("batch")(batch.batch)
+app.command("presets")(presets.presets)
 app.command("backends")(backends.backends)
 app.command("models")(models.models)
+app.command("estimate")(estimate.estimate)
+app.command("recommend")(recommend.recommend)
+app.command("keep")(feedback.keep)
+app.command("reject")(feedback.reject)
+app.add_typer(feedback.preferences, name="preferences")
 app.command("usage")(usage.usage)
+app.add_typer(sink.app, name="sink")
+app.add_typer(privacy.app, name="privacy")
 app.command("audit")(audit.audit)
 app.add_typer(predictions.app, name="predictions")
 app.add_typer(batches.app, name="batches")
 app.add_typer(semaphore.app, name="semaphore")
 app.add_typer(keys.app, name="keys")
+app.add_typer(budget.app, name="budget")
 app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(auth.app, name="auth")
 app.add_typer(config.app, name="config")

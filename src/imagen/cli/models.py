@@ -21,20 +21,24 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   imagen models
-  imagen models flux-dev
-  imagen models google/imagen-4 --json
+  imagen models show flux-dev
+  imagen models google/imagen-4 --json     (`show` may be left away)
   imagen models some-owner/some-model      (asks Replicate when a token is set)
 """
 
-_COLUMNS = ("name", "price", "seconds", "abilities")
+_COLUMNS = ("name", "price", "checked", "quality", "seconds", "abilities")
+_SHOW = "show"
+_HOW_TO_CORRECT = "`models:` in imagen.yaml corrects a price or sets one that is not known."
 _PARAMETER_COLUMNS = ("parameter", "type", "default", "allowed", "about")
 _OUTPUTS = {"uri": "one file", "uris": "a list of files", "unknown": ""}
 
 
 def models(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="[NAME]", help="owner/name[:version] or a short name such as flux-dev."),
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[[show] NAME]", help="owner/name[:version] or a short name such as flux-dev."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on standard output; money in dollars.")] = False,
     config: Config = None,
@@ -43,6 +47,7 @@ def models(
     from imagen.cli.run import run_app
 
     async def command(app: App) -> None:
+        name = _asked_for(names or [])
         if name is None:
             _show_list(app, json=json)
         elif (model := app.catalog.find(name)) is not None:
@@ -58,6 +63,22 @@ def models(
 models.__doc__ = f"{models.__doc__}\n\n{EXAMPLES}"
 
 
+def _asked_for(names: list[str]) -> str | None:
+    """The model to tell about; None for the list of all.
+
+    Raises:
+        InvalidRequest: there is more than one.
+    """
+    from imagen.errors import InvalidRequest
+
+    given = names[1:] if names[:1] == [_SHOW] else names
+    if len(given) > 1 or (names and not given):
+        raise InvalidRequest(
+            "one model is told about at a time", hint="imagen models show NAME; `imagen models` lists all."
+        )
+    return given[0] if given else None
+
+
 # --- the list --------------------------------------------------------------------------------------------
 
 
@@ -70,15 +91,28 @@ def _show_list(app: App, *, json: bool) -> None:
     if json:
         print_json([_summary(model, today) for model in app.catalog])
         return
-    rows = []
-    for model in app.catalog:
-        stale = " (stale)" if model.price and is_stale(model.price, today) else ""
-        price = f"{shown_price(model.price.rule)}{stale}" if model.price else "?"
-        rows.append((model.name, price, _seconds(model), _abilities(model)))
-    print_table(format_table(_COLUMNS, rows, right=("seconds",)))
-    remark("Prices are of one run with the model's own defaults; ? is unknown.")
-    if count := sum("(stale)" in row[1] for row in rows):
-        remark(f"{count} of {len(rows)} were last checked more than {STALE_AFTER.days} days ago: stale.")
+    rows = [
+        (
+            model.name,
+            shown_price(model.price.rule) if model.price else "?",
+            _checked(model, today),
+            "?" if model.quality is None else str(model.quality),
+            _seconds(model),
+            _abilities(model),
+        )
+        for model in app.catalog
+    ]
+    print_table(format_table(_COLUMNS, rows, right=("quality", "seconds")))
+    remark(
+        "Prices are of one run with the model's own defaults; quality is a rank from 1 to 5; ? is unknown."
+    )
+    stale = sum(model.price is not None and is_stale(model.price, today) for model in app.catalog)
+    unknown = sum(model.price is None for model in app.catalog)
+    if stale or unknown:
+        remark(
+            f"Of {len(rows)} prices {stale} were last checked more than {STALE_AFTER.days} days ago (stale), and "
+            f"{unknown} are not known. {_HOW_TO_CORRECT}"
+        )
 
 
 def _summary(model: Model, today: date) -> dict[str, Any]:
@@ -88,9 +122,18 @@ def _summary(model: Model, today: date) -> dict[str, Any]:
         "description": model.description,
         "official": model.official,
         "price": None if model.price is None else _price_facts(model.price, today),
+        "quality": model.quality,
         "typical_seconds": model.typical_seconds,
         "abilities": sorted(model.abilities),
     }
+
+
+def _checked(model: Model, today: date) -> str:
+    from imagen.domain.pricing import is_stale
+
+    if model.price is None:
+        return "-"
+    return f"{model.price.checked_on}{' stale' if is_stale(model.price, today) else ''}"
 
 
 def _seconds(model: Model) -> str:
@@ -98,9 +141,8 @@ def _seconds(model: Model) -> str:
 
 
 def _abilities(model: Model) -> str:
-    if model.parameters is None:
-        return "?"
-    return ", ".join(ability.replace("_", " ") for ability in sorted(model.abilities)) or "-"
+    told = ", ".join(ability.replace("_", " ") for ability in sorted(model.abilities))
+    return told or ("?" if model.parameters is None else "-")
 
 
 # --- one model of the catalog ----------------------------------------------------------------------------
@@ -131,6 +173,7 @@ def _show_model(model: Model, *, asked: str, today: date, json: bool) -> None:
         ("also called", ", ".join(model.aliases)),
         ("official", {True: "yes", False: "no", None: "?"}[model.official]),
         ("price", "\n".join(line for fact in model.prices for line in _price_lines(fact, today)) or "?"),
+        ("quality", "?" if model.quality is None else f"{model.quality} of 5"),
         ("usually takes", "?" if model.typical_seconds is None else f"{model.typical_seconds:g} s"),
         ("deadline", f"{model.deadline_seconds} s"),
         ("gives", _OUTPUTS[model.output]),
@@ -143,7 +186,7 @@ def _show_model(model: Model, *, asked: str, today: date, json: bool) -> None:
 def _price_lines(fact: PriceFact, today: date) -> Sequence[str]:
     from imagen.domain.pricing import is_stale
 
-    when = " and ".join(f"{name} = {_shown_value(value)}" for name, value in fact.when)
+    when = " and ".join(f"{name} = {' or '.join(map(_shown_value, values))}" for name, values in fact.when)
     stale = ", stale: check it before you rely on it" if is_stale(fact, today) else ""
     lines = [f"{shown_price(fact.rule)}{f' when {when}' if when else ''}"]
     lines.append(f"  {fact.confidence}, checked on {fact.checked_on}{stale}: {fact.source}")
@@ -189,6 +232,7 @@ def _show_described(ref: ModelRef, described: ModelDescription, *, json: bool) -
             "description": "",
             "price": None,
             "prices": [],
+            "quality": None,
             "typical_seconds": None,
         }
         print_json(
@@ -199,7 +243,10 @@ def _show_described(ref: ModelRef, described: ModelDescription, *, json: bool) -
         ("model", str(ref)),
         ("runs as", described.model if described.model != str(ref) else ""),
         ("price", "?"),
-        ("notes", "Not in the catalog: this is what Replicate tells, which tells no prices."),
+        (
+            "notes",
+            f"Not in the catalog: this is what Replicate tells, which tells no prices.\n{_HOW_TO_CORRECT}",
+        ),
     ]
     print_lines([*format_facts(facts), "", *_parameter_lines(described.input_schema)])
 
@@ -209,10 +256,12 @@ def _show_described(ref: ModelRef, described: ModelDescription, *, json: bool) -
 
 def shown_price(rule: Price) -> str:
     """A price with its unit, such as `$0.003/image`."""
-    from imagen.domain.pricing import PerImage, PerMegapixel
+    from imagen.domain.pricing import PerImage, PerMegapixel, PerRun
 
     if isinstance(rule, PerImage):
         return f"{rule.usd}/image"
+    if isinstance(rule, PerRun):
+        return f"{rule.usd}/run"
     if isinstance(rule, PerMegapixel):
         parts = [f"{rule.output}/MP"]
         parts += [f"{rule.input}/MP given"] if rule.input else []
@@ -222,12 +271,14 @@ def shown_price(rule: Price) -> str:
 
 
 def _price_facts(fact: PriceFact, today: date) -> dict[str, Any]:
-    from imagen.domain.pricing import PerImage, PerMegapixel, is_stale
+    from imagen.domain.pricing import PerImage, PerMegapixel, PerRun, is_stale
 
     rule = fact.rule
     amounts: dict[str, Any]
     if isinstance(rule, PerImage):
         amounts = {"unit": "image", "usd": rule.usd.to_json()}
+    elif isinstance(rule, PerRun):
+        amounts = {"unit": "run", "usd": rule.usd.to_json()}
     elif isinstance(rule, PerMegapixel):
         amounts = {
             "unit": "megapixel",

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagen.domain.money import Usd
+from imagen.domain.preset import find_preset, lay_under
 from imagen.errors import InvalidInput, Problem
 from imagen.pictures import OutputPattern
 from imagen.settings import read_server_url
 
 if TYPE_CHECKING:
     from imagen.assembly import App, Remote
+    from imagen.domain.request import GenerationRequest
 
 _MAX_PROMPT_BYTES = 1 << 20
 
@@ -96,6 +98,17 @@ def absolute_output(text: str | None) -> str | None:
     if text.startswith("~"):
         return os.path.expanduser(text)  # noqa: PTH111 - a Path would lose the slash at the end
     return text if os.path.isabs(text) else os.path.join(Path.cwd(), text)  # noqa: PTH117, PTH118
+
+
+def with_preset(request: GenerationRequest, name: str | None, app: App) -> GenerationRequest:
+    """The request with the preset of that name under it, where one is named.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    if name is None:
+        return request
+    return lay_under(request, find_preset(app.settings.presets, name), resolve=app.catalog.resolve)
 
 
 def wanted_cache(cache: bool | None, *, new: bool) -> bool | None:

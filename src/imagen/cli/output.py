@@ -31,16 +31,12 @@ def print_json(value: Any) -> None:
     typer.echo(printable(msgspec.json.format(msgspec.json.encode(value)).decode()))
 
 
-def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """The answer for spreadsheets: a header and a line for each row; what is unknown is empty."""
-    import csv
-    import io
+def print_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, header: bool = True) -> None:
+    """The answer for spreadsheets: a header, unless that was printed before, and a line for each row."""
+    from imagen.domain.spreadsheet import csv_header, csv_lines
 
-    written = io.StringIO()
-    writer = csv.DictWriter(written, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    typer.echo(printable(written.getvalue()), nl=False)
+    first = csv_header(columns) if header else ""
+    typer.echo(printable(first + csv_lines(columns, rows)), nl=False)
 
 
 def remark(line: str) -> None:

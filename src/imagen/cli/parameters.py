@@ -35,3 +35,21 @@ NoMetadata = Annotated[
 NeverRepeat = Annotated[
     bool, typer.Option("--never-repeat", help="Never send a create again whose answer was lost.")
 ]
+
+PresetName = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="A named set of inputs; `imagen presets` lists them. What you say wins.",
+    ),
+]
+Show = Annotated[
+    bool | None,
+    typer.Option(
+        "--show/--no-show",
+        help="Show pictures in a terminal that can.",
+        show_default="by the settings",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Ask nobody before the final is bought.")]

@@ -143,11 +143,18 @@ def show(prediction_id: Id, json: Json = False, config: Config = None) -> None:
     from imagen.cli.tables import format_facts
 
     async def command(parts: App) -> None:
-        found = await _find(parts, prediction_id)
+        found = await find_prediction(parts, prediction_id)
+        finals = await parts.drafts.finals(found)
+        spent = await parts.drafts.spent(found)
         if json:
-            print_json(_facts(parts, found))
-        else:
-            print_lines(format_facts(_lines(parts, found)))
+            saved = None if spent is None or spent.saved is None else spent.saved.to_json()
+            lineage = {"finals": [one.id for one in finals], "saved_usd": saved}
+            print_json(_facts(parts, found) | lineage)
+            return
+        lines = _lines(parts, found)
+        lines += [("finals", "\n".join(f"{one.id} ({one.model}, {one.status})" for one in finals))]
+        lines += [("draft", "" if spent is None or not spent.finals else str(spent))]
+        print_lines(format_facts(lines))
 
     run_app(command, config=config, json=json)
 
@@ -168,6 +175,8 @@ def _lines(parts: App, one: Prediction) -> list[tuple[str, str]]:
         ("version", one.version or ""),
         ("seed", "" if one.seed is None else str(one.seed)),
         ("input", "\n".join(given)),
+        ("preset", one.preset or ""),
+        ("tier", _tier(one)),
         ("backend", f"{one.backend}{' (practice)' if one.backend_type == 'emulator' else ''}"),
         ("upstream id", one.upstream_id or "none yet"),
         ("caller", one.caller),
@@ -178,6 +187,7 @@ def _lines(parts: App, one: Prediction) -> list[tuple[str, str]]:
         ("took", f"{latency}{ran}" if latency else ""),
         ("deadline", f"{one.deadline_seconds:g} s"),
         ("cost", _shown_cost(one)),
+        ("quoted", str(one.quote) if one.quote.likely or one.quote.known else ""),
         (
             "in the ledger",
             "yes" if one.settled_at else "no" if one.upstream_id and one.status.terminal else "",
@@ -185,6 +195,13 @@ def _lines(parts: App, one: Prediction) -> list[tuple[str, str]]:
         ("files", "\n".join(_file(file) for file in one.files)),
         ("addresses", "\n".join(_addresses(parts, one))),
     ]
+
+
+def _tier(one: Prediction) -> str:
+    if one.tier == "preview":
+        wanted = f" for {one.wished.model}" if one.wished is not None else ""
+        return f"preview{wanted}; `imagen promote {one.id}` makes the final"
+    return f"final of {one.parent}" if one.tier == "final" else ""
 
 
 def _next_steps(parts: App, one: Prediction) -> list[str]:
@@ -248,7 +265,7 @@ def cancel(prediction_id: Id, json: Json = False, config: Config = None) -> None
     from imagen.cli.run import run_app
 
     async def command(parts: App) -> None:
-        before = await _find(parts, prediction_id)
+        before = await find_prediction(parts, prediction_id)
         after = await parts.gateway.cancel(before.id)
         if json:
             print_json(_facts(parts, after))
@@ -295,7 +312,7 @@ def adopt(
     renderer = Renderer(quiet=json)
 
     async def command(parts: App) -> None:
-        found = await _find(parts, prediction_id)
+        found = await find_prediction(parts, prediction_id)
         if found.finished and found.files and output is None:
             remark(f"{found.id} was finished already; -o fetches its pictures once more, elsewhere")
             _show_adopted(parts, found, found.files, json=json)
@@ -347,7 +364,7 @@ def _show_adopted(parts: App, prediction: Prediction, files: Sequence[str], *, j
 # --- all of them -----------------------------------------------------------------------------------------
 
 
-async def _find(parts: App, text: str) -> Prediction:
+async def find_prediction(parts: App, text: str) -> Prediction:
     """The prediction of an id, whole or cut short, with or without its prefix.
 
     Raises:
@@ -376,12 +393,15 @@ def _facts(parts: App, one: Prediction) -> dict[str, Any]:
     import msgspec
 
     facts = {
-        name: getattr(one, name) for name in one.__struct_fields__ if name not in {"cost", "input", "owner"}
+        name: getattr(one, name)
+        for name in one.__struct_fields__
+        if name not in {"cost", "input", "owner", "quote"}
     }
     return {
         **{name: msgspec.to_builtins(value) for name, value in facts.items()},
         "input": _open_input(parts, one),
         "cost_usd": None if one.cost is None else one.cost.to_json(),
+        "quoted_usd": None if one.quote.likely is None else one.quote.likely.to_json(),
         "latency_ms": one.latency_ms,
         "finished": one.finished,
         "followed": one.owner is not None and parts.owners.alive(one.owner),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,10 +15,12 @@ from imagen.domain import events
 from imagen.domain.aspect_ratio import aspect_ratio_of
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction
+from imagen.errors import money_facts
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from imagen.domain.budget import Shortage
     from imagen.service.finish import Outcome
 
 PRACTICE = "practice: these pictures come from the built-in emulator, not from a model, and cost nothing."
@@ -37,15 +39,27 @@ class Renderer:
         self._bar = not quiet and sys.stderr.isatty()
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._notes: set[events.LeftOut] = set()
+        self.left_out: list[str] = []
+        """What a preset offered, or was carried over, and a model did not take; each name once."""
 
     @property
     def shows_progress(self) -> bool:
         """Whether somebody can see how far a prediction is."""
         return self._bar
 
+    def tell_left_out(self, note: events.LeftOut) -> None:
+        """Say what was left out, once however many predictions it is for, and keep it for the report at the end."""
+        if note not in self._notes:
+            self._notes.add(note)
+            self.left_out += [name for name in note.fields if name not in self.left_out]
+            self._say(left_out_line(note))
+
     def notify(self, event: events.Event) -> None:
         """See `ports.Observer`."""
         match event:
+            case events.LeftOut():
+                self.tell_left_out(event)
             case events.Submitted(prediction, typical):
                 about = "" if typical is None else f" (usually {typical:g} s)"
                 self._task(prediction.id, f"{_model_name(prediction.model)}: waiting{about}")
@@ -120,6 +134,8 @@ def _line(event: events.Event) -> str | None:  # noqa: C901, PLR0912 - a table o
             return f"waiting {seconds:g} s: {reason}"
         case events.InLine(limit, position):
             return f"waiting for {_limit_in_words(limit)}, number {position} in line"
+        case events.BudgetPassed(shortage):
+            return _passed(shortage)
         case events.LedgerDelayed(prediction_id, reason):
             return f"warning: the cost of {prediction_id} could not be written down yet and is kept: {reason}"
         case events.Canceled(prediction):
@@ -140,6 +156,23 @@ def _line(event: events.Event) -> str | None:  # noqa: C901, PLR0912 - a table o
             return f"the name was taken meanwhile; saved as {path.name}"
         case _:
             return None
+
+
+def left_out_line(note: events.LeftOut) -> str:
+    """What a preset offered, or was carried over, and is not sent."""
+    names, model = ", ".join(note.fields), _model_name(note.model)
+    if note.preset is not None:
+        return f"preset {note.preset}: {model} does not take {names}, which is left out"
+    return f"{model} does not take {names} as it was, which is left out"
+
+
+def _passed(shortage: Shortage) -> str:
+    balance = shortage.balance
+    budget = balance.budget
+    return (
+        f"warning: the budget {budget.name!r} of {budget.limit} has {max(balance.left, Usd(0))} left, and this costs "
+        f"up to {shortage.quote}; it only warns"
+    )
 
 
 def _left_at(server: str, made: Sequence[Prediction]) -> str:
@@ -168,21 +201,28 @@ def _model_name(model: str) -> str:
 
 
 def show_outcomes(
-    outcomes: Sequence[Outcome], *, json: bool, urls: bool, practice: bool, here: bool = True
+    outcomes: Sequence[Outcome],
+    *,
+    json: bool,
+    urls: bool,
+    practice: bool,
+    here: bool = True,
+    left_out: Sequence[str] = (),
 ) -> int:
     """What came of a request, and the exit status for it; `here` is False when a gateway elsewhere did the work."""
     if json:
-        report = build_report(outcomes, practice=practice)
+        report = {**build_report(outcomes, practice=practice), "left_out": list(left_out)}
         print_json(report)
     for outcome in outcomes:
-        _show_outcome(outcome, json=json, urls=urls)
+        show_outcome(outcome, json=json, urls=urls)
     if practice:
         remark(PRACTICE)
         remark(REAL if here else REAL_THERE)
     return next((exit_status(outcome.error) for outcome in outcomes if outcome.error is not None), 0)
 
 
-def _show_outcome(outcome: Outcome, *, json: bool, urls: bool) -> None:
+def show_outcome(outcome: Outcome, *, json: bool, urls: bool) -> None:
+    """What came of one prediction: its files, or why there are none, and what it cost."""
     piped = not json and not on_terminal()
     for picture in outcome.pictures:
         remark(f"saved {picture.path}")
@@ -215,10 +255,19 @@ def build_report(outcomes: Sequence[Outcome], *, practice: bool) -> dict[str, An
     return {
         **reports[0],
         "cost_usd_estimate": Usd.total(costs).to_json() if whole else None,
+        "cost_usd": _total(outcome.prediction.spent for outcome in outcomes),
+        "quoted_usd": _total(outcome.prediction.quote.likely for outcome in outcomes),
         "files": [file for report in reports for file in report["files"]],
         "urls": [url for report in reports for url in report["urls"]],
         "predictions": reports,
     }
+
+
+def _total(amounts: Iterable[Usd | None]) -> float | None:
+    """All of them in dollars; None where one is not known."""
+    found = list(amounts)
+    known = [amount for amount in found if amount is not None]
+    return Usd.total(known).to_json() if len(known) == len(found) else None
 
 
 def _report(outcome: Outcome, *, practice: bool) -> dict[str, Any]:
@@ -243,19 +292,28 @@ def _report(outcome: Outcome, *, practice: bool) -> dict[str, Any]:
         "latency_ms": prediction.latency_ms,
         "predict_time_seconds": prediction.predict_seconds,
         "cost_usd_estimate": None if prediction.cost is None else prediction.cost.to_json(),
+        "cost_usd": _total([prediction.spent]),
+        "quoted_usd": _total([prediction.quote.likely]),
         "charged": prediction.charged,
         "cached": prediction.reused,
         "files": [str(picture.path) for picture in outcome.pictures],
         "urls": [address for address in prediction.output if not address.startswith("data:")],
         "practice": practice,
+        "preset": prediction.preset,
+        "tier": prediction.tier,
+        "parent": prediction.parent,
+        "draft": prediction.draft,
     }
     if outcome.error is not None:
         report |= {"error": outcome.error.code, "detail": outcome.error.detail, "hint": outcome.error.hint}
+        report |= money_facts(outcome.error)
     return report
 
 
 def _limit_in_words(limit: str) -> str:
     kind, _, name = limit.partition(":")
+    if kind == "budget":
+        return f"what is reserved of the budget {name}"
     return (
         f"a place in semaphore {name}" if kind == "semaphore" else f"the limits of this {kind or 'account'}"
     )

@@ -10,6 +10,7 @@ import msgspec
 
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
+from imagen.domain.preset import BUILT_IN, Preset, find_preset, lay_under
 from imagen.domain.request import GenerationRequest
 from imagen.errors import InvalidInput, InvalidRequest, Problem
 from imagen.pictures import OutputPattern, numbered
@@ -36,6 +37,7 @@ FIELDS = frozenset(
         "input_image",
         "output",
         "output_format",
+        "preset",
         "semaphore",
         "timeout",
         "max_cost",
@@ -45,7 +47,16 @@ FIELDS = frozenset(
 
 _WHOLE = frozenset({"width", "height", "steps", "seed", "count"})
 _TEXT = frozenset(
-    {"model", "aspect_ratio", "negative_prompt", "input_image", "output", "output_format", "semaphore"}
+    {
+        "model",
+        "aspect_ratio",
+        "negative_prompt",
+        "input_image",
+        "output",
+        "output_format",
+        "preset",
+        "semaphore",
+    }
 )
 _LARGEST_INTEGER = 2**63 - 1
 _ADDRESSES = ("https://", "http://", "data:")
@@ -118,6 +129,7 @@ class Reading:
         places: where pictures go.
         folder: files of `input_image` are named from here.
         resolve: the model of a name.
+        presets: named sets of inputs that rows may name.
     """
 
     def __init__(
@@ -127,11 +139,13 @@ class Reading:
         places: Places,
         folder: Path,
         resolve: Callable[[str], ModelRef],
+        presets: Mapping[str, Preset] = BUILT_IN,
     ) -> None:
         self._common = common
         self._places = places
         self._folder = folder
         self._resolve = resolve
+        self._presets = presets
         self._resolved: dict[str, ModelRef] = {}
 
     def wanted(self, row: Row, number: int) -> Wanted:
@@ -166,7 +180,10 @@ class Reading:
             raise InvalidInput(problems)
         said["output_format"] = said.get("output_format") or self._common.output_format or _format_of(place)
         said["deadline_seconds"] = said.pop("timeout", self._common.deadline_seconds)
+        preset = said.pop("preset", None) or self._common.preset
         request = msgspec.structs.replace(self._shaped(said), **said, **self._options(own, typed=row.typed))
+        if preset is not None:
+            request = lay_under(request, find_preset(self._presets, preset), resolve=self._resolve)
         return Wanted(request, place)
 
     def _shaped(self, said: Mapping[str, Any]) -> GenerationRequest:

@@ -14,7 +14,7 @@ import typer
 
 from imagen.cli.exit_status import INTERNAL, INTERRUPTED, exit_status
 from imagen.cli.output import print_json, printable, remark
-from imagen.errors import ImagenError
+from imagen.errors import ImagenError, money_facts
 
 if TYPE_CHECKING:
     from imagen.assembly import App
@@ -39,7 +39,9 @@ def run_app(
             from imagen.assembly import build
 
             async with build(settings, observer=observer) as app:
-                return await command(app)
+                result = await command(app)
+                await app.leave_entries()
+                return result
 
         return run_loop(run())
 
@@ -116,6 +118,7 @@ def show_error(error: ImagenError, *, json: bool) -> None:
             for name in ("prediction_id", "charged", "retry_after", "category", "reason")
             if (value := getattr(error, name, None)) is not None
         }
+        shown |= money_facts(error)
         if problems := getattr(error, "problems", ()):
             shown["problems"] = [msgspec.to_builtins(problem) for problem in problems]
         shown = {name: printable(value) if isinstance(value, str) else value for name, value in shown.items()}

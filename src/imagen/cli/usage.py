@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagen.cli.parameters import Config
+from imagen.cli.parameters import Config, Server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from imagen.assembly import App
-    from imagen.domain.money import Usd
-    from imagen.domain.usage import UsageEntry, UsageGroup
+    from imagen.domain.usage import UsageEntry, UsageQuery
+    from imagen.remote.usage import RemoteUsage
+    from imagen.service.usage import EntryFacts, UsageBook, UsageReport
+
+    Book = UsageBook | RemoteUsage
 
 EXAMPLES = """\b
 Examples:
   imagen usage
-  imagen usage --since 7d --by day
+  imagen usage --since 7d --by day --plot
+  imagen usage --since 2026-11-01 --until 2026-11-30 --by key
   imagen usage --since 2026-11-01 --raw --limit 20
   imagen usage --raw --csv > usage.csv
+  imagen usage --since 30d --html usage.html
+  imagen usage --source sink --by caller
 """
 
-GROUP_COLUMNS = ("name", "predictions", "succeeded", "images", "cost", "mean_seconds")
-GROUP_FIELDS = (
-    "name",
-    "predictions",
-    "succeeded",
-    "images",
-    "cost_usd",
-    "unpriced",
-    "mean_seconds",
-    "cached",
-)
-RAW_COLUMNS = (
-    "created_at",
-    "backend",
-    "model",
-    "seed",
-    "prompt_hash",
-    "latency_ms",
-    "cost_usd_estimate",
-    "caller",
-)
-RAW_FIELDS = ("id", *RAW_COLUMNS, "outcome", "images")
-_HASH_DIGITS = 12
+_PAGE = 1000
 
 
 def usage(
@@ -57,30 +42,64 @@ def usage(
             help="Only what came after: 2026-11-01, 2026-11-01T08:30, today, yesterday, 7d or 24h. A date is local.",
         ),
     ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="Only what came before; of a date, the whole day belongs to it."),
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="One row for each prediction, newest first.")] = False,
     by: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Add up by model, caller, backend or day.", show_default="model"),
+        typer.Option(
+            metavar="NAME",
+            help="Add up by model, caller, backend, day, key or tier.",
+            show_default="model",
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Show so many rows at most.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on standard output; money in dollars.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output; exact dollars.")] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw what each day cost and how long it took, below the table.")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a report that any browser shows, in one file."),
+    ] = None,
+    source: Annotated[
+        str, typer.Option("--source", metavar="NAME", help="ledger, or sink: the ledger's other place.")
+    ] = "ledger",
+    server: Server = None,
     config: Config = None,
 ) -> None:
     """Show what was made and what it cost, from the ledger."""
+    from imagen.cli.options import parts_at
     from imagen.cli.output import remark
     from imagen.cli.run import run_app
-    from imagen.service.usage import parse_since
+    from imagen.service.usage import make_query
 
     async def command(app: App) -> None:
-        _check(raw=raw, by=by, json=json, csv=csv)
-        start = None if since is None else parse_since(since, now=app.clock.now())
-        if late := await app.bookkeeper.catch_up():
+        _check(
+            {"--raw": raw, "--by": by is not None},
+            {"--json": json, "--csv": csv, "--plot": plot, "--html": html is not None},
+            *({"--raw": raw, name: wanted} for name, wanted in (("--plot", plot), ("--html", bool(html)))),
+        )
+        query = make_query(since=since, until=until, by=by, now=app.clock.now(), local=True, named="--")
+        parts = parts_at(server, app)
+        if parts is app and (late := await app.bookkeeper.catch_up()):
             remark(f"wrote {late} late {'entry' if late == 1 else 'entries'} into the ledger")
+        book = parts.usage if source == "ledger" else _other_book(app, source)
         if raw:
-            await _show_raw(app, start, limit, json=json, csv=csv)
+            await _show_raw(book, query, limit, json=json, csv=csv)
+            return
+        report = await book.report(query)
+        if html is not None:
+            _write_page(html, report, await _by_day(book, query, report))
+        elif json or csv:
+            _print_groups(report, limit, csv=csv)
         else:
-            await _show_groups(app, start, by or "model", limit, json=json, csv=csv)
+            _show_groups(report, limit)
+            if plot and report.groups:
+                _plot(await _by_day(book, query, report))
 
     run_app(command, config=config, json=json)
 
@@ -88,172 +107,146 @@ def usage(
 usage.__doc__ = f"{usage.__doc__}\n\n{EXAMPLES}"
 
 
-def _check(*, raw: bool, by: str | None, json: bool, csv: bool) -> None:
-    from imagen.domain.usage import GROUPINGS
+def _check(*apart: dict[str, bool]) -> None:
+    """Refuse options that exclude each other."""
     from imagen.errors import InvalidRequest
 
-    if by is not None and by not in GROUPINGS:
-        raise InvalidRequest(f"--by {by[:60]!r} is not known.", hint=f"It is one of {', '.join(GROUPINGS)}.")
-    for both, first, second in ((raw and by is not None, "--raw", "--by"), (json and csv, "--json", "--csv")):
-        if both:
+    for options in apart:
+        given = [name for name, wanted in options.items() if wanted]
+        if len(given) > 1:
+            first, second, *_ = given
             raise InvalidRequest(f"{first} and {second} exclude each other.", hint=f"Leave out {second}.")
+
+
+def _other_book(app: App, source: str) -> UsageBook:
+    from imagen.errors import InvalidRequest
+
+    if source != "sink":
+        raise InvalidRequest(f"--source {source[:60]!r} is not known.", hint="It is ledger or sink.")
+    if app.sink_usage is None:
+        raise InvalidRequest(
+            "--source sink: the ledger is written nowhere besides imagen's own database.",
+            hint="`imagen sink status` tells more.",
+        )
+    return app.sink_usage
 
 
 # --- added up --------------------------------------------------------------------------------------------
 
 
-async def _show_groups(
-    app: App, since: datetime | None, by: str, limit: int | None, *, json: bool, csv: bool
-) -> None:
-    from imagen.cli.output import print_csv, print_json, print_lines, print_table, remark
-    from imagen.cli.tables import format_table
-    from imagen.service.usage import report_usage
+def _print_groups(report: UsageReport, limit: int | None, *, csv: bool) -> None:
+    import msgspec
 
-    practice = {name for name, backend in app.settings.backends.items() if backend.type == "emulator"}
-    report = await report_usage(app.ledger, since=since, by=by, practice_backends=practice)
+    from imagen.cli.output import print_csv, print_json
+    from imagen.service.usage import GROUP_FIELDS, csv_row
+
     shown = report.groups[:limit]
-    if json:
-        groups = [_group_facts(group) for group in shown]
-        print_json(
-            {
-                "since": since,
-                "by": by,
-                "groups": groups,
-                "total": _group_facts(report.total),
-                "practice": report.practice,
-            }
-        )
-        return
     if csv:
-        print_csv(GROUP_FIELDS, (_group_facts(group, exact=True) for group in shown))
-        return
+        print_csv(GROUP_FIELDS, map(csv_row, shown))
+    else:
+        print_json(msgspec.structs.replace(report, groups=shown))
+
+
+def _show_groups(report: UsageReport, limit: int | None) -> None:
+    from imagen.cli.output import print_lines, print_table, remark
+    from imagen.cli.usage_tables import format_groups, notes_on
+
     if not report.groups:
-        _say_empty(since)
+        _say_empty(report.since is not None or report.until is not None)
         return
-    header = (by, *GROUP_COLUMNS[1:])
-    rows = [_group_cells(group) for group in shown]
-    print_table(format_table(header, rows, right=GROUP_COLUMNS[1:], total=_group_cells(report.total)))
-    notes = []
-    if report.total.unpriced:
-        notes.append(f"{report.total.unpriced} without a known price: the cost above leaves them out.")
-    if report.practice:
-        notes.append(
-            f"{report.practice} of {report.total.predictions} were practice on the emulator and cost nothing."
-        )
-    if report.total.cached:
-        notes.append(f"{_cached(report.total)}: not counted above.")
-    print_lines(notes)
-    if left := len(report.groups) - len(shown):
+    print_table(format_groups(report, limit))
+    print_lines(notes_on(report.total))
+    if left := len(report.groups[limit:] if limit else ()):
         remark(f"{left} more are in the total; raise --limit to see them")
 
 
-def _group_cells(group: UsageGroup) -> Sequence[str]:
-    seconds = "" if not group.predictions else f"{group.mean_latency_ms / 1000:.1f}"
-    counts = (str(group.predictions), str(group.succeeded), str(group.images))
-    return (group.name, *counts, _shown_sum(group.cost, group.predictions, group.unpriced), seconds)
+async def _by_day(book: Book, query: UsageQuery, report: UsageReport) -> UsageReport:
+    import msgspec
+
+    if report.by == "day":
+        return report
+    return await book.report(msgspec.structs.replace(query, by="day"))
 
 
-def _group_facts(group: UsageGroup, *, exact: bool = False) -> dict[str, Any]:
-    nothing_known = group.unpriced > 0 and group.unpriced == group.predictions
-    return {
-        "name": group.name,
-        "predictions": group.predictions,
-        "succeeded": group.succeeded,
-        "images": group.images,
-        "cost_usd": _dollars(None if nothing_known else group.cost, exact=exact),
-        "unpriced": group.unpriced,
-        "mean_seconds": group.mean_latency_ms / 1000,
-        "cached": group.cached,
-    }
+def _plot(days: UsageReport) -> None:
+    import shutil
+
+    from imagen.cli.output import print_lines
+    from imagen.cli.usage_plot import plot_days
+
+    print_lines(["", *plot_days(days, columns=shutil.get_terminal_size((100, 24)).columns)])
+
+
+def _write_page(path: Path, report: UsageReport, days: UsageReport) -> None:
+    """Write the report; whoever reads the file meanwhile has the old one or the new one, never half of one."""
+    import os
+    from datetime import datetime
+
+    from imagen.cli.output import print_lines
+    from imagen.cli.usage_html import usage_page
+    from imagen.errors import InvalidInput, Problem
+
+    text = usage_page(report, days, made_at=datetime.now().astimezone())
+    target = path.expanduser()
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8", errors="replace")
+        beside.replace(target)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        problem = Problem("html", f"{str(path)[:200]} cannot be written: {error.strerror or error}")
+        raise InvalidInput([problem], hint="Give a file in a folder that exists.") from None
+    print_lines([str(path)])
 
 
 # --- row by row ------------------------------------------------------------------------------------------
 
 
-async def _show_raw(app: App, since: datetime | None, limit: int | None, *, json: bool, csv: bool) -> None:
+async def _show_raw(book: Book, query: UsageQuery, limit: int | None, *, json: bool, csv: bool) -> None:
     from imagen.cli.output import print_csv, print_json, print_lines, print_table, remark
-    from imagen.cli.tables import format_table
+    from imagen.cli.usage_tables import format_entries, notes_on
     from imagen.domain.usage import sum_usage
+    from imagen.service.usage import ENTRY_FIELDS, csv_row, entry_of, facts_of
 
-    found = await app.ledger.entries(since=since, limit=None if limit is None else limit + 1)
-    entries = list(found[:limit])
-    total = sum_usage("total", entries)
-    if json:
-        print_json(
-            {
-                "since": since,
-                "entries": [_entry_facts(entry) for entry in entries],
-                "total": _group_facts(total),
-            }
-        )
-        return
     if csv:
-        print_csv(RAW_FIELDS, (_entry_facts(entry, exact=True) for entry in entries))
+        print_csv(ENTRY_FIELDS, ())
+        async for page in _pages(book, query, limit):
+            print_csv(ENTRY_FIELDS, map(csv_row, page), header=False)
+        return
+    found = [
+        facts async for page in _pages(book, query, None if limit is None else limit + 1) for facts in page
+    ]
+    shown = found[:limit]
+    entries: list[UsageEntry] = [entry_of(facts) for facts in shown]
+    total = facts_of(sum_usage(entries))
+    if json:
+        print_json({"since": query.since, "until": query.until, "entries": shown, "total": total})
         return
     if not entries:
-        _say_empty(since)
+        _say_empty(query.since is not None or query.until is not None)
         return
-    cost = _shown_sum(total.cost, total.predictions, total.unpriced)
-    count = f"{total.predictions} {'prediction' if total.predictions == 1 else 'predictions'}"
-    last = ("total", count, "", "", "", f"mean {total.mean_latency_ms}", cost, "")
-    rows = [_entry_cells(entry) for entry in entries]
-    print_table(
-        format_table(RAW_COLUMNS, rows, right=("seed", "latency_ms", "cost_usd_estimate"), total=last)
-    )
-    if total.cached:
-        print_lines([f"{_cached(total)}."])
-    if total.unpriced:
-        print_lines([f"{total.unpriced} without a known price: the cost above leaves them out."])
-    if len(found) > len(entries):
+    print_table(format_entries(entries, total))
+    print_lines(notes_on(total))
+    if len(found) > len(shown):
         remark("older ones are left out, also of the total; raise --limit to see them")
 
 
-def _entry_cells(entry: UsageEntry) -> Sequence[str]:
-    return (
-        entry.created_at.astimezone().isoformat(timespec="seconds"),
-        entry.backend,
-        entry.model,
-        "-" if entry.seed is None else str(entry.seed),
-        entry.prompt_hash[:_HASH_DIGITS],
-        str(entry.latency_ms),
-        "?" if entry.cost is None else str(entry.cost),
-        entry.caller,
-    )
+async def _pages(book: Book, query: UsageQuery, limit: int | None) -> AsyncIterator[Sequence[EntryFacts]]:
+    """Entries, newest first, some at a time."""
+    cursor, left = None, limit
+    while left is None or left > 0:
+        page = await book.entries(query, cursor=cursor, limit=min(_PAGE, _PAGE if left is None else left))
+        yield page.entries
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+        left = None if left is None else left - len(page.entries)
 
 
-def _entry_facts(entry: UsageEntry, *, exact: bool = False) -> dict[str, Any]:
-    facts = {name: getattr(entry, name) for name in RAW_FIELDS if name != "cost_usd_estimate"}
-    facts["cost_usd_estimate"] = _dollars(entry.cost, exact=exact)
-    if exact:
-        facts["created_at"] = entry.created_at.isoformat()
-    return {name: facts[name] for name in RAW_FIELDS}
-
-
-# --- both ------------------------------------------------------------------------------------------------
-
-
-def _dollars(cost: Usd | None, *, exact: bool) -> float | str | None:
-    if cost is None:
-        return None
-    return f"{cost.to_decimal():f}" if exact else cost.to_json()
-
-
-def _shown_sum(cost: Usd, predictions: int, unpriced: int) -> str:
-    """What is unknown is no zero: it shows."""
-    if not unpriced:
-        return str(cost)
-    return "?" if unpriced == predictions else f"{cost} + ?"
-
-
-def _cached(total: UsageGroup) -> str:
-    requests = "request was" if total.cached == 1 else "requests were"
-    return f"{total.cached} {requests} answered with pictures of equal ones and cost nothing"
-
-
-def _say_empty(since: datetime | None) -> None:
+def _say_empty(period: bool) -> None:
     from imagen.cli.output import remark
 
-    if since is not None:
-        remark(f"nothing was made since {since.astimezone().isoformat(sep=' ', timespec='minutes')}")
+    if period:
+        remark("nothing was made in that time")
         return
     remark('the ledger is empty: nothing was made yet. Begin with: imagen generate "a red fox in the snow"')

@@ -28,5 +28,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
         return self.key or self.name
 
 
+OWN_TOKEN = "token:"  # noqa: S105 - a prefix
+"""How the names of strangers begin: of them the ledger knows no more than a fingerprint of their token."""
 UNKNOWN = Caller(name="unknown")
 """Somebody of whom nothing is known."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from imagen.domain.budget import Shortage
 from imagen.domain.prediction import Prediction
 
 
@@ -72,6 +73,12 @@ class LetIn(msgspec.Struct, frozen=True):
     """It holds all that it needs, after waiting for so long."""
 
     waited_seconds: float
+
+
+class BudgetPassed(msgspec.Struct, frozen=True):
+    """It is bought although a budget that only warns has no room for it."""
+
+    shortage: Shortage
 
 
 class Throttled(msgspec.Struct, frozen=True):
@@ -147,6 +154,20 @@ class HungUp(msgspec.Struct, frozen=True):
     made: tuple[Prediction, ...] = ()
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """What a preset offered, or was taken over from another picture, and is not sent: the model does not take it.
+
+    Attributes:
+        model: that model.
+        fields: by the names that they were offered under.
+        preset: that offered them; None where they were taken over.
+    """
+
+    model: str
+    fields: tuple[str, ...]
+    preset: str | None = None
+
+
 class Ended(msgspec.Struct, frozen=True):
     """It ended, one way or the other."""
 
@@ -169,6 +190,7 @@ Event = (
     | Waiting
     | InLine
     | LetIn
+    | BudgetPassed
     | Throttled
     | Called
     | Fetching
@@ -179,6 +201,7 @@ Event = (
     | CancelUnconfirmed
     | LeftUnfetched
     | HungUp
+    | LeftOut
     | Ended
     | Delivered
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from imagen.domain.budget import Charge, Shortage
 from imagen.domain.caller import UNKNOWN, Caller
 from imagen.domain.prediction import Prediction
 
@@ -43,6 +44,11 @@ def key_limit(key: str) -> str:
     return f"key:{key}"
 
 
+def budget_limit(name: str) -> str:
+    """The name under which somebody waits for what is reserved of a budget."""
+    return f"budget:{name}"
+
+
 def semaphore_limit(name: str) -> str:
     """The name under which a semaphore's places are counted."""
     return f"semaphore:{name}"
@@ -60,6 +66,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
         since: epoch seconds at which it came; those who came first go first.
         running: it runs already, so its places are taken whatever the limits say.
         intent: written down in the very moment in which all is given, so that nothing is held without a trace.
+        charge: what is reserved of the budgets in that moment; None for what costs us nothing.
     """
 
     lease: str
@@ -72,6 +79,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0
     running: bool = False
     intent: Prediction | None = None
+    charge: Charge | None = None
 
     def limits(self) -> Iterator[str]:
         """The limits in which a place is needed, in the order in which they are asked."""
@@ -98,10 +106,17 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """All is held. `sequence` numbers the account's creates; `intent` is the one that was written down."""
+    """All is held.
+
+    Attributes:
+        sequence: numbers the account's creates.
+        intent: the one that was written down.
+        passed: budgets that only warn and have no room for it.
+    """
 
     sequence: int = 0
     intent: Prediction | None = None
+    passed: tuple[Shortage, ...] = ()
 
 
 class Blocked(msgspec.Struct, frozen=True):
@@ -110,10 +125,12 @@ class Blocked(msgspec.Struct, frozen=True):
     Attributes:
         limit: what has no place or turn now.
         until: epoch seconds at which asking again makes sense; None: when a place is given back.
+        shortage: why it waits, where it does for what is reserved of a budget.
     """
 
     limit: str
     until: float | None = None
+    shortage: Shortage | None = None
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -122,7 +139,13 @@ class Missing(msgspec.Struct, frozen=True):
     semaphore: str
 
 
-Verdict = Admitted | Blocked | Missing
+class Unaffordable(msgspec.Struct, frozen=True):
+    """Nothing is held: a budget has no room for it, whatever comes of what is under way."""
+
+    shortage: Shortage
+
+
+Verdict = Admitted | Blocked | Missing | Unaffordable
 
 
 class LineReport(msgspec.Struct, frozen=True):

@@ -11,14 +11,22 @@ A status only moves along this table, and it never leaves a terminal one: a late
 from __future__ import annotations
 
 import hashlib
+import hmac
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from imagen.domain.draft import FinalWish
 from imagen.domain.money import Usd
+from imagen.domain.quote import UNKNOWN_PRICE, Quote
+from imagen.domain.secret import Secret
 from imagen.errors import FailureCategory
+
+Tier = Literal["preview", "final"]
+"""A cheap picture to choose from, or the one that was made of the chosen one."""
 
 
 class Status(StrEnum):
@@ -100,6 +108,14 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         cost: what it costs by our price book; None when the price is not known.
         files: where its pictures were put; delivered_at: when that was complete.
         settled_at: when the ledger had it.
+        key: the id of the key with which it was asked for; None for callers without one.
+        quote: what it was to cost, told before it was bought.
+        tier: `preview` for a cheap one to choose from, `final` for one made of that; None for all others.
+        parent: the prediction of which it was made: the preview of a final.
+        preset: the named set of inputs that it was made with.
+        draft: what the previews of one wish, and the finals made of them, have in common.
+        wished: of a preview: what its final is made of.
+        prompt_hash: all that the ledger knows of the prompt; None in what older releases wrote, then its sha256 counts.
     """
 
     id: str
@@ -133,6 +149,14 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[str, ...] = ()
     delivered_at: datetime | None = None
     settled_at: datetime | None = None
+    key: str | None = None
+    quote: Quote = UNKNOWN_PRICE
+    tier: Tier | None = None
+    parent: str | None = None
+    preset: str | None = None
+    draft: str | None = None
+    wished: FinalWish | None = None
+    prompt_hash: str | None = None
 
     @property
     def unheard(self) -> bool:
@@ -148,6 +172,15 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     def reused(self) -> bool:
         """Its pictures are those of an equal prediction, and nothing was bought for it."""
         return self.status is Status.SUCCEEDED and self.upstream_id is None and self.charged is False
+
+    @property
+    def spent(self) -> Usd | None:
+        """What it cost; None while it may still cost something, or nobody knows the price."""
+        if self.charged is False:
+            return Usd(0)
+        if self.upstream_id is None:
+            return Usd(0) if self.sent_at is None else None
+        return self.cost
 
     @property
     def latency_ms(self) -> int | None:
@@ -220,3 +253,11 @@ def request_key(account: str, model: str, fields: dict[str, Any], *, index: int 
 def hash_prompt(prompt: str) -> str:
     """sha256 of the prompt in hex: all that the ledger ever knows of it."""
     return hashlib.sha256(prompt.encode()).hexdigest()
+
+
+def prompt_hasher(key: Secret | None) -> Callable[[str], str]:
+    """What the ledger gets of a prompt: its sha256, or with a key its HMAC-SHA256, by which nobody else can guess it."""
+    if key is None:
+        return hash_prompt
+    secret = key.reveal().encode()
+    return lambda prompt: hmac.digest(secret, prompt.encode(), "sha256").hex()

@@ -8,8 +8,10 @@ from typing import Any
 
 import msgspec
 
+from imagen.domain.draft import FinalWish
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
+from imagen.domain.prediction import Tier
 from imagen.errors import InvalidInput, Problem
 
 MAX_COUNT = 100
@@ -39,6 +41,13 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         semaphore: a named limit to wait for before anything is bought.
         resume: take up an unfinished prediction of the very same request before buying a new one.
         plain: send only what is given here: no format, shape or steps of ours.
+        preset: the named set of inputs that was laid under these; only told, it is applied already.
+        tier: `preview` for cheap pictures to choose from, `final` for one made of a chosen preview.
+        parent: that preview.
+        draft: what the previews of one wish, and the finals made of them, have in common.
+        wished: of a preview: what its final is made of.
+        offers: what the preset says: sent where the model has such a parameter, and where nothing is said for it here.
+        carried: what is taken over from another picture: the same, but left out too where the model does not allow it.
         cache: take the pictures from the cache where they were made before, and keep them there; None: by the settings.
     """
 
@@ -62,6 +71,13 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     resume: bool = True
     plain: bool = False
     cache: bool | None = None
+    preset: str | None = None
+    tier: Tier | None = None
+    parent: str | None = None
+    draft: str | None = None
+    wished: FinalWish | None = None
+    offers: Mapping[str, Any] = {}
+    carried: Mapping[str, Any] = {}
 
     def check(self) -> None:
         """Refuse what no backend could serve.
@@ -113,6 +129,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
             ("input_image", self.input_image),
             *self.text_options.items(),
             *self.options.items(),
+            *self.offers.items(),
+            *self.carried.items(),
         ):
             try:
                 texts = list(_texts(value))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from imagen.domain.caller import Caller
-from imagen.domain.events import Event, InLine, LetIn, Throttled
+from imagen.domain.events import BudgetPassed, Event, InLine, LetIn, Throttled
 from imagen.domain.identifiers import new_secret
 from imagen.domain.limits import Admitted, Need, Patience, Refusal
 from imagen.domain.prediction import Allowance, Prediction
@@ -78,7 +78,7 @@ class Place:
 
     async def renew(self) -> None:
         """Let what is held last as long again from now."""
-        await self._admission.hold(replace(self._need, intent=None, running=True))
+        await self._admission.hold(replace(self._need, intent=None, charge=None, running=True))
 
     async def withdraw(self) -> None:
         """Forget it: nothing of it was bought, and it gives everything back."""
@@ -93,7 +93,7 @@ class Place:
             Draining: the process is shutting down.
         """
         left = self._until - self._admission.now()
-        need = replace(self._need, intent=None)
+        need = replace(self._need, intent=None, charge=None)  # the money for it is reserved
         admitted = await self._admission.line.enter(need, wait_seconds=left, since=self._since)
         self._sequence = admitted.sequence
 
@@ -169,6 +169,7 @@ class Admission:
             NotFound: no such semaphore.
             QueueFull: too many wait already.
             RateLimited: its turn did not come in time.
+            BudgetExceeded: a budget has no room for it, or had none in time.
             Draining: the process is shutting down.
         """
         return Admitting(self, need, patience, notify)
@@ -241,6 +242,8 @@ class Admission:
         else:
             admitted, need = await self._in_line(need, patience, notify)
             sequence, intent = admitted.sequence, admitted.intent
+            for shortage in admitted.passed:
+                notify(BudgetPassed(shortage))
         notify(LetIn(self.now() - now))
         return Place(
             self,

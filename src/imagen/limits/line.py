@@ -1,7 +1,7 @@
 """The line before the limits: who waits holds nothing, and one dispatcher lets in those whose turn it is.
 
 Turns: interactive work before batches; within a lane callers take turns; of one caller the first to come goes first.
-Whoever waits for something of its own, a full semaphore or its key's limit, keeps nobody else waiting.
+Whoever waits for something of its own, a full semaphore, its key's limit or room in a budget, keeps nobody else waiting.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import heapq
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from imagen.domain.budget import Shortage
 from imagen.domain.caller import Caller
 from imagen.domain.limits import (
     Admitted,
@@ -23,11 +24,13 @@ from imagen.domain.limits import (
     LineReport,
     Missing,
     Need,
+    Unaffordable,
     Verdict,
     key_limit,
 )
+from imagen.domain.outlook import LimitStanding
 from imagen.domain.semaphore import unknown_semaphore
-from imagen.errors import Draining, ImagenError, QueueFull, RateLimited
+from imagen.errors import BudgetExceeded, Draining, ImagenError, QueueFull, RateLimited
 from imagen.ports import Clock, Limits
 
 LOOK_SECONDS = 1.0
@@ -44,8 +47,8 @@ _FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.02, 0.25
 
 _log = logging.getLogger(__name__)
 Told = Callable[[str, int], None]
-_Key = tuple[Lane, str, str | None, str | None]
-"""Lane, whose turn, account, semaphore."""
+_Key = tuple[Lane, str, str | None, str | None, str | None]
+"""Lane, whose turn, account, semaphore, and the model where it costs us something: budgets may count that one alone."""
 
 
 class LineRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,12 +75,13 @@ class _Waiter:
 class _Flow:
     """Those of one caller who need the same things: they go in the order in which they came."""
 
-    __slots__ = ("blocked_by", "needs", "waiters")
+    __slots__ = ("blocked_by", "needs", "shortage", "waiters")
 
     def __init__(self, needs: frozenset[str]) -> None:
         self.needs = needs
         self.waiters: deque[_Waiter] = deque()
         self.blocked_by: str | None = None
+        self.shortage: Shortage | None = None
 
 
 class Line:
@@ -103,6 +107,7 @@ class Line:
         self._of_caller: dict[str, int] = {}
         self._full: dict[str, float] = {}
         self._closed_until: dict[str, float] = {}
+        self._short: dict[_Flow, float] = {}
         self._pause = _FIRST_LOOK_SECONDS
         self._wake = asyncio.Event()
         self._dispatcher: asyncio.Task[None] | None = None
@@ -126,6 +131,19 @@ class Line:
             room.append(int(rules.waiting * _ROOM_OF_STRANGERS) - self._strangers)
         return max(0, min(room))
 
+    async def standing(self, need: Need, *, count: int = 1) -> Sequence[LimitStanding]:
+        """How each limit stands that a need asks for, if it came now, `count` times at once. It does not stand in line.
+
+        Raises:
+            StoreError: the store could not be read.
+        """
+        waiting: dict[str, int] = {}
+        for key, flow in self._flows.items():
+            for limit in flow.needs if key[0] <= need.lane else ():
+                waiting[limit] = waiting.get(limit, 0) + len(flow.waiters)
+        now = self._clock.now().timestamp()
+        return await self._limits.standing(need, count=count, now=now, line=self._name, waiting=waiting)
+
     def close(self) -> None:
         """Send all who wait away, and let nobody else in."""
         self._closed = True
@@ -144,6 +162,7 @@ class Line:
     def look_again(self) -> None:
         """Something was given back: those who wait for places ask at once."""
         self._full.clear()
+        self._short.clear()
         self._pause = _FIRST_LOOK_SECONDS
         self._wake.set()
 
@@ -161,6 +180,7 @@ class Line:
         Raises:
             QueueFull: too many wait already.
             RateLimited: its turn did not come in time.
+            BudgetExceeded: a budget has no room for it, or had none in time.
             NotFound: there is no such semaphore.
             Draining: the process is shutting down.
         """
@@ -224,19 +244,19 @@ class Line:
         for key, flow in list(self._flows.items()):
             blocked = self._is_blocked(flow, now)
             while flow.waiters and self._is_over(flow.waiters[0], now, blocked=blocked):
-                self._dismiss(flow.waiters.popleft())
+                self._dismiss(flow.waiters.popleft(), flow)
             if thorough and any(self._is_over(waiter, now, blocked=blocked) for waiter in flow.waiters):
                 waiters, flow.waiters = flow.waiters, deque()
                 for waiter in waiters:
                     if self._is_over(waiter, now, blocked=blocked):
-                        self._dismiss(waiter)
+                        self._dismiss(waiter, flow)
                     else:
                         flow.waiters.append(waiter)
             if not flow.waiters:
                 self._close_flow(key)
 
     def _close_flow(self, key: _Key) -> None:
-        del self._flows[key]
+        self._short.pop(self._flows.pop(key), None)
         turn = key[:2]
         self._flows_of[turn] -= 1
         if not self._flows_of[turn]:
@@ -246,10 +266,10 @@ class Line:
         """Whether it went away, or its time is over and it was its turn, or would be of no use, at least once."""
         return waiter.admitted.done() or (waiter.until < now and (waiter.asked or blocked))
 
-    def _dismiss(self, waiter: _Waiter) -> None:
+    def _dismiss(self, waiter: _Waiter, flow: _Flow) -> None:
         self._count(waiter, -1)
         if not waiter.admitted.done():
-            waiter.admitted.set_exception(_too_late(waiter))
+            waiter.admitted.set_exception(_too_late(waiter.need, flow.shortage))
 
     def _next(self, now: float) -> list[_Waiter]:
         """Those whose turn it is, in order; they leave the line."""
@@ -288,7 +308,9 @@ class Line:
         return self._blocking(flow, now) is not None
 
     def _blocking(self, flow: _Flow, now: float) -> str | None:
-        """The limit that keeps a flow waiting, as far as that is known."""
+        """The limit that keeps a flow waiting, as far as that is known. A budget keeps no other flow waiting."""
+        if self._short.get(flow, now) > now:
+            return flow.blocked_by
         for limit in flow.needs:
             if self._full.get(limit, now) > now or self._closed_until.get(limit, now) > now:
                 return limit
@@ -359,9 +381,12 @@ class Line:
     async def _answer(self, waiter: _Waiter, verdict: Verdict, now: float) -> bool:
         """Tell one how it stands; False when it has to wait on."""
         match verdict:
-            case Blocked(limit, until):
-                self._flows[_key(waiter.need)].blocked_by = limit
-                if until is None:
+            case Blocked(limit, until, shortage):
+                flow = self._flows[_key(waiter.need)]
+                flow.blocked_by, flow.shortage = limit, shortage
+                if shortage is not None:
+                    self._short[flow] = now + self._pause
+                elif until is None:
                     self._full[limit] = now + self._pause
                 else:
                     self._closed_until[limit] = until
@@ -370,6 +395,10 @@ class Line:
                 self._count(waiter, -1)
                 if not waiter.admitted.done():
                     waiter.admitted.set_exception(unknown_semaphore(semaphore))
+            case Unaffordable(shortage):
+                self._count(waiter, -1)
+                if not waiter.admitted.done():
+                    waiter.admitted.set_exception(shortage.to_error())
             case Admitted():
                 self._count(waiter, -1)
                 lane = waiter.need.lane
@@ -402,7 +431,8 @@ class Line:
         """Until somebody comes, something is given back, a time has come, or somebody has waited too long."""
         self._full = {limit: at for limit, at in self._full.items() if at > now}
         self._closed_until = {limit: at for limit, at in self._closed_until.items() if at > now}
-        due = [*self._full.values(), *self._closed_until.values()]
+        self._short = {flow: at for flow, at in self._short.items() if at > now}
+        due = [*self._full.values(), *self._closed_until.values(), *self._short.values()]
         ends = [flow.waiters[0].until for flow in self._flows.values() if flow.waiters]
         seconds = max(0.001, min([*due, *ends, now + LOOK_SECONDS]) - now)
         self._pause = min(self._pause * 1.5, _LAST_LOOK_SECONDS)
@@ -449,6 +479,8 @@ class Line:
                 told(self._reason(flow), before - index)
 
     def _reason(self, flow: _Flow) -> str:
+        if flow in self._short and flow.blocked_by is not None:
+            return flow.blocked_by
         return next((limit for limit in flow.needs if limit in self._full or limit in self._closed_until), "")
 
     def _send_away(self, error: Exception) -> None:
@@ -457,6 +489,7 @@ class Line:
                 if not waiter.admitted.done():
                     waiter.admitted.set_exception(error)
         self._flows.clear()
+        self._short.clear()
         self._flows_of.clear()
         self._turns.clear()
         self._of_caller.clear()
@@ -464,7 +497,8 @@ class Line:
 
 
 def _key(need: Need) -> _Key:
-    return need.lane, need.caller.turn, need.account, need.semaphore
+    model = None if need.charge is None else need.charge.model
+    return need.lane, need.caller.turn, need.account, need.semaphore, model
 
 
 def _broken_off(error: Exception) -> ImagenError:
@@ -483,8 +517,9 @@ def _needed(need: Need) -> Iterator[str]:
         yield key_limit(need.caller.key)
 
 
-def _too_late(waiter: _Waiter) -> RateLimited:
-    need = waiter.need
+def _too_late(need: Need, shortage: Shortage | None) -> BudgetExceeded | RateLimited:
+    if shortage is not None and need.charge is not None:
+        return msgspec.structs.replace(shortage, quote=need.charge.amount).to_error()
     if need.semaphore is not None:
         what, hint = (
             f"semaphore {need.semaphore!r}",

@@ -45,7 +45,7 @@ HEAD_BYTES = 4096
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _JPEG_NEXT_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_LEFT_OUT = frozenset(range(0xE1, 0xEE)) | {0xEF, 0xFE}
 _JPEG_ALONE = frozenset({0x01, 0xD9, *range(0xD0, 0xD8)})  # these have no length
 _JPEG_MAX_SCANS = 100  # encoders make about ten; thousands are an attack on the decoder's time
@@ -255,9 +255,8 @@ def _check_jpeg(data: bytes, max_pixels: int) -> tuple[int, int]:
     kept = [data[:2]]
     scans = 0
     for marker, start, end in walk_jpeg(data):
-        if marker in _JPEG_FRAMES:
-            height, width = (int.from_bytes(data[start + at : start + at + 2], "big") for at in (5, 7))
-            _limit_pixels(width, height, max_pixels)
+        if marker in JPEG_FRAMES:
+            _limit_pixels(*jpeg_frame_size(data, start), max_pixels)
         scans += marker == 0xDA
         if scans > _JPEG_MAX_SCANS:
             raise DefectivePicture(f"is broken: it has more than {_JPEG_MAX_SCANS} scans")
@@ -266,6 +265,12 @@ def _check_jpeg(data: bytes, max_pixels: int) -> tuple[int, int]:
     if not scans:
         raise DefectivePicture("is broken: it has no picture data")
     return _decode(lambda: JpegImageFile(io.BytesIO(b"".join(kept))), 1, max_pixels)
+
+
+def jpeg_frame_size(data: bytes, start: int) -> tuple[int, int]:
+    """Width and height of the frame, one of `JPEG_FRAMES`, that begins at `start`."""
+    height, width = (int.from_bytes(data[start + at : start + at + 2], "big") for at in (5, 7))
+    return width, height
 
 
 def walk_jpeg(data: bytes) -> Iterator[tuple[int, int, int]]:

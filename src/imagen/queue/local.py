@@ -29,7 +29,7 @@ _TAKEN_AT_ONCE = 64
 _MOST_SINGLES = 5000
 """Predictions that somebody asked for by themselves wait behind no batch, but not without end."""
 
-Work = Callable[[Batch, Item], Coroutine[Any, Any, None]]
+Work = Callable[[Batch, Item], Coroutine[Any, Any, float | None]]
 Emptied = Callable[[Batch], Awaitable[bool]]
 
 _log = logging.getLogger(__name__)
@@ -44,13 +44,14 @@ class _Held:
         exhausted: nothing was left to claim when it was last asked.
         settled: `emptied` was told, and nothing has happened since.
         finished_at: the clock's seconds when what a paused one had left was tried last.
-        faults: so often in turn something unexpected came of it; rests_until: it is left alone until then.
+        faults: so often in turn something unexpected came of it.
+        rests_until: it is left alone until then, for a fault or as its work asked for that.
     """
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.claimed: deque[Item] = deque()
-        self.running: dict[int, asyncio.Task[None]] = {}
+        self.running: dict[int, asyncio.Task[float | None]] = {}
         self.items: dict[int, Item] = {}
         self.dropped: list[Item] = []
         self.faulted: list[Item] = []
@@ -97,7 +98,7 @@ class LocalQueue:
         self._room = dict.fromkeys(Lane, _MOST_SINGLES) | {Lane.BATCH: width}
         self._has_begun = has_begun
         self._held: dict[str, _Held] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[float | None]] = set()
         # Ordered sets of batches: those that may have something to hand out, that may be empty, that have dropped items.
         self._ready: dict[Lane, dict[str, _Held]] = {lane: {} for lane in Lane}
         self._quiet: dict[str, _Held] = {}
@@ -180,6 +181,9 @@ class LocalQueue:
             steered = fresh.control is not held.batch.control
             if steered:
                 await self._steer(held, fresh.control)
+                held.rests_until = float(
+                    "-inf"
+                )  # whoever steers it has mended what was wrong, or wants its end
             held.batch = fresh  # not before: what fails is to be done once more
         if held.faulted:
             held.dropped += held.faulted
@@ -272,6 +276,8 @@ class LocalQueue:
         for lane, ready in self._ready.items():
             while ready and self._room[lane] > 0 and not self._stopped:
                 held = ready.pop(next(iter(ready)))
+                if self._clock.monotonic() < held.rests_until:
+                    continue  # it is looked at again when that is over
                 if not (held.claimed or held.exhausted) and not await self._apart(held, self._claim(held)):
                     continue
                 if self._stopped:
@@ -304,7 +310,7 @@ class LocalQueue:
         self._room[held.batch.lane] -= 1
         task.add_done_callback(partial(self._ended, held, item))
 
-    def _ended(self, held: _Held, item: Item, done: asyncio.Task[None]) -> None:
+    def _ended(self, held: _Held, item: Item, done: asyncio.Task[float | None]) -> None:
         self._tasks.discard(done)
         self._room[held.batch.lane] += 1
         if held.running.get(item.index) is done:  # put back, it may have been begun again by now
@@ -318,9 +324,19 @@ class LocalQueue:
                 self._dropping[held.batch.id] = held
             elif error is not None:
                 held.faulted.append(item)
+            elif (seconds := done.result()) is not None:
+                self._rest(held, seconds)
             if not held.running:
                 self._quiet[held.batch.id] = held
         self._changed.set()
+
+    def _rest(self, held: _Held, seconds: float) -> None:
+        """Leave a batch alone for so long; what was claimed of it and not begun is queued again."""
+        held.rests_until = max(held.rests_until, self._clock.monotonic() + seconds)
+        held.exhausted = False
+        held.dropped += held.claimed
+        held.claimed.clear()
+        self._dropping[held.batch.id] = held
 
     async def _put_back(self, held: _Held) -> None:
         """Queue again what was claimed and not begun."""
@@ -376,7 +392,7 @@ class LocalQueue:
             self._forget(held)
 
 
-def _break_off(tasks: Iterable[asyncio.Task[None]]) -> None:
+def _break_off(tasks: Iterable[asyncio.Task[float | None]]) -> None:
     for task in list(tasks):
         task.cancel()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Annotated, Any, TypeVar
@@ -16,6 +16,7 @@ from imagen.domain.events import Event
 from imagen.domain.identifiers import new_secret
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Status
+from imagen.domain.quote import Quote
 from imagen.errors import (
     BackendBroken,
     ImagenError,
@@ -32,7 +33,7 @@ from imagen.remote.generate import BACKEND, MadeFile, Outward, Run
 from imagen.remote.refusals import shown
 from imagen.service.batches import BatchNews, ItemEnded, Progress, View
 from imagen.service.deliver import Deliverer, from_stored, to_stored
-from imagen.service.orders import SeenIntent, SeenOrder
+from imagen.service.orders import SeenIntent, SeenOrder, see_order
 from imagen.service.troubles import Trouble
 
 T = TypeVar("T")
@@ -113,6 +114,7 @@ class _ItemState(msgspec.Struct, frozen=True, kw_only=True):
     prediction_ids: list[_Id] = []
     seed: int | None = None
     cost_usd: _Dollars | None = None
+    quoted_usd: _Dollars | None = None
     charged: bool | None = None
     attempts: _Count = 1
     ended_at: datetime | None = None
@@ -136,7 +138,6 @@ class RemoteBatches:
         connection: asks it.
         memories: where pictures of batches go.
         deliverer: keeps them here; source: fetches them.
-        price: what a prediction costs, as far as that is known here.
         clock: tells the time.
     """
 
@@ -147,11 +148,9 @@ class RemoteBatches:
         memories: Memories,
         deliverer: Deliverer,
         source: Outward,
-        price: Callable[[Prediction], Usd | None],
         clock: Clock,
     ) -> None:
         self.url = connection.url
-        self.price = price
         self._connection = connection
         self._memories = memories
         self._deliverer = deliverer
@@ -423,7 +422,7 @@ class RemoteBatches:
             order=msgspec.json.encode(
                 SeenOrder(
                     task.prompt if task else shown(state.prompt),
-                    (SeenIntent(shown(state.model), task.seed if task else None),),
+                    (SeenIntent(shown(state.model), task.seed if task else None, _quote(state)),),
                 )
             ),
             note={} if task is None else task.note,
@@ -512,6 +511,12 @@ def _together(row: int, parts: Sequence[Item]) -> Item:
     return msgspec.structs.replace(
         worst,
         index=row,
+        order=msgspec.json.encode(
+            SeenOrder(
+                see_order(worst.order).prompt,
+                tuple(intent for part in parts for intent in see_order(part.order).intents),
+            )
+        ),
         seed=parts[0].seed,
         attempt=max(part.attempt for part in parts),
         predictions=tuple(one for part in parts for one in part.predictions),
@@ -520,6 +525,10 @@ def _together(row: int, parts: Sequence[Item]) -> Item:
         charged=_any_charged(parts),
         cost=None if None in costs else Usd.total(cost for cost in costs if cost is not None),
     )
+
+
+def _quote(state: _ItemState) -> Quote:
+    return Quote(likely=None if state.quoted_usd is None else _usd(state.quoted_usd))
 
 
 def _any_charged(parts: Sequence[Item]) -> bool | None:

@@ -17,11 +17,12 @@ from imagen.backends.replicate.translate import Defaults, Translation, translate
 from imagen.catalog import Catalog
 from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, Model
 from imagen.domain.caller import UNKNOWN, Caller
-from imagen.domain.events import Ended, HungUp, Submitted
+from imagen.domain.events import Ended, HungUp, LeftOut, Submitted
 from imagen.domain.identifiers import new_id
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, Status
+from imagen.domain.prediction import Prediction, Status, Tier
+from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
 from imagen.errors import (
     GarbledResponse,
@@ -41,6 +42,7 @@ from imagen.remote.connection import Connection
 from imagen.service.deliver import Deliverer, Destination, PictureSource
 from imagen.service.finish import Notify, Outcome
 from imagen.service.gateway import quietly
+from imagen.service.prepare import left_out_of
 from imagen.transport.message import is_loopback
 
 BACKEND = "gateway"
@@ -53,11 +55,14 @@ FIELDS = frozenset(
     {
         "cache",
         "credentials",
+        "draft",
         "external_semaphore_id",
         "max_cost",
         "model_name",
         "output_filename",
+        "preset",
         "store",
+        "tier",
         "timeout",
     }
 )
@@ -73,10 +78,12 @@ _ENDINGS: tuple[tuple[type[ImagenError], Status], ...] = (
 _LOST = "If it lives, the gateway cancels what it was making; `imagen predictions list` there tells what became of it."
 
 _Id = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,100}\Z")]
+Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._-]{1,100}\Z")]
+"""A name that a gateway tells, and that is no more than a part of a line."""
 _Address = Annotated[str, msgspec.Meta(pattern=r"\A[!-~]+\Z")]
 
 
-class Preset(msgspec.Struct, frozen=True, kw_only=True):
+class Habits(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend of our configuration says where the caller says nothing."""
 
     model: str
@@ -102,10 +109,16 @@ class _Made(msgspec.Struct, frozen=True, kw_only=True):
     version: _Id | None = None
     seed: int | None = None
     cost_usd: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+    quoted_usd: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
     seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
     predict_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
     practice: bool = False
     cached: bool = False
+    preset: Name | None = None
+    tier: Tier | None = None
+    parent: _Id | None = None
+    draft: Name | None = None
+    left_out: Annotated[list[Name], msgspec.Meta(max_length=300)] = []
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,8 +126,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         intent: as it is known here; images: how many pictures it gives.
-        body: what `POST /generate` takes.
+        path: of the gateway; body: what `POST` there takes.
         place: where its pictures go.
+        notes: what a preset offered, or was carried over, and its model does not take.
     """
 
     intent: Prediction
@@ -122,6 +136,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     body: dict[str, Any]
     place: Destination | None
     typical_seconds: float | None
+    notes: Sequence[LeftOut] = ()
+    path: str = "/generate"
 
 
 class RemoteGateway:
@@ -130,9 +146,10 @@ class RemoteGateway:
     Args:
         connection: asks it.
         catalog: knows models; those that it does not know are asked for by the names that the caller uses.
-        presets: what backends of our configuration say, by name; None for the default one.
+        habits: what backends of our configuration say, by name; None for the default one.
         deliverer: keeps the pictures here.
         source: fetches them; it shows no token.
+        quote: what a prediction will cost, as far as that is known here.
         clock: tells the time.
     """
 
@@ -141,15 +158,17 @@ class RemoteGateway:
         connection: Connection,
         *,
         catalog: Catalog,
-        presets: Callable[[str | None], Preset],
+        habits: Callable[[str | None], Habits],
         deliverer: Deliverer,
         source: PictureSource,
+        quote: Callable[[Prediction], Quote],
         clock: Clock,
     ) -> None:
+        self._quote = quote
         self.url = connection.url
         self._connection = connection
         self._catalog = catalog
-        self._presets = presets
+        self._habits = habits
         self._deliverer = deliverer
         self._source = Outward(source, connection.url)
         self._clock = clock
@@ -173,7 +192,17 @@ class RemoteGateway:
             BackendError: no gateway answers there, or its answer was lost.
         """
         runs = await self.plan(request, backend=backend, caller=caller, destination=destination)
+        return await self.carry_out(runs, observer=observer)
+
+    async def carry_out(self, runs: Sequence[Run], *, observer: Observer | None = None) -> Sequence[Outcome]:
+        """Have what was planned made, and fetch its pictures.
+
+        Raises:
+            InvalidRequest, Refused, ConfigError, BackendError: no prediction came of it.
+        """
         notify = quietly(observer)
+        for note in runs[0].notes:
+            notify(note)
         waiting: dict[str, Prediction] = {}
         try:
             async with asyncio.TaskGroup() as group:
@@ -204,11 +233,11 @@ class RemoteGateway:
             InvalidInput: it cannot be carried out.
         """
         request.check()
-        preset = self._presets(backend)
+        habits = self._habits(backend)
         if not request.repeat_lost:
             problem = Problem("never_repeat", "a gateway decides itself about creates whose answer was lost")
             raise InvalidInput([problem], hint="Leave it away, or work without --server.")
-        ref = request.model or self._catalog.resolve(preset.model)
+        ref = request.model or self._catalog.resolve(habits.model)
         known = None if ref.deployment else self._catalog.find(ref.base)
         # Other versions may take other parameters; the gateway asks for theirs.
         schema = None if known is None or ref.version else self._catalog.input_schema(known)
@@ -217,7 +246,7 @@ class RemoteGateway:
             model=ref.base,
             schema=schema,
             image=await _input_image(request.input_image),
-            defaults=Defaults(steps=preset.steps, aspect_ratio=preset.aspect_ratio),
+            defaults=Defaults(steps=habits.steps, aspect_ratio=habits.aspect_ratio),
         )
         _check_names(made, model=ref.base)
         runs: list[Run] = []
@@ -225,12 +254,13 @@ class RemoteGateway:
         for values, images in zip(made.inputs, made.images, strict=True):
             run = Run(
                 images=images,
-                intent=self._intent(request, preset, ref=ref, known=known, values=values, caller=caller),
-                body=_body(request, preset, ref, {**values, **made.secrets}, share=(images, total)),
+                intent=self._intent(request, habits, ref=ref, known=known, values=values, caller=caller),
+                body=_body(request, habits, ref, {**values, **made.secrets}, share=(images, total)),
                 place=None
                 if destination is None
                 else msgspec.structs.replace(destination, first=first, total=total),
                 typical_seconds=known.typical_seconds if known else None,
+                notes=left_out_of(request, made.left_out, model=ref.base),
             )
             if run.place is not None:
                 self._deliverer.check(run.place, run.intent, images=images)
@@ -241,7 +271,7 @@ class RemoteGateway:
     def _intent(
         self,
         request: GenerationRequest,
-        preset: Preset,
+        habits: Habits,
         *,
         ref: ModelRef,
         known: Model | None,
@@ -249,8 +279,8 @@ class RemoteGateway:
         caller: Caller,
     ) -> Prediction:
         now, seed = self._clock.now(), values.get("seed")
-        own = request.deadline_seconds or preset.deadline_seconds
-        return Prediction(
+        own = request.deadline_seconds or habits.deadline_seconds
+        intent = Prediction(
             id=new_id("pred", now),
             backend=BACKEND,
             backend_type="replicate",
@@ -263,7 +293,9 @@ class RemoteGateway:
             created_at=now,
             deadline_seconds=own or (known.deadline_seconds if known else DEFAULT_DEADLINE_SECONDS),
             seed=seed if isinstance(seed, int) else None,
+            preset=request.preset,
         )
+        return msgspec.structs.replace(intent, quote=self._quote(intent))
 
     # --- one run -----------------------------------------------------------------------------------------
 
@@ -274,7 +306,7 @@ class RemoteGateway:
         try:
             made = await self._connection.ask(
                 "POST",
-                "/generate",
+                run.path,
                 _Made,
                 body=run.body,
                 answer_seconds=run.intent.deadline_seconds + LONGEST_LINE_SECONDS,
@@ -310,7 +342,12 @@ class RemoteGateway:
             seed=made.seed,
             output=tuple(self._source.address_of(file) for file in made.generated_files),
             charged=not made.cached,
+            preset=made.preset or intent.preset,
+            tier=made.tier,
+            parent=made.parent,
+            draft=made.draft,
             cost=None if made.cost_usd is None else Usd.parse(str(made.cost_usd)),
+            quote=intent.quote if made.quoted_usd is None else Quote(likely=Usd.parse(str(made.quoted_usd))),
             created_at=sent_at,
             sent_at=sent_at,
             ended_at=sent_at + timedelta(seconds=made.seconds),
@@ -347,7 +384,7 @@ class Outward:
 
 def _body(
     request: GenerationRequest,
-    preset: Preset,
+    habits: Habits,
     ref: ModelRef,
     values: Mapping[str, Any],
     *,
@@ -355,7 +392,7 @@ def _body(
 ) -> dict[str, Any]:
     """What `POST /generate` takes. `share` is how many of how many pictures this run makes."""
     body: dict[str, Any] = {"prompt": request.prompt, **values, "model_name": str(ref)}
-    if (deadline := request.deadline_seconds or preset.deadline_seconds) is not None:
+    if (deadline := request.deadline_seconds or habits.deadline_seconds) is not None:
         body["timeout"] = deadline
     if request.semaphore is not None:
         body["external_semaphore_id"] = request.semaphore

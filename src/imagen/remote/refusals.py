@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
 
 from imagen import errors
+from imagen.domain.money import Usd
 from imagen.errors import (
     BackendBroken,
     BackendRejected,
@@ -68,6 +70,9 @@ class _Told(msgspec.Struct, frozen=True):
     retry_after: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
     prediction_id: str | None = None
     charged: bool | None = None
+    budget: str | None = None
+    quote: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+    renews_at: datetime | None = None
 
 
 def read_refusal(response: HttpResponse, *, url: str) -> ImagenError:
@@ -99,6 +104,9 @@ def read_refusal(response: HttpResponse, *, url: str) -> ImagenError:
         ("problems", problems),
         ("prediction_id", prediction_id),
         ("charged", told.charged),
+        ("budget", None if told.budget is None else shown(told.budget)),
+        ("quote_micros", None if told.quote is None else Usd.parse(str(told.quote)).micros),
+        ("renews_at", told.renews_at),
     ):
         if hasattr(error, name):
             setattr(error, name, value)

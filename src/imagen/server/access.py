@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from imagen.domain.caller import Caller
+from imagen.domain.caller import OWN_TOKEN, Caller
 from imagen.domain.key import check_route
 from imagen.domain.secret import Secret
 from imagen.errors import Unauthenticated
@@ -271,7 +271,7 @@ class Door:
         token = Secret(shown)
         backend = self._accounts.of(token)
         return Visitor(
-            caller=Caller(name=f"token:{token.fingerprint()[:8]}", stranger=True),
+            caller=Caller(name=f"{OWN_TOKEN}{token.fingerprint()[:8]}", stranger=True),
             backend=backend,
             own_token=True,
             token=token,

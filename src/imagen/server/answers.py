@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from imagen.errors import (
@@ -35,6 +38,7 @@ from imagen.errors import (
     QueueFull,
     RateLimited,
     Refused,
+    SinkError,
     StoreError,
     Unauthenticated,
     WaitTimeout,
@@ -66,6 +70,7 @@ HTTP_STATUS: tuple[tuple[type[ImagenError], int], ...] = (
     (WaitTimeout, 504),
     (WebhookRejected, 400),
     (StoreError, 503),
+    (SinkError, 503),
     (DeliveryError, 500),
     (ConfigError, 500),
 )
@@ -75,7 +80,14 @@ _SAFETY = 422
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What went wrong: `error` is the sentence for people, `code` is stable, `hint` says what to do next."""
+    """What went wrong: `error` is the sentence for people, `code` is stable, `hint` says what to do next.
+
+    Attributes:
+        cost_usd: what was paid all the same, where pictures were asked for; null where nobody can tell.
+        budget: the budget that has no room for it; null where the caller's own `max_cost` was passed.
+        quote: the most that it would have cost, in US dollars; null when nobody knows.
+        renews_at: when that budget renews; null where it does not.
+    """
 
     error: str
     code: str = "error"
@@ -85,6 +97,10 @@ class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
     prediction_id: str | None = None
     charged: bool | None = None
     supported_models: list[str] | None = None
+    cost_usd: float | UnsetType | None = UNSET
+    budget: str | UnsetType | None = UNSET
+    quote: float | UnsetType | None = UNSET
+    renews_at: datetime | UnsetType | None = UNSET
 
 
 class ModelNotSupported(InvalidModelRef):
@@ -133,7 +149,15 @@ def error_body(error: ImagenError) -> ErrorBody:
         prediction_id=getattr(error, "prediction_id", None),
         charged=getattr(error, "charged", None),
         supported_models=getattr(error, "supported_models", None),
+        **over_budget(error),
     )
+
+
+def over_budget(error: ImagenError | None) -> dict[str, Any]:
+    """What an answer tells besides when there is no money for it: `budget`, `quote` and `renews_at`; of others nothing."""
+    if not isinstance(error, BudgetExceeded):
+        return {}
+    return {"budget": error.budget, "quote": error.quote_usd, "renews_at": error.renews_at}
 
 
 def stored_error(
@@ -151,28 +175,37 @@ def stored_error(
         detail: its sentence.
         hint: what to do next.
         charged: whether it is billed all the same; of errors of predictions.
-        facts: what else it knew: `prediction_id`, `category`, `reason`, `problems`.
+        facts: what else it knew: `prediction_id`, `category`, `reason`, `problems`, and what a refused budget tells.
     """
     kind = _KINDS.get(code, ImagenError)
     error = kind.__new__(kind)
     ImagenError.__init__(error, detail, hint=hint)
+    if isinstance(error, BudgetExceeded):
+        BudgetExceeded.__init__(error, detail, hint=hint)
     for name, value in (facts or {}).items():
         setattr(error, name, value)
     if "problems" in (facts or {}):
         error.problems = msgspec.convert(error.problems, tuple[Problem, ...])  # type: ignore[attr-defined]
+    if isinstance(error, BudgetExceeded) and isinstance(error.renews_at, str):
+        error.renews_at = datetime.fromisoformat(error.renews_at)
     if issubclass(kind, PredictionError):
         error.charged = charged  # type: ignore[attr-defined]
     return error
 
 
-def error_answer(error: ImagenError) -> Response:
-    """An error as an answer, with `Retry-After` where a wait is known or sensible."""
+def error_answer(error: ImagenError, *, besides: Mapping[str, Any] = MappingProxyType({})) -> Response:
+    """An error as an answer, with `Retry-After` where a wait is known or sensible.
+
+    Args:
+        error: what went wrong.
+        besides: further fields of the body.
+    """
     headers = {}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthenticated):
         headers["www-authenticate"] = "Bearer"
-    body = {"success": False, **msgspec.to_builtins(error_body(error))}
+    body = {"success": False, **msgspec.to_builtins(error_body(error)), **besides}
     return json_answer(body, status=http_status(error), headers=headers)
 
 

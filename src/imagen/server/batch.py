@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen.domain.batch import Idempotency, Item, ItemStatus
 from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
+from imagen.domain.prediction import Tier
+from imagen.errors import ImagenError
 from imagen.limits.line import draining
 from imagen.server.access import Visitor, scope_of
-from imagen.server.answers import json_answer
+from imagen.server.answers import json_answer, over_budget
 from imagen.server.batch_shapes import error_of, item_files, remembered
 from imagen.server.context import Context, handed_over
 from imagen.server.durable import accept, all_items, check_semaphores, ended, known
 from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
+from imagen.server.lineage import lineage_of
 from imagen.server.operation import Operation
-from imagen.server.results import Both, GeneratedFile, Turn, cost_header, dollars, generated_files, total_cost
+from imagen.server.results import (
+    Both,
+    GeneratedFile,
+    Turn,
+    cost_header,
+    dollars,
+    generated_files,
+    refusal,
+    tells_cost,
+    total_cost,
+)
 from imagen.server.tasks import MOST_STORED_BYTES, MOST_TASKS, prepare_tasks, read_tasks
-from imagen.server.wishes import Credentials, FileName, Seconds, Text, Wish, as_told, name_for
+from imagen.server.wishes import Credentials, DraftName, FileName, Seconds, Text, Wish, as_told, name_for
 from imagen.service.finish import Outcome
 from imagen.service.orders import see_order
 from imagen.service.prepare import Order
@@ -58,6 +73,9 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True):
         max_cost: US dollars for each task; refuse before buying when one would cost more.
         cache: for tasks with a seed, or of a model without one: take pictures that were made before, and keep these; by
             default as the gateway is set.
+        preset: a named set of inputs that holds where a task says nothing; it may name the model too.
+        tier: `preview` has a cheap model make every task, and keeps the wishes for their finals.
+        draft: what these previews have in common; chosen when none is given.
         credentials: a Replicate account of the caller's own, instead of a key.
     """
 
@@ -70,6 +88,9 @@ class BatchBody(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Seconds | None = None
     max_cost: float | str | None = None
     cache: bool | None = None
+    preset: str | None = None
+    tier: Literal["preview"] | None = None
+    draft: DraftName | None = None
     credentials: Credentials | None = None
 
 
@@ -77,7 +98,13 @@ class TaskResult(msgspec.Struct, kw_only=True):
     """The pictures of a task that succeeded.
 
     Attributes:
+        cost_usd: what it cost; quoted_usd: what it was likely to cost, told before. Null where the price is not known.
         cached: true where the pictures are those of an equal request, so that nothing was bought.
+        preset: the named set of inputs that was laid under the wish.
+        left_out: what the preset offered, or was taken over from another picture, and this model does not take.
+        tier: `preview`, or `final` of one; null for all others.
+        parent: of a final, the prediction that it was made of.
+        draft: what the previews of one wish, and the finals made of them, have in common.
     """
 
     task_index: int
@@ -88,8 +115,14 @@ class TaskResult(msgspec.Struct, kw_only=True):
     prediction_id: str
     seed: int | None
     cost_usd: float | None
+    quoted_usd: float | None
     success: bool = True
     cached: bool = False
+    preset: str | None = None
+    left_out: list[str] = []
+    tier: Tier | None = None
+    parent: str | None = None
+    draft: str | None = None
 
 
 class TaskFailure(msgspec.Struct, kw_only=True):
@@ -98,6 +131,11 @@ class TaskFailure(msgspec.Struct, kw_only=True):
     Attributes:
         code: stable name of the error; `error` is the sentence for people.
         charged: whether it is billed all the same; null when nobody can tell, or when it was never bought.
+        hint: what to do next.
+        cost_usd: what it cost all the same; null where nobody can tell.
+        quoted_usd: what it was likely to cost, told before; null where the price is not known.
+        budget: the budget that had no room for it; quote: the most that it would have cost; renews_at: when that budget
+            renews. Of other errors there are none of these.
     """
 
     task_index: int
@@ -107,7 +145,13 @@ class TaskFailure(msgspec.Struct, kw_only=True):
     code: str
     prediction_id: str | None
     charged: bool | None
+    hint: str | None
+    cost_usd: float | None
+    quoted_usd: float | None
     success: bool = False
+    budget: str | UnsetType | None = UNSET
+    quote: float | UnsetType | None = UNSET
+    renews_at: datetime | UnsetType | None = UNSET
 
 
 class BatchAnswer(msgspec.Struct, kw_only=True):
@@ -117,7 +161,7 @@ class BatchAnswer(msgspec.Struct, kw_only=True):
         success: whether any task has pictures.
         successful_results, failed_results: each in the order of the tasks.
         results: all of them; `results[i]` belongs to `tasks[i]`.
-        cost_usd: of all tasks; null where a price is not known.
+        cost_usd: of all tasks; quoted_usd: what they were likely to cost. Null where a price is not known.
         practice: true where the emulator painted and no model was run.
     """
 
@@ -132,9 +176,11 @@ class BatchAnswer(msgspec.Struct, kw_only=True):
     semaphore_id: str | None
     results: list[TaskResult | TaskFailure]
     cost_usd: float | None
+    quoted_usd: float | None
     practice: bool
 
 
+@tells_cost
 async def generate_batch(context: Context, request: Request) -> Response:
     """Make the pictures of many tasks. All of them are checked before the first is bought; none spoils another."""
     visitor, fields = await context.arrive(request)
@@ -145,13 +191,17 @@ async def generate_batch(context: Context, request: Request) -> Response:
     if (semaphore := wishes[0].external_semaphore_id) is not None:
         await context.app.semaphores.show(semaphore, now=context.app.clock.now().timestamp())
     turn = Turn()
-    outcomes = await context.stay(request, _carried_out(context, orders, turn), goes_on=True)
+    try:
+        outcomes = await context.stay(request, _carried_out(context, orders, turn), goes_on=True)
+    except ImagenError as error:
+        return refusal(error, cost=turn.cost_so_far(), headers=turn.headers())
     results = [
-        _result(context, request, visitor, wish, outcome, index=index)
-        for index, (wish, outcome) in enumerate(zip(wishes, outcomes, strict=True))
+        _result(context, request, visitor, wish, outcome, index=index, left_out=order.left_out)
+        for index, (wish, order, outcome) in enumerate(zip(wishes, orders, outcomes, strict=True))
     ]
-    cost = total_cost([_cost(outcome) for outcome in outcomes])
-    return _answered(visitor, fields, results, cost, semaphore=semaphore, headers=turn.headers())
+    cost = total_cost([outcome.prediction.spent for outcome in outcomes])
+    quoted = total_cost([outcome.prediction.quote.likely for outcome in outcomes])
+    return _answered(visitor, fields, results, cost, quoted, semaphore=semaphore, headers=turn.headers())
 
 
 async def _generate_batch_once(
@@ -176,15 +226,20 @@ async def _generate_batch_once(
             mark=mark,
             outlives=False,
         )
-    await ended(context, request, visitor, batch)
+    headers = REPLAYED if replayed else {}
+    try:
+        await ended(context, request, visitor, batch)
+    except ImagenError as error:
+        return refusal(error, cost=None, headers=headers)  # it goes on, and may cost something
     items = await all_items(context, batch.id)
     return _answered(
         visitor,
         fields,
         [_stored_result(context, request, visitor, item) for item in items],
         total_cost([item.cost for item in items]),
+        total_cost([see_order(item.order).quote.likely for item in items]),
         semaphore=fields.get("external_semaphore_id"),
-        headers=REPLAYED if replayed else {},
+        headers=headers,
     )
 
 
@@ -193,6 +248,7 @@ def _answered(
     fields: Mapping[str, Any],
     results: list[TaskResult | TaskFailure],
     cost: Usd | None,
+    quoted: Usd | None,
     *,
     semaphore: str | None,
     headers: Mapping[str, str],
@@ -211,6 +267,7 @@ def _answered(
         semaphore_id=semaphore,
         results=results,
         cost_usd=dollars(cost),
+        quoted_usd=dollars(quoted),
         practice=visitor.backend.practice,
     )
     return json_answer(answer, headers=cost_header(cost) | dict(headers))
@@ -255,7 +312,14 @@ async def _carried_out(context: Context, orders: Sequence[Order], turn: Turn) ->
 
 
 def _result(
-    context: Context, request: Request, visitor: Visitor, wish: Wish, outcome: Outcome, *, index: int
+    context: Context,
+    request: Request,
+    visitor: Visitor,
+    wish: Wish,
+    outcome: Outcome,
+    *,
+    index: int,
+    left_out: Sequence[str],
 ) -> TaskResult | TaskFailure:
     prediction, name = outcome.prediction, name_for(wish, context)
     if outcome.error is not None:
@@ -268,6 +332,10 @@ def _result(
             code=error.code,
             prediction_id=prediction.id if prediction.sent_at else None,
             charged=prediction.charged,
+            hint=error.hint,
+            cost_usd=dollars(prediction.spent),
+            quoted_usd=dollars(prediction.quote.likely),
+            **over_budget(error),
         )
     files = generated_files(context, request, wish, outcome, name=name)
     return TaskResult(
@@ -279,7 +347,9 @@ def _result(
         prediction_id=prediction.id,
         seed=prediction.seed,
         cost_usd=dollars(prediction.cost),
+        quoted_usd=dollars(prediction.quote.likely),
         cached=prediction.reused,
+        **lineage_of(prediction, left_out),
     )
 
 
@@ -287,37 +357,35 @@ def _stored_result(
     context: Context, request: Request, visitor: Visitor, item: Item
 ) -> TaskResult | TaskFailure:
     note = remembered(item)
-    prompt = see_order(item.order).prompt
+    order = see_order(item.order)
     if item.status is not ItemStatus.SUCCEEDED:
         error = as_told(error_of(item), visitor)
         return TaskFailure(
             task_index=item.index,
-            prompt=prompt,
+            prompt=order.prompt,
             output_filename=note.output_filename,
             error=error.detail,
             code=error.code,
             prediction_id=item.problem.get("prediction_id"),
             charged=item.charged,
+            hint=error.hint,
+            cost_usd=dollars(item.cost),
+            quoted_usd=dollars(order.quote.likely),
+            **over_budget(error),
         )
     files = item_files(context, request, item, name=note.output_filename)
     return TaskResult(
         task_index=item.index,
-        prompt=prompt,
+        prompt=order.prompt,
         output_filename=note.output_filename,
         generated_files=files,
         count=len(files),
         prediction_id=item.predictions[0],
         seed=item.seed,
         cost_usd=dollars(item.cost),
+        quoted_usd=dollars(order.quote.likely),
+        **lineage_of(order, note.left_out),
     )
-
-
-def _cost(outcome: Outcome) -> Usd | None:
-    """What it cost; None while it may still cost something, or nobody knows the price."""
-    prediction = outcome.prediction
-    if prediction.status.terminal:
-        return prediction.cost if prediction.charged is not False else Usd(0)
-    return Usd(0) if prediction.sent_at is None else None
 
 
 OPERATIONS: tuple[Operation, ...] = (

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
+from starlette.responses import Response
 
 from imagen.domain.batch import Batch, BatchStatus, Item, ItemStatus, Tally
+from imagen.domain.prediction import Tier
 from imagen.errors import ImagenError
-from imagen.server.answers import stored_error
+from imagen.server.answers import json_answer, over_budget, stored_error
 from imagen.server.context import Context
-from imagen.server.results import GeneratedFile, dollars
+from imagen.server.lineage import lineage_of
+from imagen.server.results import GeneratedFile, cost_header, dollars
 from imagen.server.wishes import DEFAULT_EXTENSION, file_names
 from imagen.service.batches import View
 from imagen.service.orders import see_order
@@ -146,9 +150,17 @@ class ItemState(msgspec.Struct, kw_only=True):
         prediction_ids: ours, of the last attempt.
         seed: with which the same picture can be made again.
         cost_usd: of all attempts; null where a part of it is not known.
+        quoted_usd: what one attempt was likely to cost, told before; null where the price is not known.
+        budget: the budget that had no room for it; quote: the most that it would have cost; renews_at: when that budget
+            renews. Of other errors there are none of these.
         charged: whether any of it is billed; null while that is open, or when nobody can tell.
         attempts: how often it was begun.
         ended_at: when it ended.
+        preset: the named set of inputs that was laid under the wish.
+        left_out: what the preset offered, or was taken over from another picture, and this model does not take.
+        tier: `preview`, or `final` of one; null for all others.
+        parent: of a final, the prediction that it was made of.
+        draft: what the previews of one wish, and the finals made of them, have in common.
     """
 
     index: int
@@ -163,9 +175,18 @@ class ItemState(msgspec.Struct, kw_only=True):
     prediction_ids: list[str]
     seed: int | None
     cost_usd: float | None
+    quoted_usd: float | None
     charged: bool | None
     attempts: int
     ended_at: datetime | None
+    budget: str | UnsetType | None = UNSET
+    quote: float | UnsetType | None = UNSET
+    renews_at: datetime | UnsetType | None = UNSET
+    preset: str | None = None
+    left_out: list[str] = []
+    tier: Tier | None = None
+    parent: str | None = None
+    draft: str | None = None
 
 
 class ItemPage(msgspec.Struct, kw_only=True):
@@ -201,11 +222,15 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
         model_name: as it was asked for.
         output_filename: as it was asked for, or as it was chosen.
         semaphore: the named limit that was waited for.
+        left_out: what was offered or carried over, and the model does not take.
+        saved_micros: of a final, what choosing was likely to save, in micro-dollars.
     """
 
     model_name: str = ""
     output_filename: str = ""
     semaphore: str | None = None
+    left_out: tuple[str, ...] = ()
+    saved_micros: int | None = None
 
 
 def remembered(item: Item) -> Remembered:
@@ -246,6 +271,13 @@ def batch_state(context: Context, request: Request, view: View) -> BatchState:
         webhook_events_filter=list(batch.webhook_events),
         urls=batch_urls(context, request, batch.id),
     )
+
+
+def batch_answer(context: Context, request: Request, view: View) -> Response:
+    """A batch as an answer, with what it has cost so far."""
+    tally = view.tally
+    cost = None if tally.unpriced else tally.cost
+    return json_answer(batch_state(context, request, view), headers=cost_header(cost))
 
 
 def accepted_state(context: Context, request: Request, batch: Batch) -> BatchState:
@@ -308,9 +340,12 @@ def item_state(context: Context, request: Request, item: Item) -> ItemState:
         prediction_ids=list(item.predictions),
         seed=item.seed,
         cost_usd=dollars(item.cost),
+        quoted_usd=dollars(order.quote.likely),
         charged=item.charged,
         attempts=item.attempt,
         ended_at=item.ended_at,
+        **over_budget(None if item.code is None else error_of(item)),
+        **lineage_of(order, note.left_out),
     )
 
 

@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from imagen.domain.batch import ItemStatus
 from imagen.domain.limits import Lane
+from imagen.domain.money import Usd
 from imagen.errors import InvalidInput, InvalidRequest, Problem
 from imagen.server.access import Visitor, scope_of, sight_of
 from imagen.server.answers import json_answer
@@ -21,6 +22,7 @@ from imagen.server.batch_shapes import (
     ItemPage,
     Retried,
     accepted_state,
+    batch_answer,
     batch_state,
     batch_urls,
     item_state,
@@ -30,6 +32,7 @@ from imagen.server.context import Context
 from imagen.server.durable import Webhook, accept, check_semaphores, known, read_webhook
 from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
 from imagen.server.operation import Operation, Parameter
+from imagen.server.results import cost_header, tells_cost
 from imagen.server.sse import LAST_EVENT_ID, MEDIA_TYPE, EventStream, Sent, read_last_event_id
 from imagen.server.tasks import MOST_STORED_BYTES, Told, prepare_tasks, read_rows, read_tasks
 from imagen.server.uploads import UPLOADS, is_upload, read_upload
@@ -78,6 +81,7 @@ class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
 # --- accepting -------------------------------------------------------------------------------------------
 
 
+@tells_cost
 async def create_batch(context: Context, request: Request) -> Response:
     """Take a batch on. All of it is checked before; when the answer is sent it is going to be made."""
     wanted = await (_from_file(context, request) if is_upload(request) else _from_json(context, request))
@@ -101,7 +105,8 @@ async def create_batch(context: Context, request: Request) -> Response:
             webhook=wanted.webhook,
         )
     state = accepted_state(context, request, batch)
-    return json_answer(state, status=202, headers=headers | {"location": state.urls.get})
+    headers |= cost_header(Usd(0)) | {"location": state.urls.get}
+    return json_answer(state, status=202, headers=headers)
 
 
 async def _from_json(context: Context, request: Request) -> _Wanted:
@@ -161,7 +166,7 @@ async def list_batches(context: Context, request: Request) -> Response:
 async def show_batch(context: Context, request: Request) -> Response:
     """How it stands."""
     _, view = await _find(context, request)
-    return json_answer(batch_state(context, request, view))
+    return batch_answer(context, request, view)
 
 
 async def list_items(context: Context, request: Request) -> Response:
@@ -220,13 +225,13 @@ async def _lines(context: Context, request: Request, batch_id: str) -> AsyncIter
 async def cancel_batch(context: Context, request: Request) -> Response:
     """Buy nothing more of it, and stop what runs."""
     _, view = await _find(context, request)
-    return json_answer(batch_state(context, request, await context.app.batches.cancel(view.batch.id)))
+    return batch_answer(context, request, await context.app.batches.cancel(view.batch.id))
 
 
 async def pause_batch(context: Context, request: Request) -> Response:
     """Begin nothing more of it; what runs goes on to its end."""
     _, view = await _find(context, request)
-    return json_answer(batch_state(context, request, await context.app.batches.pause(view.batch.id)))
+    return batch_answer(context, request, await context.app.batches.pause(view.batch.id))
 
 
 async def resume_batch(context: Context, request: Request) -> Response:
@@ -234,7 +239,7 @@ async def resume_batch(context: Context, request: Request) -> Response:
     visitor, view = await _find(context, request, works=True)
     if visitor.token is not None:
         await context.app.batches.lend_token(view.batch, visitor.token)
-    return json_answer(batch_state(context, request, await context.app.batches.resume(view.batch.id)))
+    return batch_answer(context, request, await context.app.batches.resume(view.batch.id))
 
 
 async def retry_failed(context: Context, request: Request) -> Response:

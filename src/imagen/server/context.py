@@ -84,13 +84,16 @@ class Context:
         if self.drains:
             raise draining()
 
-    async def enter(self, request: Request, *, credentials: Any = None, leaving: bool = False) -> Visitor:
+    async def enter(
+        self, request: Request, *, credentials: Any = None, leaving: bool = False, any_key: bool = False
+    ) -> Visitor:
         """Let the caller of a request in, and remember for the log who it was.
 
         Args:
             request: what is asked.
             credentials: of the payload.
             leaving: it ends something, which is also done while the process shuts down.
+            any_key: every key may ask this, whatever paths it is good for.
 
         Raises:
             Unauthenticated, PermissionDenied: they may not.
@@ -99,16 +102,22 @@ class Context:
         if not leaving:
             self.check_open()
         visitor = await self.door.admit(
-            request.headers, credentials=credentials, route=request.scope["imagen.route"]
+            request.headers,
+            credentials=credentials,
+            route=None if any_key else request.scope["imagen.route"],
         )
         request.scope["imagen.caller"] = visitor.caller.name
         return visitor
 
-    async def arrive(self, request: Request) -> tuple[Visitor, dict[str, Any]]:
+    async def arrive(self, request: Request, *, any_key: bool = False) -> tuple[Visitor, dict[str, Any]]:
         """Let the caller of a request in, and read what it wants.
 
         Whoever shows a key is let in, or not, before a byte of the body is read; who shows none may have credentials in
         it, and has less room.
+
+        Args:
+            request: what is asked.
+            any_key: as in `enter`.
 
         Raises:
             Unauthenticated, PermissionDenied: they may not.
@@ -116,14 +125,16 @@ class Context:
             InvalidRequest: the body is no JSON object, or too large.
         """
         if self.door.sees_key(request.headers):
-            return await self.enter(request), await read_object(request, limit_bytes=MOST_BYTES)
+            visitor = await self.enter(request, any_key=any_key)
+            return visitor, await read_object(request, limit_bytes=MOST_BYTES)
         fields = await read_object(
             request,
             limit_bytes=MOST_BYTES_OF_STRANGERS,
             room=self._room_of_strangers,
             seconds=STRANGERS_SECONDS,
         )
-        return await self.enter(request, credentials=fields.get("credentials")), fields
+        credentials = fields.get("credentials")
+        return await self.enter(request, credentials=credentials, any_key=any_key), fields
 
     async def receive(self, request: Request) -> tuple[Visitor, bytes]:
         """Let the caller of a request in, and read a body that is no JSON object, as `arrive` does.

@@ -25,14 +25,20 @@ from imagen.errors import NotFound
 from imagen.server import (
     batch,
     batches,
+    budgets,
     deliveries,
+    feedback,
     generate,
     health,
     keys,
     metrics,
     pictures,
     predictions,
+    promote,
+    quote,
+    recommend,
     semaphores,
+    usage,
     webhooks,
 )
 from imagen.server.answers import ErrorBody
@@ -43,10 +49,16 @@ FACES = (
     generate,
     batch,
     predictions,
+    promote,
+    feedback,
+    quote,
+    recommend,
     batches,
     deliveries,
     semaphores,
     keys,
+    budgets,
+    usage,
     pictures,
     webhooks,
     health,
@@ -152,7 +164,8 @@ def _answers(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
             content = schemas.of(kind)
             if example is not None and status < HTTPStatus.MULTIPLE_CHOICES:
                 content["example"] = example
-            answer["content"] = {JSON: content}
+            besides = {media_type: {"schema": {"type": "string"}} for media_type in operation.besides}
+            answer["content"] = {JSON: content} | besides
         elif operation.media_type != JSON and status not in _WITHOUT_BODY:
             answer["content"] = {
                 media_type: {} for media_type in (operation.media_type, *_ALSO.get(status, ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -11,6 +12,7 @@ from starlette.requests import Request
 
 from imagen.domain.batch import STOPPED_BY, Batch, BatchStatus, Idempotency, Item
 from imagen.domain.limits import Lane
+from imagen.domain.money import Usd
 from imagen.errors import (
     BackendError,
     BackendUnauthenticated,
@@ -92,8 +94,30 @@ async def accept_single(
         InvalidInput: it cannot be carried out.
         NotFound: a model or named limit that there is not.
     """
-    wish, options = read_wish(fields)
+    wish, options = read_wish(fields, context.app.settings.presets)
     order = await prepare_order(context, visitor, wish, options, lane=Lane.INTERACTIVE)
+    return await accept_one(
+        context, request, visitor, wish, order, mark=mark, webhook=webhook, outlives=outlives
+    )
+
+
+async def accept_one(
+    context: Context,
+    request: Request,
+    visitor: Visitor,
+    wish: Wish,
+    order: Order,
+    *,
+    mark: Idempotency | None,
+    webhook: Webhook = NOWHERE,
+    outlives: bool = True,
+    saved: Usd | None = None,
+) -> Batch:
+    """Take one checked order on; else as `accept`. Of a final, `saved` is what choosing was likely to save.
+
+    Raises:
+        NotFound: a named limit that there is not.
+    """
     await check_semaphores(context, [wish])
     intent, _ = order.intents[0]
     return await accept(
@@ -108,6 +132,7 @@ async def accept_single(
         webhook=webhook,
         details={"prediction_id": intent.id, "deadline_seconds": intent.deadline_seconds},
         outlives=outlives,
+        beside={} if saved is None else {"saved_micros": saved.micros},
     )
 
 
@@ -125,6 +150,7 @@ async def accept(
     webhook: Webhook = NOWHERE,
     details: Mapping[str, Any] | None = None,
     outlives: bool = True,
+    beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> Batch:
     """Take work on. When this returns it is going to be done, whatever becomes of this process.
 
@@ -141,6 +167,7 @@ async def accept(
         webhook: where its events are told.
         details: what is to be remembered of all of it.
         outlives: a token of the caller's own must be there after a restart.
+        beside: what is to be remembered of each wish besides.
 
     Returns:
         The batch that counts: another one when the same request was quicker.
@@ -167,12 +194,12 @@ async def accept(
         mark=mark,
     )
     if visitor.own_token and (context.app.sealer is not None or not outlives):
-        await _check_account(context, visitor)
+        await check_account(context, visitor)
     async with context.app.batches.draft(new) as draft:
         for start in range(0, len(orders), _PIECE):
             await draft.add(
                 [
-                    Entry(order, _note(context, wish))
+                    Entry(order, {**_note(context, wish, order), **beside})
                     for wish, order in zip(
                         wishes[start : start + _PIECE], orders[start : start + _PIECE], strict=True
                     )
@@ -242,15 +269,17 @@ async def all_items(context: Context, batch_id: str) -> list[Item]:
     return [item async for item in context.app.batches.all_items(batch_id)]
 
 
-def _note(context: Context, wish: Wish) -> dict[str, Any]:
+def _note(context: Context, wish: Wish, order: Order) -> dict[str, Any]:
     """What is remembered of a wish besides its order; see `batch_shapes.Remembered`."""
-    note = {"model_name": wish.model_name, "output_filename": name_for(wish, context)}
+    note: dict[str, Any] = {"model_name": wish.model_name, "output_filename": name_for(wish, context)}
     if wish.external_semaphore_id is not None:
         note["semaphore"] = wish.external_semaphore_id
+    if order.left_out:
+        note["left_out"] = order.left_out
     return note
 
 
-async def _check_account(context: Context, visitor: Visitor) -> None:
+async def check_account(context: Context, visitor: Visitor) -> None:
     """Refuse a made-up token before anything is written down for it: nobody would ever come back for that."""
     try:
         await context.door.proven.check(visitor.backend)

@@ -9,16 +9,18 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from imagen.domain.batch import Idempotency, ItemStatus
+from imagen.domain.batch import Batch, Idempotency, ItemStatus
 from imagen.domain.limits import Lane
-from imagen.domain.prediction import Prediction
-from imagen.errors import Draining, WaitTimeout
+from imagen.domain.money import Usd
+from imagen.domain.prediction import Prediction, Tier
+from imagen.errors import Draining, ImagenError, WaitTimeout
 from imagen.server.access import Visitor, scope_of
-from imagen.server.answers import error_answer, json_answer
+from imagen.server.answers import json_answer
 from imagen.server.batch_shapes import Remembered, error_of, item_files, remembered
 from imagen.server.context import Context
 from imagen.server.durable import accept_single, all_items, ended, known
 from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
+from imagen.server.lineage import lineage_of
 from imagen.server.operation import Operation
 from imagen.server.results import (
     GeneratedFile,
@@ -27,6 +29,8 @@ from imagen.server.results import (
     cost_header,
     dollars,
     generated_files,
+    refusal,
+    tells_cost,
 )
 from imagen.server.wishes import Credentials, Wish, as_told, keeps, name_for, prepare_order, read_wish
 
@@ -46,6 +50,10 @@ class GenerateBody(Wish, frozen=True, kw_only=True):
         max_cost: US dollars; refuse before buying when it would cost more.
         cache: with a seed, or for a model without one, take pictures that were made before, and keep these; by default
             as the gateway is set.
+        preset: a named set of inputs that holds where nothing is said here; it may name the model too.
+        tier: `preview` has a cheap model make it, and keeps the wish for `POST /predictions/{prediction_id}/promote`.
+        draft: a name for what the previews of one wish have in common, so that what choosing saves can be told; the
+            answer tells the one that was chosen when none is given.
         credentials: a Replicate account of the caller's own, instead of a key.
     """
 
@@ -61,11 +69,18 @@ class GenerateAnswer(msgspec.Struct, kw_only=True):
         external_semaphore_used: whether a named limit was waited for; `semaphore_id` says which.
         prediction_id: ours, good for `imagen predictions show`; replicate_id: Replicate's.
         seed: with which the same picture can be made again; null for models without one.
-        cost_usd: null where the price is not known.
+        cost_usd: what it cost; quoted_usd: what it was likely to cost, told before. Null where the price is not known.
         seconds: from sending it to seeing its end; predict_seconds: of those the model ran, as far as it is told.
         practice: true where the emulator painted it and no model was run.
         cached: true where the pictures are those of an equal request and nothing was bought; they cost nothing, and the
             seconds are those that it took to bring them.
+        preset: the named set of inputs that was laid under the wish.
+        left_out: what the preset offered, or was taken over from another picture, and this model does not take.
+        tier: `preview`, or `final` of one; null for all others.
+        parent: of a final, the prediction that it was made of.
+        draft: what the previews of one wish, and the finals made of them, have in common.
+        saved_usd: of a final, what as many finals as there were previews would have cost more; null where a price is not
+            known.
     """
 
     success: bool
@@ -82,19 +97,27 @@ class GenerateAnswer(msgspec.Struct, kw_only=True):
     version: str | None
     seed: int | None
     cost_usd: float | None
+    quoted_usd: float | None
     seconds: float
     predict_seconds: float | None
     cached: bool = False
+    saved_usd: float | None = None
+    preset: str | None = None
+    left_out: list[str] = []
+    tier: Tier | None = None
+    parent: str | None = None
+    draft: str | None = None
     practice: bool
 
 
+@tells_cost
 async def generate(context: Context, request: Request) -> Response:
     """Make the pictures of one wish; the answer comes when they are ready."""
     visitor, fields = await context.arrive(request)
     mark = read_mark(request, fields, scope=scope_of(visitor), now=context.app.clock.now())
     if mark is not None:
         return await _generate_once(context, request, visitor, fields, mark)
-    wish, options = read_wish(fields)
+    wish, options = read_wish(fields, context.app.settings.presets)
     order = await prepare_order(context, visitor, wish, options, lane=Lane.INTERACTIVE)
     turn = Turn()
     try:
@@ -104,12 +127,19 @@ async def generate(context: Context, request: Request) -> Response:
     except Draining as error:
         if turn.prediction_id is None:
             raise
-        raise WaitTimeout(error.detail, prediction_id=turn.prediction_id, hint=_HANDED_OVER) from None
+        lost = WaitTimeout(error.detail, prediction_id=turn.prediction_id, hint=_HANDED_OVER)
+        return refusal(lost, cost=None, headers=turn.headers())
     if outcome.error is not None:
-        raise as_told(outcome.error, visitor)
+        told = as_told(outcome.error, visitor)
+        return refusal(told, cost=outcome.prediction.spent, headers=turn.headers())
     name = name_for(wish, context)
     files = generated_files(context, request, wish, outcome, name=name)
-    note = Remembered(model_name=wish.model_name, output_filename=name, semaphore=wish.external_semaphore_id)
+    note = Remembered(
+        model_name=wish.model_name,
+        output_filename=name,
+        semaphore=wish.external_semaphore_id,
+        left_out=order.left_out,
+    )
     headers = turn.headers() | cache_header(outcome)
     return _answered(visitor, outcome.prediction, files, note, headers=headers)
 
@@ -122,18 +152,40 @@ async def _generate_once(
     replayed = batch is not None
     if batch is None:
         batch = await accept_single(context, request, visitor, fields, mark=mark, outlives=False)
-    await ended(context, request, visitor, batch, seconds=batch.details.get("deadline_seconds"))
+    return await when_ended(context, request, visitor, batch, headers=REPLAYED if replayed else {})
+
+
+async def when_ended(
+    context: Context, request: Request, visitor: Visitor, batch: Batch, *, headers: Mapping[str, str]
+) -> Response:
+    """The answer of a wish that was taken on durably, as soon as it has ended.
+
+    Args:
+        context: of the server.
+        request: of the caller who waits.
+        visitor: who that is.
+        batch: with that one wish.
+        headers: of the answer.
+    """
+    try:
+        await ended(context, request, visitor, batch, seconds=batch.details.get("deadline_seconds"))
+    except ImagenError as error:
+        return refusal(error, cost=None, headers=headers)  # it goes on, and may cost something
     (item,) = await all_items(context, batch.id)
-    headers = dict(REPLAYED) if replayed else {}
     if item.status is not ItemStatus.SUCCEEDED:
-        answer = error_answer(as_told(error_of(item), visitor))
-        answer.headers.update(headers)
-        return answer
+        return refusal(as_told(error_of(item), visitor), cost=item.cost, headers=headers)
     note = remembered(item)
     files = item_files(context, request, item, name=note.output_filename)
     outcomes = await context.app.batches.outcomes(item)
-    headers |= cache_header(outcomes[0])
-    return _answered(visitor, outcomes[0].prediction, files, note, headers=headers)
+    spent = await context.app.drafts.spent(outcomes[0].prediction)
+    return _answered(
+        visitor,
+        outcomes[0].prediction,
+        files,
+        note,
+        saved=None if spent is None else spent.saved,
+        headers={**headers, **cache_header(outcomes[0])},
+    )
 
 
 def _answered(
@@ -142,6 +194,7 @@ def _answered(
     files: list[GeneratedFile],
     note: Remembered,
     *,
+    saved: Usd | None = None,
     headers: Mapping[str, str],
 ) -> Response:
     """The pictures of a prediction that succeeded, as an answer."""
@@ -160,10 +213,13 @@ def _answered(
         version=prediction.version,
         seed=prediction.seed,
         cost_usd=dollars(prediction.cost),
+        quoted_usd=dollars(prediction.quote.likely),
         seconds=(prediction.latency_ms or 0) / 1000,
         predict_seconds=prediction.predict_seconds,
         practice=visitor.backend.practice,
         cached=prediction.reused,
+        saved_usd=dollars(saved) if prediction.tier == "final" else None,
+        **lineage_of(prediction, note.left_out),
     )
     told = {"x-imagen-prediction-id": prediction.id} | cost_header(prediction.cost)
     return json_answer(answer, headers=told | dict(headers))

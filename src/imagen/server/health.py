@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen import __version__
-from imagen.domain.limits import AccountState
+from imagen.domain.limits import AccountState, budget_limit
 from imagen.errors import ImagenError, StoreError, Unauthenticated
 from imagen.ports import WorkStanding
 from imagen.server.answers import DOCUMENTED_MODELS, json_answer
@@ -105,7 +105,7 @@ class TroubleStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why durable work waits.
 
     Attributes:
-        of: store, own_account or a_callers_account.
+        of: store, own_account, a_callers_account or budget.
         reason: for people.
         since: when it began.
         next_try: when one item tries again.
@@ -129,6 +129,22 @@ class DeliveryStatus(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int | None = None
     failing: int | None = None
     trouble: str | None = None
+
+
+class SinkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The place that has the ledger's entries besides the gateway's own database.
+
+    Attributes:
+        kind: postgresql or supabase.
+        waiting: entries that it does not have yet; null when the database could not tell.
+        trouble: why they wait, where something is wrong.
+        since: when that began.
+    """
+
+    kind: str
+    waiting: int | None = None
+    trouble: str | None = None
+    since: datetime | None = None
 
 
 class WatcherStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +198,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         database: ok, or what is wrong with it.
         store: whether it takes what is to be written down.
         work: durable work.
+        sink: the other place of the ledger, where one is configured.
         uptime_seconds: since the start.
         under_way: requests for pictures that this process works on.
         draining: true while the process shuts down.
@@ -198,6 +215,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     database: str | None = None
     store: StoreStatus | None = None
     work: WorkStatus | None = None
+    sink: SinkStatus | None = None
     uptime_seconds: float | None = None
     under_way: int | None = None
     draining: bool | None = None
@@ -266,13 +284,14 @@ async def _may_see_inside(context: Context, headers: Mapping[str, str]) -> bool:
 async def _with_details(context: Context, answer: Health) -> Health:
     app = context.app
     account, told = _own_account(context)
-    state, database, standing, unreadable = None, "ok", None, 0
+    state, database, standing, unreadable, unsunk = None, "ok", None, 0, None
     feeling = asyncio.create_task(app.pulse.feel(within_seconds=_DATABASE_SECONDS))
     try:
         state = await _account_state(context, account)
         async with asyncio.timeout(_DATABASE_SECONDS):
             standing = await app.standings.count_left()
             unreadable = len(await app.store.unreadable())
+            unsunk = await app.mirror.waiting()
     except StoreError as error:
         database = error.detail
     except TimeoutError:
@@ -300,6 +319,7 @@ async def _with_details(context: Context, answer: Health) -> Health:
             state=condition.state, since=condition.since, detail=condition.detail, unreadable=unreadable
         ),
         work=_work(context, account, standing),
+        sink=_sink(context, unsunk),
         uptime_seconds=round(context.metrics.uptime_seconds, 3),
         under_way=len(context.under_way),
         draining=context.drains,
@@ -317,7 +337,9 @@ def _work(context: Context, account: str, standing: WorkStanding | None) -> Work
         worked_on=app.queue.busy,
         troubles=tuple(
             TroubleStatus(
-                of=whose.get(trouble.subject, "a_callers_account"),
+                of="budget"
+                if trouble.subject.startswith(budget_limit(""))
+                else whose.get(trouble.subject, "a_callers_account"),
                 reason=trouble.reason,
                 since=trouble.since,
                 next_try=trouble.next_try,
@@ -330,6 +352,18 @@ def _work(context: Context, account: str, standing: WorkStanding | None) -> Work
             trouble=app.courier.trouble,
         ),
         watcher=WatcherStatus(watched=app.watcher.watching, held_open=app.held_open.held),
+    )
+
+
+def _sink(context: Context, waiting: int | None) -> SinkStatus | None:
+    sink, trouble = context.app.mirror.sink, context.app.mirror.trouble
+    if sink is None:
+        return None
+    return SinkStatus(
+        kind=sink.name.partition(":")[0],
+        waiting=waiting,
+        trouble=None if trouble is None else trouble.detail,
+        since=None if trouble is None else trouble.since,
     )
 
 

@@ -21,6 +21,7 @@ from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction
 from imagen.domain.semaphore import Semaphore
 from imagen.errors import ImagenError
+from imagen.instrumentation.analytics import Once, processing_ms
 from imagen.server.context import Context
 from imagen.server.health import check_insider
 from imagen.server.operation import Operation
@@ -30,9 +31,11 @@ OTHER = "other"
 MOST_MODELS = 200
 MOST_ROUTES = 200
 MOST_SEMAPHORES = 200
+MOST_PAIRS = 500
 """Each name is a time series in Prometheus for good, and callers choose names."""
 _LONGEST_NAME = 200
-_MOST_REMEMBERED = 10_000
+_STRANGER = "token"
+"""Whoever comes with a Replicate token of their own; the ledger tells them apart."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _LOOK_SECONDS = 2.0
 """How long a scrape waits for the database."""
@@ -77,7 +80,8 @@ class Metrics:
         }
         self._model = _Names(MOST_MODELS)
         self._route = _Names(MOST_ROUTES)
-        self._counted: dict[str, None] = {}
+        self._pair = _Pairs(MOST_PAIRS)
+        self._once = Once()
 
         self._requests = self._counter(
             "imagen_requests_total", "Requests that were answered.", "route", "method", "status"
@@ -122,7 +126,22 @@ class Metrics:
             "Webhooks that arrived: taken, repeated, forged, stale, malformed, unverified or unexpected.",
             "outcome",
         )
+        self._generations = self._counter(
+            "imagen_generations_total",
+            "Predictions that ended, by whom they were made for: the event generation_completed.",
+            "caller",
+            "model",
+            "outcome",
+        )
+        self._processing_seconds = self._histogram(
+            "imagen_processing_seconds",
+            "Seconds that a model ran, where the service tells them, else until the end of the prediction.",
+            _PREDICTION_SECONDS,
+            "model",
+            "outcome",
+        )
         self._cost_micros: dict[str, int] = {}
+        self._cost_of_pairs: dict[tuple[str, str], int] = {}
         ProcessCollector(registry=self._registry)
 
     @property
@@ -170,24 +189,27 @@ class Metrics:
     def _ended(self, event: Ended) -> None:
         """Count it once, however often it is told: a repeated request says again that its prediction has ended."""
         prediction = event.prediction
-        if not prediction.status.terminal or prediction.id in self._counted:
+        if not self._once.is_new(prediction):
             return
-        self._counted[prediction.id] = None
-        if len(self._counted) > _MOST_REMEMBERED:
-            del self._counted[next(iter(self._counted))]
         model = self._model(prediction.model.partition(":")[0])
         self._predictions(model, prediction.status.value).inc()
         if (milliseconds := prediction.latency_ms) is not None:
             self._prediction_seconds(model).observe(max(0, milliseconds) / 1000)
-        self._add_cost(model, prediction)
+        pair = self._pair(_caller(prediction), model)
+        self._generations(*pair, prediction.status.value).inc()
+        if (milliseconds := processing_ms(prediction)) is not None:
+            self._processing_seconds(model, prediction.status.value).observe(max(0, milliseconds) / 1000)
+        self._add_cost(pair, prediction)
 
-    def _add_cost(self, model: str, prediction: Prediction) -> None:
+    def _add_cost(self, pair: tuple[str, str], prediction: Prediction) -> None:
+        _, model = pair
         if not prediction.charged:
             return
         if prediction.cost is None:
             self._unpriced(model).inc()
         else:
             self._cost_micros[model] = self._cost_micros.get(model, 0) + prediction.cost.micros
+            self._cost_of_pairs[pair] = self._cost_of_pairs.get(pair, 0) + prediction.cost.micros
 
     # --- told to whoever asks ----------------------------------------------------------------------------
 
@@ -214,6 +236,14 @@ class Metrics:
         for model, micros in self._cost_micros.items():
             cost.add_metric([model], Usd(micros).to_json())
         yield cost
+        cost_of_pairs = CounterMetricFamily(
+            "imagen_generation_cost_usd_total",
+            "The same dollars, by whom they were spent for.",
+            labels=["caller", "model"],
+        )
+        for pair, micros in self._cost_of_pairs.items():
+            cost_of_pairs.add_metric(pair, Usd(micros).to_json())
+        yield cost_of_pairs
         yield from _gauges(standing)
 
     # --- making them -------------------------------------------------------------------------------------
@@ -257,6 +287,31 @@ class _Names:
             return OTHER
         self._seen.add(name)
         return name
+
+
+class _Pairs:
+    """Callers with their models: the first so many as they are, of the rest only the model."""
+
+    __slots__ = ("_most", "_seen")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seen: set[tuple[str, str]] = set()
+
+    def __call__(self, caller: str, model: str) -> tuple[str, str]:
+        pair = (caller, model)
+        if pair in self._seen:
+            return pair
+        if len(self._seen) >= self._most or len(caller) > _LONGEST_NAME:
+            return (OTHER, model)
+        self._seen.add(pair)
+        return pair
+
+
+def _caller(prediction: Prediction) -> str:
+    """Whom it was made for. Of callers with tokens of their own there can be any number, so they are one."""
+    stranger = prediction.key is None and prediction.caller.startswith(f"{_STRANGER}:")
+    return _STRANGER if stranger else prediction.caller
 
 
 class _All(Collector):

@@ -37,6 +37,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         answers: the type of the JSON of each status besides errors; None for no JSON.
         errors: statuses besides 400 that it answers with an `ErrorBody`.
         media_type: of an answer that is no JSON.
+        besides: other media types in which it gives an answer that it also has as JSON.
     """
 
     method: Literal["GET", "POST", "DELETE", "PUT", "PATCH"]
@@ -52,4 +53,5 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[int, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     media_type: str = "application/json"
+    besides: tuple[str, ...] = ()
     example: Any = None

@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen.domain.batch import Batch, Item
-from imagen.domain.prediction import Prediction
+from imagen.domain.money import Usd
+from imagen.domain.prediction import Prediction, Tier
 from imagen.errors import InvalidRequest
 from imagen.server.access import Visitor, scope_of, sight_of
 from imagen.server.answers import json_answer
@@ -20,8 +22,9 @@ from imagen.server.context import Context
 from imagen.server.durable import accept_single, known, read_webhook
 from imagen.server.generate import GenerateBody
 from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
+from imagen.server.lineage import lineage_of
 from imagen.server.operation import Operation, Parameter
-from imagen.server.results import GeneratedFile
+from imagen.server.results import GeneratedFile, cost_header, dollars, tells_cost, total_cost
 from imagen.service.batches import View
 from imagen.service.notices import COMPLETED, START
 
@@ -73,13 +76,23 @@ class PredictionState(msgspec.Struct, kw_only=True):
         trouble: what it waits for just now.
         replicate_id: Replicate's id, once it is known.
         seed: with which the same picture can be made again.
-        cost_usd: null where the price is not known.
+        cost_usd: what it cost; null while that is open, and where the price is not known.
+        quoted_usd: what it was likely to cost, told before; null where the price is not known.
+        budget: the budget that had no room for it; quote: the most that it would have cost; renews_at: when that budget
+            renews. Of other errors there are none of these.
         charged: whether it is billed; null while that is open, or when nobody can tell.
         attempts: how often it was begun.
         created_at: when it was accepted; ended_at: when it ended.
         webhook: where its events are delivered; webhook_events_filter: which.
         batch_id: the batch that it is part of; null when it was asked for by itself.
         urls: where it is looked at.
+        preset: the named set of inputs that was laid under the wish.
+        left_out: what the preset offered, or was taken over from another picture, and this model does not take.
+        tier: `preview`, or `final` of one; null for all others.
+        parent: of a final, the prediction that it was made of.
+        draft: what the previews of one wish, and the finals made of them, have in common.
+        saved_usd: of a final, what as many finals as there were previews would have cost more; null where a price is not
+            known.
     """
 
     id: str
@@ -97,6 +110,7 @@ class PredictionState(msgspec.Struct, kw_only=True):
     replicate_id: str | None
     seed: int | None
     cost_usd: float | None
+    quoted_usd: float | None
     charged: bool | None
     attempts: int
     created_at: datetime
@@ -105,8 +119,18 @@ class PredictionState(msgspec.Struct, kw_only=True):
     webhook_events_filter: list[str]
     batch_id: str | None
     urls: PredictionUrls
+    budget: str | UnsetType | None = UNSET
+    quote: float | UnsetType | None = UNSET
+    renews_at: datetime | UnsetType | None = UNSET
+    saved_usd: float | None = None
+    preset: str | None = None
+    left_out: list[str] = []
+    tier: Tier | None = None
+    parent: str | None = None
+    draft: str | None = None
 
 
+@tells_cost
 async def create_prediction(context: Context, request: Request) -> Response:
     """Take one on. When the answer is sent it is going to be made."""
     visitor, fields = await context.arrive(request)
@@ -124,15 +148,23 @@ async def create_prediction(context: Context, request: Request) -> Response:
         given = {name: value for name, value in fields.items() if name not in _OPTIONS}
         kept = given if given.get("store") is not None else given | {"store": True}
         batch = await accept_single(context, request, visitor, kept, mark=mark, webhook=webhook)
+    return await accepted(context, request, batch, headers=headers)
+
+
+async def accepted(
+    context: Context, request: Request, batch: Batch, *, headers: Mapping[str, str]
+) -> Response:
+    """The answer when one prediction was taken on as `batch`."""
     (item,) = await context.app.batches.items(batch.id, limit=1)
     state = _accepted(context, request, batch, item)
-    return json_answer(state, status=202, headers=headers | {"location": state.urls.get})
+    told = {**headers, **cost_header(Usd(0)), "location": state.urls.get}
+    return json_answer(state, status=202, headers=told)
 
 
 async def show_prediction(context: Context, request: Request) -> Response:
     """How it stands."""
     visitor = await context.enter(request, leaving=True)
-    return json_answer(await _found(context, request, visitor))
+    return await _found(context, request, visitor)
 
 
 async def cancel_prediction(context: Context, request: Request) -> Response:
@@ -150,11 +182,11 @@ async def cancel_prediction(context: Context, request: Request) -> Response:
         )
     else:
         await context.app.gateway.cancel(prediction.id)
-    return json_answer(await _found(context, request, visitor))
+    return await _found(context, request, visitor)
 
 
-async def _found(context: Context, request: Request, visitor: Visitor) -> PredictionState:
-    """The prediction that a path names, if the caller may see it.
+async def _found(context: Context, request: Request, visitor: Visitor) -> Response:
+    """The prediction that a path names, if the caller may see it, as an answer with what it cost.
 
     Raises:
         NotFound: there is none, or it is somebody else's.
@@ -162,7 +194,18 @@ async def _found(context: Context, request: Request, visitor: Visitor) -> Predic
     view, item, prediction = await context.app.batches.of_prediction(
         request.path_params["prediction_id"], scope=sight_of(visitor)
     )
-    return _state(context, request, view, item, prediction)
+    state = _state(context, request, view, item, prediction)
+    if prediction is not None and prediction.tier == "final" and prediction.status.terminal:
+        spent = await context.app.drafts.spent(prediction)
+        state.saved_usd = None if spent is None else dollars(spent.saved)
+    return json_answer(state, headers=cost_header(_cost(item, prediction)))
+
+
+def _cost(item: Item, prediction: Prediction | None) -> Usd | None:
+    """What it has cost, all attempts together; None while that is open, or nobody knows the price."""
+    if item.status.terminal or prediction is None:
+        return item.cost
+    return total_cost([item.cost, prediction.spent])
 
 
 def _state(
@@ -185,7 +228,8 @@ def _state(
         trouble=None if view.trouble is None else trouble_state(view.trouble),
         replicate_id=None if prediction is None else prediction.upstream_id,
         seed=told.seed,
-        cost_usd=told.cost_usd,
+        cost_usd=dollars(_cost(item, prediction)),
+        quoted_usd=told.quoted_usd,
         charged=told.charged,
         attempts=told.attempts,
         created_at=batch.created_at,
@@ -194,6 +238,11 @@ def _state(
         webhook_events_filter=list(batch.webhook_events),
         batch_id=None if batch.kind == "single" else batch.id,
         urls=_urls(context, request, _id_of(batch, item)),
+        budget=told.budget,
+        quote=told.quote,
+        renews_at=told.renews_at,
+        saved_usd=_likely_saving(item),
+        **lineage_of(told, told.left_out),
     )
 
 
@@ -215,7 +264,8 @@ def _accepted(context: Context, request: Request, batch: Batch, item: Item) -> P
         trouble=None,
         replicate_id=None,
         seed=None,
-        cost_usd=None,
+        cost_usd=0.0,
+        quoted_usd=told.quoted_usd,
         charged=None,
         attempts=1,
         created_at=batch.created_at,
@@ -224,7 +274,15 @@ def _accepted(context: Context, request: Request, batch: Batch, item: Item) -> P
         webhook_events_filter=list(batch.webhook_events),
         batch_id=None,
         urls=_urls(context, request, _id_of(batch, item)),
+        saved_usd=_likely_saving(item),
+        **lineage_of(told, told.left_out),
     )
+
+
+def _likely_saving(item: Item) -> float | None:
+    """Of a final, what choosing was likely to save, as it was reckoned when it was accepted."""
+    saved = remembered(item).saved_micros
+    return None if saved is None else dollars(Usd(saved))
 
 
 def _standing(item: Item, prediction: Prediction | None) -> Standing:

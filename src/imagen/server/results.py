@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import wraps
+from types import MappingProxyType
+
 import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 
-from imagen.domain.events import Event, InLine, LetIn, Submitted
+from imagen.domain.events import BudgetPassed, Event, InLine, LetIn, Submitted
 from imagen.domain.money import Usd
+from imagen.errors import ImagenError
+from imagen.server.answers import error_answer
 from imagen.server.context import Context
+from imagen.server.operation import Handler
 from imagen.server.wishes import Wish, file_names
 from imagen.service.finish import Outcome
 
@@ -27,10 +35,14 @@ class GeneratedFile(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Turn:
-    """An observer that remembers how long somebody waited, from which position in line, and what was begun then."""
+    """An observer that remembers what the answer tells besides the pictures.
+
+    That is how long somebody waited, from which position in line, what was begun then, and which budgets only warned of it.
+    """
 
     def __init__(self) -> None:
         self.prediction_id: str | None = None
+        self.passed: dict[str, None] = {}
         self.position = 0
         self.waited_seconds = 0.0
 
@@ -42,13 +54,20 @@ class Turn:
             self.waited_seconds += event.waited_seconds
         elif isinstance(event, Submitted):
             self.prediction_id = event.prediction.id
+        elif isinstance(event, BudgetPassed):
+            self.passed[event.shortage.balance.budget.name] = None
+
+    def cost_so_far(self) -> Usd | None:
+        """What it has cost where no more is known of it: nothing before it was begun, else nobody can tell."""
+        return Usd(0) if self.prediction_id is None else None
 
     def headers(self) -> dict[str, str]:
         """The same for the answer."""
-        return {
+        told = {
             "x-imagen-queue-position": str(self.position),
             "x-imagen-waited-ms": str(round(self.waited_seconds * 1000)),
         }
+        return told | ({"x-imagen-budget-warning": ", ".join(self.passed)} if self.passed else {})
 
 
 class Both:
@@ -101,7 +120,29 @@ def cost_header(cost: Usd | None) -> dict[str, str]:
     return {"x-imagen-cost-usd": "unknown" if cost is None else f"{cost.to_decimal():f}"}
 
 
-def total_cost(costs: list[Usd | None]) -> Usd | None:
+def total_cost(costs: Sequence[Usd | None]) -> Usd | None:
     """All of it; None when a part is not known."""
     known = [cost for cost in costs if cost is not None]
     return Usd.total(known) if len(known) == len(costs) else None
+
+
+def refusal(
+    error: ImagenError, *, cost: Usd | None, headers: Mapping[str, str] = MappingProxyType({})
+) -> Response:
+    """The answer for an error, with what was paid all the same."""
+    answer = error_answer(error, besides={"cost_usd": dollars(cost)})
+    answer.headers.update(cost_header(cost) | dict(headers))
+    return answer
+
+
+def tells_cost(handler: Handler) -> Handler:
+    """A handler of something that is bought: an error that it raises tells that nothing was paid for it."""
+
+    @wraps(handler)
+    async def told(context: Context, request: Request) -> Response:
+        try:
+            return await handler(context, request)
+        except ImagenError as error:
+            return refusal(error, cost=Usd(0))
+
+    return told

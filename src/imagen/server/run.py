@@ -99,6 +99,7 @@ async def serving(
             )
             heeding = asyncio.create_task(_kept_up(context, "the heed of the database", heed.run))
             delivering = asyncio.create_task(_kept_up(context, "delivery", app.courier.deliver))
+            mirroring = asyncio.create_task(_kept_up(context, "the sink of the ledger", app.mirror.run))
             work = partial(app.queue.run, app.worker.work, emptied=app.worker.emptied)
             working = asyncio.create_task(_kept_up(context, "durable work", work))
             try:
@@ -111,8 +112,11 @@ async def serving(
                 await asyncio.gather(working, return_exceptions=True)
                 delivering.cancel()
                 heeding.cancel()
+                mirroring.cancel()
                 server.should_exit = True
-                await asyncio.gather(listening, recovering, delivering, heeding, return_exceptions=True)
+                await asyncio.gather(
+                    listening, recovering, delivering, heeding, mirroring, return_exceptions=True
+                )
 
 
 async def serve(settings: Settings, *, told: Callable[[Served], None]) -> None:

@@ -124,12 +124,16 @@ async def prepare_tasks(
     orders: list[Order] = []
     problems: list[Problem] = []
     hints: list[str] = []
+    draft = context.app.drafts.new_draft()
     loop = asyncio.get_running_loop()
     rested = loop.time()
     for task in tasks:
         try:
             known, texts = read_texts(task.texts)
-            wish, options = read_wish({**known, **task.fields})
+            fields = {**known, **task.fields}
+            if fields.get("tier") is not None:
+                fields = {"draft": draft, **fields}  # what is asked for together is chosen from together
+            wish, options = read_wish(fields, context.app.settings.presets)
             orders.append(await prepare_order(context, visitor, wish, options, texts=texts, lane=lane))
             wishes.append(wish)
         except Refused:

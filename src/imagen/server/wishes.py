@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from imagen.catalog.model import STEPS_KEYS
 from imagen.domain.identifiers import new_id
 from imagen.domain.key import check_scope
 from imagen.domain.limits import Lane, Patience
+from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
+from imagen.domain.preset import Preset, find_preset, lay_under
 from imagen.domain.request import MAX_PROMPT_CHARACTERS, GenerationRequest
 from imagen.errors import (
     BackendUnauthenticated,
@@ -49,6 +54,7 @@ _NOT_MODEL = "Which model is meant stands in `model_name`, not in `model`."
 # For readers of the document alone: what does not fit is refused with sentences of our own.
 Text = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_PROMPT_CHARACTERS})]
 FileName = Annotated[str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": _LONGEST_NAME})]
+DraftName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Seconds = Annotated[float, msgspec.Meta(extra_json_schema={"exclusiveMinimum": 0, "maximum": 86_400})]
 
 
@@ -65,6 +71,10 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         max_cost: US dollars; refuse before buying when it would cost more.
         cache: with a seed, or for a model without one, take pictures that were made before, and keep these; by default
             as the gateway is set.
+        preset: a named set of inputs that holds where nothing is said here; it may name the model too.
+        tier: `preview` has a cheap model make it, and keeps the wish for `POST /predictions/{prediction_id}/promote`.
+        draft: a name for what the previews of one wish have in common, so that what choosing saves can be told; the
+            answer tells the one that was chosen when none is given.
     """
 
     model_name: str
@@ -75,6 +85,9 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Seconds | None = None
     max_cost: float | str | None = None
     cache: bool | None = None
+    preset: str | None = None
+    tier: Literal["preview"] | None = None
+    draft: DraftName | None = None
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,13 +121,23 @@ DOCUMENTED_RULES: Mapping[str, DocumentedRules] = {
 }
 
 
-def read_wish(fields: Mapping[str, Any]) -> tuple[Wish, dict[str, Any]]:
+def read_wish(
+    fields: Mapping[str, Any], presets: Mapping[str, Preset] = MappingProxyType({})
+) -> tuple[Wish, dict[str, Any]]:
     """A wish and the model's own parameters beside it.
+
+    Args:
+        fields: as they were sent.
+        presets: named sets of inputs; one of them may name the model.
 
     Raises:
         InvalidRequest: a required field is missing.
         InvalidInput: naming the field and what is allowed.
     """
+    preset = fields.get("preset")
+    if isinstance(preset, str) and fields.get("model_name") in {None, ""}:
+        model = find_preset(presets, preset).fields.get("model")
+        fields = fields if model is None else {**fields, "model_name": model}
     for name in ("model_name", "prompt"):
         if name not in fields or fields[name] is None or fields[name] == "":
             hint = _NOT_MODEL if name == "model_name" and "model" in fields else None
@@ -122,13 +145,15 @@ def read_wish(fields: Mapping[str, Any]) -> tuple[Wish, dict[str, Any]]:
     check_credentials(fields)
     wish = to_value({name: value for name, value in fields.items() if name in _KNOWN}, Wish)
     if wish.output_filename is not None:
-        _check_name(wish.output_filename)
+        check_name(wish.output_filename)
+    if wish.draft is not None and wish.tier is None:
+        raise InvalidInput([Problem("draft", "it belongs to tier: preview")])
     options = {
         name: value
         for name, value in fields.items()
         if name not in _KNOWN and name not in _BESIDES and value is not None
     }
-    _check_options(options)
+    check_options(options)
     return wish, options
 
 
@@ -152,7 +177,7 @@ def read_texts(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]
             problems.append(Problem(name, what_is_allowed(error)))
     if problems:
         raise InvalidInput(problems)
-    _check_options(others)
+    check_options(others)
     return known, others
 
 
@@ -178,6 +203,59 @@ async def prepare_order(
     Raises:
         InvalidRequest, Refused: it cannot be carried out.
     """
+    keep = keeps(context, wish)
+    if wish.tier != "preview":
+        request = request_of(context, visitor, wish, options, texts)
+        return await prepare_request(context, visitor, request, lane=lane, keep=keep)
+    # The seed is the preview's; its final takes it over where it takes one.
+    seed = _seed_of(options, texts)
+    options, texts = (
+        {name: value for name, value in given.items() if name != "seed"} for given in (options, texts)
+    )
+    request = request_of(context, visitor, wish, options, texts)
+    drafts, backend, caller = context.app.drafts, visitor.backend, visitor.caller
+    with _told(visitor):
+        final = await drafts.check_final(request, backend=backend, caller=caller)
+        check_scope(visitor.models, drafts.cheap_model(request, ModelRef.parse(final.intents[0][0].model)))
+        return await drafts.prepare_preview(
+            request,
+            final,
+            caller=caller,
+            lane=lane,
+            patience=_patience(context, lane),
+            destination=_shelf(context, keep=keep),
+            draft=wish.draft or drafts.new_draft(),
+            seed=seed,
+        )
+
+
+def _seed_of(options: Mapping[str, Any], texts: Mapping[str, str]) -> int | None:
+    """The seed of a preview.
+
+    Raises:
+        InvalidInput: it is no such number.
+    """
+    found = options.get("seed", texts.get("seed"))
+    if found is None:
+        return None
+    number = int(found) if isinstance(found, str) and found.isdecimal() and len(found) < 40 else found
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST_NUMBER:
+        raise InvalidInput([Problem("seed", f"it must be a whole number from 0 to {_LARGEST_NUMBER}")])
+    return number
+
+
+def request_of(
+    context: Context,
+    visitor: Visitor,
+    wish: Wish,
+    options: Mapping[str, Any],
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> GenerationRequest:
+    """A wish in the words that every backend can translate, as far as its key allows; else as `prepare_order`.
+
+    Raises:
+        InvalidRequest, PermissionDenied: it makes no sense, or the key is not good for the model.
+    """
     app = context.app
     try:
         model = app.catalog.resolve(wish.model_name)
@@ -187,30 +265,62 @@ async def prepare_order(
     request = GenerationRequest(
         prompt=wish.prompt,
         model=model,
-        options=_as_documented(wish.model_name, options, texts),
         text_options=texts,
-        max_cost=None if wish.max_cost is None else _read_cost(wish.max_cost),
+        max_cost=None if wish.max_cost is None else read_cost(wish.max_cost),
         deadline_seconds=wish.timeout,
         semaphore=wish.external_semaphore_id,
         cache=wish.cache,
         resume=False,
         plain=True,
     )
-    kept = Destination(shelf=True, metadata=app.settings.metadata) if keeps(context, wish) else None
-    wait = app.settings.limits.wait.total_seconds()
-    try:
-        return await app.gateway.prepare(
+    if wish.preset is not None:
+        request = lay_under(
+            request, find_preset(app.settings.presets, wish.preset), resolve=app.catalog.resolve
+        )
+    documented = _as_documented(wish.model_name, options, texts, offered=request.offers)
+    return msgspec.structs.replace(request, options=documented)
+
+
+async def prepare_request(
+    context: Context, visitor: Visitor, request: GenerationRequest, *, lane: Lane, keep: bool
+) -> Order:
+    """Check a request against its model, the key and the money; nothing is bought yet.
+
+    Args:
+        context: of the server.
+        visitor: who asks.
+        request: what for.
+        lane: whose turn it is first.
+        keep: whether the pictures are kept here.
+
+    Raises:
+        InvalidRequest, Refused: it cannot be carried out.
+    """
+    with _told(visitor):
+        return await context.app.gateway.prepare(
             request,
             backend=visitor.backend,
             caller=visitor.caller,
             lane=lane,
-            patience=Patience(
-                line_seconds=_BATCH_SECONDS if lane is Lane.BATCH else wait,
-                refusals=_UNLIMITED_REFUSALS,
-                refusal_seconds=_BATCH_SECONDS if lane is Lane.BATCH else wait,
-            ),
-            destination=kept,
+            patience=_patience(context, lane),
+            destination=_shelf(context, keep=keep),
         )
+
+
+def _patience(context: Context, lane: Lane) -> Patience:
+    wait = _BATCH_SECONDS if lane is Lane.BATCH else context.app.settings.limits.wait.total_seconds()
+    return Patience(line_seconds=wait, refusals=_UNLIMITED_REFUSALS, refusal_seconds=wait)
+
+
+def _shelf(context: Context, *, keep: bool) -> Destination | None:
+    return Destination(shelf=True, metadata=context.app.settings.metadata) if keep else None
+
+
+@contextmanager
+def _told(visitor: Visitor) -> Iterator[None]:
+    """What keeps an order from being made, as its caller is told."""
+    try:
+        yield
     except ImagenError as error:
         if isinstance(error, InvalidInput) and any(problem.field == "model" for problem in error.problems):
             error.hint = _NOT_MODEL
@@ -263,7 +373,7 @@ def file_names(name: str, count: int) -> list[str]:
 
 
 def _as_documented(
-    model_name: str, options: Mapping[str, Any], texts: Mapping[str, str]
+    model_name: str, options: Mapping[str, Any], texts: Mapping[str, str], *, offered: Mapping[str, Any]
 ) -> Mapping[str, Any]:
     rules = DOCUMENTED_RULES.get(model_name)
     if rules is None:
@@ -279,7 +389,8 @@ def _as_documented(
             problems.append(Problem(name, f"{value} is not allowed; it must be from {least} to {most}"))
     if problems:
         raise InvalidInput(problems, subject=model_name)
-    return {name: value for name, value in rules.defaults.items() if name not in texts} | dict(options)
+    said = {*texts, *offered, *(STEPS_KEYS if "steps" in offered else ())}
+    return {name: value for name, value in rules.defaults.items() if name not in said} | dict(options)
 
 
 def _as_number(text: str) -> float | None:
@@ -289,7 +400,7 @@ def _as_number(text: str) -> float | None:
         return None  # the model's own schema says so
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     """A name is only told back, but whoever writes files by it shall not be led astray."""
     bad = not name.strip() or name.strip(". ") == "" or "/" in name or "\\" in name or not name.isprintable()
     if bad or len(name) > _LONGEST_NAME:
@@ -303,7 +414,7 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
     """Refuse what no model's parameters can be, before it is compared with any."""
     long = [name for name in options if len(name) > _LONGEST_OPTION]
     if long:
@@ -340,7 +451,12 @@ def _is_shallow(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
 
 
-def _read_cost(told: float | str) -> Usd:
+def read_cost(told: float | str) -> Usd:
+    """Dollars, as `max_cost` has them.
+
+    Raises:
+        InvalidInput: not an amount, or below zero.
+    """
     try:
         amount = Usd.parse(str(told))
     except ValueError as error:

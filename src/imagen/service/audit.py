@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from imagen.domain.audit import Audit, AuditFinding, Kind
-from imagen.domain.prediction import Prediction, Sighting, Status
+from imagen.domain.prediction import Prediction, Sighting, Status, hash_prompt
 from imagen.domain.usage import UsageEntry
 from imagen.errors import (
     ImagenError,
@@ -55,6 +55,7 @@ class Auditor:
         bookkeeper: writes late entries.
         owners: tells the living from the dead.
         clock: tells the time.
+        hash_prompt: what the ledger gets of a prompt.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class Auditor:
         bookkeeper: Bookkeeper,
         owners: Owners,
         clock: Clock,
+        hash_prompt: Callable[[str], str] = hash_prompt,
     ) -> None:
+        self._hash_prompt = hash_prompt
         self._gateway = gateway
         self._store = store
         self._ledger = ledger
@@ -104,6 +107,7 @@ class Auditor:
             clock=self._clock,
             entered={entry.id for entry in entries},
             collects=adopt_foreign,
+            hash_prompt=self._hash_prompt,
         )
         await seen.read(backend, since=since)
         results = await self._enter([*late, *seen.unwritten], dry_run=dry_run)
@@ -267,7 +271,7 @@ class Auditor:
 
 def _unheard_of(one: Prediction, seen: Comparison) -> AuditFinding:
     """One whose create nobody heard of: whether it may have been bought is known where the list goes back so far."""
-    if one.status is Status.UNKNOWN and seen.could_have_bought(one):
+    if one.status is Status.UNKNOWN and one.charged is not False and seen.could_have_bought(one):
         lost = "its create was lost, and what it bought can no longer be told from others"
         return AuditFinding.of("lost", one, detail=lost)
     return AuditFinding.of("never_bought", one, detail="its create never arrived")

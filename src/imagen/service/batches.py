@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from imagen.domain.batch import Batch, BatchStatus, Control, Idempotency, Item, ItemStatus, Tally
+from imagen.domain.budget import Charge
 from imagen.domain.caller import Caller
 from imagen.domain.identifiers import new_id
 from imagen.domain.limits import AccountRules, Lane
@@ -19,7 +20,8 @@ from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction
 from imagen.domain.secret import Secret
 from imagen.errors import IdempotencyConflict, InvalidRequest, NotFound
-from imagen.ports import Backend, BatchStore, Clock, Owners, PredictionStore, Sealer, WorkQueue
+from imagen.ports import Backend, BatchStore, Budgets, Clock, Owners, PredictionStore, Sealer, WorkQueue
+from imagen.service.charges import charge_of
 from imagen.service.finish import Finisher, Outcome
 from imagen.service.load import check_load
 from imagen.service.news import News
@@ -111,6 +113,7 @@ class Draft:
         """Whether its acceptance was begun, so that it may be accepted, whatever is heard of that."""
         self._batches = batches
         self._new = new
+        self._charges: list[Charge] = []
 
     async def add(self, entries: Sequence[Entry]) -> None:
         """Write down more of its items, in order.
@@ -118,7 +121,9 @@ class Draft:
         Raises:
             InvalidInput: one has secret parameters, and there is no key to encrypt them with.
         """
-        self.batch = await self._batches.write(self._new, self.batch, entries)
+        self.batch = await self._batches.write(self.batch, entries)
+        asked = (charge_of(one.order, intent) for one in entries for intent, _ in one.order.intents)
+        self._charges += [charge for charge in asked if charge is not None]
 
     async def accept(self) -> Batch:
         """From now on it is done, once. The batch that counts: an earlier one where the same request came before.
@@ -127,7 +132,9 @@ class Draft:
             InvalidRequest: it has no items.
             IdempotencyConflict: its idempotency key came with another body before.
             QueueFull: its caller, who brought a token, has too much under way already.
+            BudgetExceeded: a budget has no room for all of it now; for a single prediction: never will have in its period.
         """
+        await self._batches.check_money(self._charges, kind=self._new.kind)
         self.settling = True
         return await self._batches.accepted(self._new, self.batch)
 
@@ -137,6 +144,7 @@ class Batches:
 
     Args:
         store: has the batches; predictions: has what they bought.
+        budgets: know whether a whole batch can be paid.
         queue: told of new work.
         finisher: tells how predictions went that are done.
         tokens: keeps tokens of callers.
@@ -154,6 +162,7 @@ class Batches:
         *,
         store: BatchStore,
         predictions: PredictionStore,
+        budgets: Budgets,
         queue: WorkQueue,
         finisher: Finisher,
         tokens: TokenVault,
@@ -167,6 +176,7 @@ class Batches:
     ) -> None:
         self._store = store
         self._predictions = predictions
+        self._budgets = budgets
         self._queue = queue
         self._finisher = finisher
         self._tokens = tokens
@@ -248,13 +258,13 @@ class Batches:
                 await draft.add(entries[start : start + _PAGE])
             return await draft.accept()
 
-    async def write(self, new: NewBatch, batch: Batch, entries: Sequence[Entry]) -> Batch:
+    async def write(self, batch: Batch, entries: Sequence[Entry]) -> Batch:
         """Write down items of a draft; the draft with them counted."""
         items, quoted, unpriced, images = [], batch.quoted, batch.unpriced, batch.images
         for index, entry in enumerate(entries, start=batch.total):
-            prices = [new.backend.price(intent) for intent, _ in entry.order.intents]
-            quoted += Usd.total(price for price in prices if price is not None)
-            unpriced += None in prices
+            likely = [intent.quote.likely for intent, _ in entry.order.intents]
+            quoted += Usd.total(amount for amount in likely if amount is not None)
+            unpriced += None in likely
             images += sum(plan.expected_images for _, plan in entry.order.intents)
             order = to_stored(entry.order, sealer=self._sealer)
             items.append(
@@ -270,6 +280,21 @@ class Batches:
         return msgspec.structs.replace(
             batch, total=batch.total + len(items), quoted=quoted, unpriced=unpriced, images=images
         )
+
+    async def check_money(self, charges: Sequence[Charge], *, kind: Literal["batch", "single"]) -> None:
+        """Refuse a batch that is sure to come to a stop: single purchases may wait for room, the whole is not begun.
+
+        One single prediction is refused when no waiting would help, so that its idempotency key stays free for a time when
+        there is money. Several tasks of one answer fail one by one.
+
+        Raises:
+            BudgetExceeded: a hard budget has no room for all of it now.
+        """
+        if not charges or (kind == "single" and len(charges) > 1):
+            return
+        shortage = await self._budgets.shortage(charges, now=self._clock.now())
+        if shortage is not None and (kind == "batch" or not shortage.may_pass):
+            raise shortage.to_error()
 
     async def accepted(self, new: NewBatch, batch: Batch) -> Batch:
         """Accept a draft; see `Draft.accept`."""
@@ -463,6 +488,7 @@ class Batches:
         batch = await self._store.control(batch_id, wanted, at=self._clock.now())
         if wanted is Control.RUN:
             self._troubles.clear(batch.account)  # whoever lets it run has mended what was wrong
+            self._troubles.afford(batch.id)
         self._queue.wake()
         self._news.tell(batch.id)
         return await self._viewed(batch)
@@ -499,7 +525,7 @@ class Batches:
             status=status,
             tally=tally,
             eta_seconds=self._forecast(batch, tally) if status is BatchStatus.RUNNING else None,
-            trouble=None if status.terminal else self._troubles.of(batch.account),
+            trouble=None if status.terminal else self._troubles.of(batch.account, batch_id=batch.id),
         )
 
     def _forecast(self, batch: Batch, tally: Tally) -> float | None:

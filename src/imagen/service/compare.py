@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,6 +31,7 @@ class Comparison:
         clock: tells the time.
         entered: ids of the predictions that the ledger has.
         collects: take down what other programs have made, and do not only count it.
+        hash_prompt: what the ledger gets of a prompt.
 
     Attributes:
         listed: the upstream ids of all that are listed.
@@ -48,7 +49,9 @@ class Comparison:
         clock: Clock,
         entered: Collection[str],
         collects: bool,
+        hash_prompt: Callable[[str], str],
     ) -> None:
+        self._hash_prompt = hash_prompt
         self._backend = backend
         self._store = store
         self._clock = clock
@@ -145,14 +148,15 @@ class Comparison:
         now, sighting = self._clock.now(), listed.sighting
         account, values = self._backend.account, sighting.input or {}
         created, ended = sighting.created_at or now, sighting.completed_at or now
-        seed = values.get("seed")
+        seed, prompt = values.get("seed"), _prompt(values) or ""
         one = Prediction(
             id=new_id("pred", created),
             backend=self._backend.name,
             backend_type=self._backend.type,
             account=account,
             model=listed.model,
-            prompt=_prompt(values) or "",
+            prompt=prompt,
+            prompt_hash=self._hash_prompt(prompt),
             input=values,
             # Its own: nobody's wish is answered with what somebody else has asked for.
             request_key=request_key(account, listed.model, {"upstream_id": sighting.upstream_id}),

@@ -52,6 +52,12 @@ def error_of(prediction: Prediction) -> PredictionError | None:
                 f"{name} {_stopped(prediction, 'was aborted before it began')} ({billing})", **known
             )
         case Status.UNKNOWN:
+            if prediction.charged is False:
+                return OutcomeUnknown(
+                    f"the create of {prediction.id} never arrived at the service; nothing was bought",
+                    hint="Run the same command again to buy it.",
+                    **known,
+                )
             return OutcomeUnknown(
                 f"the answer to the create of {prediction.id} was lost, and it can no longer be looked up: "
                 "it may have been made and charged",

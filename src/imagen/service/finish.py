@@ -217,10 +217,12 @@ class Finisher:
             )
         )
 
-    async def lose(self, prediction: Prediction) -> Prediction:
-        """Nobody can tell any more what became of it."""
+    async def lose(self, prediction: Prediction, *, charged: bool | None = None) -> Prediction:
+        """Nobody can tell any more what became of it; `charged` is False where at least that it was not bought is sure."""
         return await self._store.save(
-            msgspec.structs.replace(prediction, status=Status.UNKNOWN, ended_at=self._clock.now())
+            msgspec.structs.replace(
+                prediction, status=Status.UNKNOWN, charged=charged, ended_at=self._clock.now()
+            )
         )
 
     # --- the steps ---------------------------------------------------------------------------------------
@@ -266,8 +268,10 @@ class Finisher:
         )
         if found is not None:
             return found
-        if not remembered and (buying is None or not await never_arrived(backend, self._store, prediction)):
-            return await self.lose(prediction)
+        if not remembered:
+            never = await self._never_arrived(backend, prediction, certain=buying is not None)
+            if buying is None or not never:
+                return await self.lose(prediction, charged=False if never else None)
         if buying is None:
             raise OutcomeUnknown(
                 f"the create of {prediction.id} is not known to the service: most likely it never arrived",
@@ -276,6 +280,15 @@ class Finisher:
             )
         sent = await self._store.save(msgspec.structs.replace(prediction, sent_at=self._clock.now()))
         return await buying(sent) if sent.unheard else sent
+
+    async def _never_arrived(self, backend: Backend, prediction: Prediction, *, certain: bool) -> bool:
+        """Whether a create surely bought nothing; where nobody needs to be certain a list that cannot be read tells nothing."""
+        try:
+            return await never_arrived(backend, self._store, prediction)
+        except BackendError:
+            if certain:
+                raise
+            return False
 
     async def _deliver(
         self, source: PictureSource, prediction: Prediction, notify: Notify

@@ -28,6 +28,7 @@ from imagen.ports import Backend, Backends, Clock, Observer, Plan, PredictionSto
 from imagen.service.adopt import is_remembered
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import Buyer, BuyingRules
+from imagen.service.charges import charge_of
 from imagen.service.deliver import Destination, PictureSource, to_stored
 from imagen.service.finish import Finisher, Notify, Outcome
 from imagen.service.ownership import Ownership
@@ -63,7 +64,7 @@ class Gateway:
         ownership: Ownership,
         clock: Clock,
         rules: BuyingRules,
-        observer: Observer,
+        observers: Sequence[Observer],
     ) -> None:
         self._backends = backends
         self._store = store
@@ -77,8 +78,8 @@ class Gateway:
         self._ownership = ownership
         self._clock = clock
         self._rules = rules
-        self._observer = observer
-        self._notify = quietly(observer)
+        self._observers = tuple(observers)
+        self._notify = quietly(*self._observers)
         self._unwritten: dict[str, Prediction] = {}
 
     async def generate(
@@ -136,7 +137,7 @@ class Gateway:
         intents = await self._preparation.intend(
             backend, request, plans, caller=caller, destination=destination
         )
-        check_cost(backend, request, intents)
+        check_cost(request, intents)
         return Order(
             request=request,
             backend=backend,
@@ -154,7 +155,9 @@ class Gateway:
             One outcome for each prediction, in order; those that failed, or were not let in, carry their error.
         """
         await self._bookkeeper.catch_up_once()
-        notify = self._notify if observer is None else quietly(observer, self._observer)
+        notify = self._notify if observer is None else quietly(observer, *self._observers)
+        for note in order.notes:
+            notify(note)
         if len(order.intents) == 1:
             return [await self._guarded(order, *order.intents[0], notify)]
         async with asyncio.TaskGroup() as group:
@@ -202,7 +205,7 @@ class Gateway:
                 )
         taken = not prediction.finished
         try:
-            notify = quietly(observer, self._observer)
+            notify = quietly(observer, *self._observers)
             if backend is None:
                 return await self._end_without_account(prediction, notify)
             return await self._taken_up(
@@ -288,7 +291,7 @@ class Gateway:
             backend or self._backend_of(prediction),
             prediction,
             within_seconds=self._rules.grace_seconds,
-            notify=quietly(observer, self._observer),
+            notify=quietly(observer, *self._observers),
         )
         if seen.unheard:
             raise OutcomeUnknown(
@@ -402,6 +405,7 @@ class Gateway:
             lane=order.lane,
             running=prediction.upstream_id is not None,
             intent=prediction if fresh else None,
+            charge=charge_of(order, prediction) if fresh else None,
         )
         async with (
             self._ownership.held(prediction) as owned,

@@ -11,6 +11,7 @@ from imagen.domain.delivery import Delivery
 from imagen.domain.identifiers import new_id
 from imagen.domain.prediction import Prediction
 from imagen.ports import Clock
+from imagen.service.orders import see_order
 
 START, ITEM, COMPLETED = "start", "item", "completed"
 """What a caller may ask to be told of."""
@@ -62,6 +63,7 @@ class Notices:
             "status": batch.status(tally),
             "counts": counts_of(tally),
             "cost_usd": tally.cost.to_json(),
+            "quoted_usd": batch.quoted.to_json(),
             "unpriced": tally.unpriced,
         }
         return (self._made(batch, batch.id, "batch.completed", data),)
@@ -81,6 +83,9 @@ class Notices:
             "code": item.code,
             "charged": item.charged,
             "cost_usd": None if item.cost is None else item.cost.to_json(),
+            "quoted_usd": None
+            if (quoted := see_order(item.order).quote.likely) is None
+            else quoted.to_json(),
             **({"output_filename": item.note["output_filename"]} if "output_filename" in item.note else {}),
         }
 

@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 
 from imagen.domain.batch import Batch
+from imagen.domain.draft import FinalWish
 from imagen.domain.identifiers import new_id
 from imagen.domain.limits import Patience
-from imagen.domain.prediction import Prediction
+from imagen.domain.prediction import Prediction, Tier
+from imagen.domain.quote import UNKNOWN_PRICE, Quote
 from imagen.domain.request import GenerationRequest
 from imagen.domain.secret import Secret
 from imagen.errors import InvalidInput, Problem
@@ -44,6 +46,8 @@ class StoredIntent(msgspec.Struct, frozen=True, kw_only=True):
     typical_seconds: float | None = None
     expected_images: int = 1
     secrets: str | None = None
+    quote: Quote = UNKNOWN_PRICE
+    prompt_hash: str | None = None
 
 
 class StoredOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +58,11 @@ class StoredOrder(msgspec.Struct, frozen=True, kw_only=True):
     semaphore: str | None = None
     repeat_lost: bool = True
     cache: bool | None = None
+    preset: str | None = None
+    tier: Tier | None = None
+    parent: str | None = None
+    draft: str | None = None
+    wished: FinalWish | None = None
 
 
 class SeenIntent(msgspec.Struct, frozen=True):
@@ -61,6 +70,7 @@ class SeenIntent(msgspec.Struct, frozen=True):
 
     model: str = ""
     seed: int | None = None
+    quote: Quote = UNKNOWN_PRICE
 
 
 class SeenOrder(msgspec.Struct, frozen=True):
@@ -68,6 +78,10 @@ class SeenOrder(msgspec.Struct, frozen=True):
 
     prompt: str = ""
     intents: tuple[SeenIntent, ...] = (SeenIntent(),)
+    preset: str | None = None
+    tier: Tier | None = None
+    parent: str | None = None
+    draft: str | None = None
 
     @property
     def model(self) -> str:
@@ -78,6 +92,11 @@ class SeenOrder(msgspec.Struct, frozen=True):
     def seed(self) -> int | None:
         """Of its first prediction."""
         return self.intents[0].seed
+
+    @property
+    def quote(self) -> Quote:
+        """Of all its predictions together."""
+        return Quote.total(intent.quote for intent in self.intents)
 
 
 _ORDERS = msgspec.json.Decoder(StoredOrder, strict=False)
@@ -98,6 +117,11 @@ def to_stored(order: Order, *, sealer: Sealer | None) -> bytes:
             semaphore=request.semaphore,
             repeat_lost=request.repeat_lost,
             cache=request.cache,
+            preset=request.preset,
+            tier=request.tier,
+            parent=request.parent,
+            draft=request.draft,
+            wished=request.wished,
         )
     )
 
@@ -125,6 +149,11 @@ def from_stored(stored: bytes, *, batch: Batch, backend: Backend, owner: str, se
             semaphore=kept.semaphore,
             repeat_lost=kept.repeat_lost,
             cache=kept.cache,
+            preset=kept.preset,
+            tier=kept.tier,
+            parent=kept.parent,
+            draft=kept.draft,
+            wished=kept.wished,
             resume=False,
             plain=True,
         ),
@@ -196,6 +225,8 @@ def _stored(intent: Prediction, plan: Plan, sealer: Sealer | None) -> StoredInte
         typical_seconds=plan.typical_seconds,
         expected_images=plan.expected_images,
         secrets=sealed,
+        quote=intent.quote,
+        prompt_hash=intent.prompt_hash,
     )
 
 
@@ -217,6 +248,14 @@ def _restored(
         seed=kept.seed,
         owner=owner,
         destination=kept.destination,
+        key=batch.caller.key,
+        quote=kept.quote,
+        tier=order.tier,
+        parent=order.parent,
+        preset=order.preset,
+        draft=order.draft,
+        wished=order.wished,
+        prompt_hash=kept.prompt_hash,
     )
 
 

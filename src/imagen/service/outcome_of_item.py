@@ -14,6 +14,7 @@ from imagen.domain.prediction import Prediction, Status
 from imagen.errors import (
     BackendError,
     BackendUnauthenticated,
+    BudgetExceeded,
     ConfigError,
     DeliveryError,
     ImagenError,
@@ -51,6 +52,12 @@ def passing(outcomes: Sequence[Outcome]) -> ImagenError | None:
         if isinstance(error, BackendError) and (error.retryable or not outcome.prediction.status.terminal):
             return error
     return None
+
+
+def unpaid(outcomes: Sequence[Outcome]) -> BudgetExceeded | None:
+    """The error of a budget that has no room for one of them, so that it was not bought."""
+    errors = [each.error for each in outcomes if isinstance(each.error, BudgetExceeded)]
+    return next((error for error in errors if error.budget is not None), None)
 
 
 def keeps_places(outcomes: Sequence[Outcome], trouble: ImagenError) -> bool:
@@ -110,7 +117,7 @@ def ended(item: Item, outcomes: Sequence[Outcome]) -> Item:
         hint=None if error is None else error.hint,
         problem={} if error is None else _problem_of(error),
         charged=_charged(predictions),
-        cost=_sum([item.cost, *map(_cost, predictions)]),
+        cost=_sum([item.cost, *(each.spent for each in predictions)]),
         files=tuple(name for each in outcomes for name in _files_of(each)),
         urls=tuple(url for each in predictions for url in each.output),
         seed=predictions[0].seed if predictions else None,
@@ -166,8 +173,8 @@ def _took_too_long(prediction: Prediction) -> bool:
 def _problem_of(error: ImagenError) -> dict[str, Any]:
     """What an error knows besides its sentence, so that faces show it later as they would now."""
     found: dict[str, Any] = {
-        name: value
-        for name in ("prediction_id", "category", "reason")
+        name: msgspec.to_builtins(value)
+        for name in ("prediction_id", "category", "reason", "budget", "quote_micros", "renews_at")
         if (value := getattr(error, name, None)) is not None
     }
     if problems := getattr(error, "problems", ()):
@@ -186,15 +193,6 @@ def _charged(predictions: Sequence[Prediction]) -> bool | None:
     if any(told):
         return True
     return None if None in told else False
-
-
-def _cost(prediction: Prediction) -> Usd | None:
-    """What it cost; None while nobody can tell."""
-    if prediction.charged is False:
-        return Usd(0)
-    if prediction.upstream_id is None:
-        return Usd(0) if prediction.sent_at is None else None
-    return prediction.cost
 
 
 def _sum(costs: Sequence[Usd | None]) -> Usd | None:

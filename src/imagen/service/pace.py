@@ -143,6 +143,12 @@ class RunTimeBook:
         found = self._models.get(_name(model, practice=practice))
         return found if found is not None and found.known else None
 
+    async def recall(self) -> None:
+        """Read what is known, once, and wait for it."""
+        self._recall()
+        if self._recalling is not None:
+            await asyncio.wait([self._recalling])
+
     def learn(self, model: str, seconds: float, *, practice: bool) -> None:
         """A run of a model has taken so long, from the create to its end."""
         self._recall()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from imagen.domain.caller import Caller
+from imagen.domain.events import LeftOut
 from imagen.domain.identifiers import new_id
 from imagen.domain.limits import Lane, Patience
-from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, request_key
+from imagen.domain.prediction import Prediction, hash_prompt, request_key
+from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
 from imagen.errors import BudgetExceeded, InvalidRequest
 from imagen.ports import Backend, Clock, Owners, Plan, PredictionStore
@@ -38,6 +39,16 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     watched: bool
     accepted: bool = False
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What was offered or carried over and is not sent; the same for all of its predictions."""
+        return self.intents[0][1].left_out
+
+    @property
+    def notes(self) -> Sequence[LeftOut]:
+        """The same as it is told: what of it the preset offered, and what was carried over."""
+        return left_out_of(self.request, self.left_out, model=self.intents[0][0].model)
+
 
 class Preparation:
     """Chooses what a backend's plans leave open.
@@ -47,9 +58,19 @@ class Preparation:
         deliverer: knows whether pictures could be put somewhere.
         owners: says who we are.
         clock: tells the time.
+        hash_prompt: what the ledger will know of a prompt.
     """
 
-    def __init__(self, *, store: PredictionStore, deliverer: Deliverer, owners: Owners, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        store: PredictionStore,
+        deliverer: Deliverer,
+        owners: Owners,
+        clock: Clock,
+        hash_prompt: Callable[[str], str] = hash_prompt,
+    ) -> None:
+        self._hash_prompt = hash_prompt
         self._store = store
         self._deliverer = deliverer
         self._owners = owners
@@ -97,6 +118,16 @@ class Preparation:
                 seed=seed if isinstance(seed, int) else None,
                 owner=self._owners.me,
                 destination=None if place is None else to_stored(place),
+                key=caller.key,
+                tier=request.tier,
+                parent=request.parent,
+                preset=request.preset,
+                draft=request.draft,
+                wished=request.wished,
+                prompt_hash=self._hash_prompt(request.prompt),
+            )
+            intent = msgspec.structs.replace(
+                intent, quote=backend.quote(intent, typical_seconds=plan.typical_seconds)
             )
             if place is not None:
                 await self._check_place(place, intent, plan, request)
@@ -118,22 +149,31 @@ class Preparation:
                 raise
 
 
-def check_cost(backend: Backend, request: GenerationRequest, intents: Sequence[Prediction]) -> None:
-    """Refuse what would cost more than it may.
+def left_out_of(request: GenerationRequest, names: Sequence[str], *, model: str) -> Sequence[LeftOut]:
+    """What of a request is not sent, told by where it came from."""
+    offered = tuple(name for name in names if name in request.offers)
+    carried = tuple(name for name in names if name not in request.offers)
+    told = ((offered, request.preset), (carried, None))
+    return [LeftOut(model, fields, preset) for fields, preset in told if fields]
+
+
+def check_cost(request: GenerationRequest, intents: Sequence[Prediction]) -> None:
+    """Refuse what could cost more than it may.
 
     Raises:
         BudgetExceeded: it would, or nobody knows what it costs.
     """
     if request.max_cost is None:
         return
-    prices = [backend.price(intent) for intent in intents]
-    known = [price for price in prices if price is not None]
-    if len(known) < len(prices):
+    quote = Quote.total(intent.quote for intent in intents)
+    if quote.high is None:
         raise BudgetExceeded(
             f"the price of {intents[0].model} is not known, so it cannot be held below {request.max_cost}",
             hint="Leave --max-cost away to buy it all the same.",
         )
-    if (quote := Usd.total(known)) > request.max_cost:
+    if quote.high > request.max_cost:
         raise BudgetExceeded(
-            f"this costs {quote}, more than the {request.max_cost} that you allow; nothing was bought"
+            f"this costs {'' if quote.low == quote.high else 'up to '}{quote.high}, more than the {request.max_cost} "
+            "that you allow; nothing was bought",
+            quote_micros=quote.high.micros,
         )

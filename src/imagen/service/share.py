@@ -290,7 +290,7 @@ class Reuse:
             delivered_at=now,
             settled_at=now,
         )
-        await self._record(copied, CACHED if how == "hit" else SHARED)
+        await self._record(copied, CACHED if how == "hit" else SHARED, made)
         notify(CacheHit(copied, made.id, shared=how == "shared"))
         return Outcome(copied, pictures, cache=how)
 
@@ -310,14 +310,17 @@ class Reuse:
             ended_at=now,
             settled_at=now,
         )
-        await self._record(ended, SHARED)
+        await self._record(ended, SHARED, made)
         if defect or error is None or isinstance(error, PredictionError):
             error = error_of(ended)
         return Outcome(ended, error=_for_free(error, ended), cache="shared")
 
-    async def _record(self, prediction: Prediction, outcome: str) -> None:
+    async def _record(self, prediction: Prediction, outcome: str, made: Prediction) -> None:
+        """Write down what has ended without a purchase of its own; what `made` cost was saved."""
         entry = UsageEntry.from_prediction(prediction, at=prediction.ended_at or self._clock.now())
-        await self._store.add(prediction, entry=msgspec.structs.replace(entry, outcome=outcome))
+        saved = Usd(0) if made.charged is False else made.cost
+        entry = msgspec.structs.replace(entry, outcome=outcome, saved=saved)
+        await self._store.add(prediction, entry=entry)
 
 
 def _is_repeatable(intent: Prediction, plan: Plan) -> bool:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Self
 
 import msgspec
 
+from imagen.domain.limits import budget_limit
 from imagen.errors import (
     BackendRateLimited,
     BackendUnauthenticated,
+    BudgetExceeded,
     ConnectFailed,
     DeliveryError,
     ExchangeFailed,
@@ -50,7 +52,7 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     """Why work of one account, or all of it, waits.
 
     Attributes:
-        subject: the account, or `store`.
+        subject: the account, `store`, or `budget:NAME`.
         reason: for people: whoever uses the account sees it, so that it names neither predictions nor places.
         since: when it began; next_try: when one item tries again.
     """
@@ -130,21 +132,82 @@ class Ticket:
         self._troubles.give_up(self)
 
 
+class _Short:
+    """A batch that waits for a budget; `noted_at` and `until` are the clock's seconds."""
+
+    __slots__ = ("noted_at", "pause", "trouble", "until")
+
+    def __init__(self, trouble: Trouble, pause: float, noted_at: float) -> None:
+        self.trouble = trouble
+        self.pause = pause
+        self.noted_at = noted_at
+        self.until = noted_at + pause
+
+
 class Troubles:
-    """What is in trouble. While it is, one item at a time tries, after pauses that grow up to a minute."""
+    """What is in trouble. While it is, one item at a time tries, after pauses that grow up to a minute.
+
+    A batch for which a budget has no room waits by itself: the work of others may be paid for still.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._closed: dict[str, _Closed] = {}
+        self._short: dict[str, _Short] = {}
 
     def now(self) -> Sequence[Trouble]:
         """All that is in trouble, the oldest first."""
-        return sorted((each.trouble for each in self._closed.values()), key=lambda trouble: trouble.since)
+        self._forget_short()
+        short = {each.trouble.subject: each.trouble for each in self._short.values()}
+        found = [*(each.trouble for each in self._closed.values()), *short.values()]
+        return sorted(found, key=lambda trouble: trouble.since)
 
-    def of(self, account: str) -> Trouble | None:
-        """What keeps the work of an account waiting."""
-        closed = self._closed.get(STORE) or self._closed.get(account)
-        return None if closed is None else closed.trouble
+    def of(self, account: str, *, batch_id: str = "") -> Trouble | None:
+        """What keeps the work of an account waiting, or this batch alone."""
+        self._forget_short()
+        found = self._closed.get(STORE) or self._closed.get(account) or self._short.get(batch_id)
+        return None if found is None else found.trouble
+
+    # --- money -------------------------------------------------------------------------------------------
+
+    def run_short(self, batch_id: str, error: BudgetExceeded) -> float:
+        """A budget has no room for a batch: seconds until it is to be tried again, a minute at most."""
+        left = self.short_for(batch_id)
+        if left is not None:
+            return left  # several of its items met the same
+        found = self._short.get(batch_id)
+        at, renews = self._clock.now(), error.renews_at
+        pause = FIRST_PAUSE_SECONDS if found is None else min(2 * found.pause, LONGEST_PAUSE_SECONDS)
+        if renews is not None:
+            pause = min(pause, max((renews - at).total_seconds(), FIRST_PAUSE_SECONDS))
+        told = "it does not renew" if renews is None else f"it renews at {renews:%Y-%m-%d %H:%M} UTC"
+        trouble = Trouble(
+            subject=budget_limit(error.budget or ""),
+            reason=f"the budget {error.budget!r} has no room for more; {told}",
+            since=at if found is None else found.trouble.since,
+            next_try=at + timedelta(seconds=pause),
+        )
+        self._short[batch_id] = _Short(trouble, pause, self._clock.monotonic())
+        return pause
+
+    def short_for(self, batch_id: str) -> float | None:
+        """Seconds until a batch that waits for a budget is to be tried again; None when it may be now."""
+        found = self._short.get(batch_id)
+        left = 0.0 if found is None else found.until - self._clock.monotonic()
+        return left if left > 0 else None
+
+    def afford(self, batch_id: str, *, since: float = float("inf")) -> None:
+        """There is room again for a batch, as an item that began at `since`, by the clock's seconds, has seen."""
+        found = self._short.get(batch_id)
+        if found is not None and since >= found.noted_at:
+            del self._short[batch_id]
+
+    def _forget_short(self) -> None:
+        """Nobody has tried again for long: the batch was paused or canceled, or somebody else works on it."""
+        late = self._clock.monotonic() - LONGEST_PAUSE_SECONDS
+        self._short = {batch_id: each for batch_id, each in self._short.items() if each.until > late}
+
+    # --- the service and the store -----------------------------------------------------------------------
 
     def ticket(self) -> Ticket:
         """For one item to pass."""

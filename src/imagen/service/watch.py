@@ -118,6 +118,10 @@ class Watcher:
         known = self._times.of(model, practice=backend.practice)
         return None if known is None else known.median
 
+    async def recall(self) -> None:
+        """Wait until what was learned before is read; without that, it is read while others go on."""
+        await self._times.recall()
+
     def _forget_idle(self) -> None:
         if len(self._accounts) < _MOST_ACCOUNTS:
             return

@@ -45,6 +45,7 @@ from imagen.service.outcome_of_item import (
     keeps_places,
     passing,
     queued_again,
+    unpaid,
     was_refused,
 )
 from imagen.service.tokens import TokenVault
@@ -105,18 +106,19 @@ class Worker:
         self._owners = owners
         self._clock = clock
 
-    async def work(self, batch: Batch, item: Item) -> None:
+    async def work(self, batch: Batch, item: Item) -> float | None:
         """Bring an item as far as it goes now: to its end, or back into the queue.
 
         Cancelled, it leaves the item to whoever works on the batch next; in a batch that is to be canceled it stops
         what runs at the service, and ends the item.
+
+        Returns:
+            Seconds for which nothing more of the batch can be begun, as a budget has no room for it; None as a rule.
         """
         try:
-            await (
-                self._canceling_of(batch, item)
-                if batch.control is Control.CANCEL
-                else self._work(batch, item)
-            )
+            if batch.control is not Control.CANCEL:
+                return await self._work(batch, item)
+            await self._canceling_of(batch, item)
         except asyncio.CancelledError:
             if not await asyncio.shield(self._is_canceled(batch)):
                 raise
@@ -126,6 +128,7 @@ class Worker:
         finally:
             self._begun.discard((item.batch_id, item.index))
             self._news.tell(batch.id)
+        return None
 
     def has_begun(self, item: Item) -> bool:
         """Whether something of an item that is being worked on was let in, so that it is bought."""
@@ -142,6 +145,7 @@ class Worker:
             closed = await self._batches.close(batch.id, at=self._clock.now(), deliveries=deliveries)
             if closed:
                 self._tokens.forget(batch.id)
+                self.troubles.afford(batch.id)
         except NotFound:
             return True  # nobody knows it any more
         except StoreError as error:
@@ -154,19 +158,33 @@ class Worker:
 
     # --- one item ----------------------------------------------------------------------------------------
 
-    async def _work(self, batch: Batch, item: Item) -> None:
+    async def _work(self, batch: Batch, item: Item) -> float | None:
+        if batch.control is Control.RUN and (left := self.troubles.short_for(batch.id)) is not None:
+            await self._requeue(batch, item)
+            return left
+        began = self._clock.monotonic()
         try:
             with self.troubles.ticket() as ticket:
                 outcomes = await self._tried(batch, item, ticket)
         except ImagenError as error:
             await self._stopped_by(batch, item, error)
-            return
+            return None
         if (fault := fault_of(outcomes)) is not None:
             told = (
                 () if isinstance(fault, StoreError) else outcomes
             )  # of what cannot be read nothing is known
             await self._faulted(batch, item, fault, told)
-            return
+            return None
+        if batch.kind == "batch" and (short := unpaid(outcomes)) is not None:
+            refused = [each for each in outcomes if was_refused(each)]
+            await self._requeue(batch, queued_again(item, self._renew(item, refused)))
+            return self.troubles.run_short(batch.id, short)
+        self.troubles.afford(batch.id, since=began)
+        await self._conclude(batch, item, outcomes)
+        return None
+
+    async def _conclude(self, batch: Batch, item: Item, outcomes: Sequence[Outcome]) -> None:
+        """Put it back, buy it again, or end it, by what came of it."""
         if (trouble := passing(outcomes)) is not None:
             await self._put_back(batch, item, outcomes, trouble)
             return

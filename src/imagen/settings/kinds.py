@@ -180,6 +180,26 @@ def base_url(*, without: str = "") -> Kind:
     return Kind(allowed, read, hidden=True)
 
 
+def database_url() -> Kind:
+    """The address of a PostgreSQL database. It may hold a password."""
+
+    def read(given: str, _: Path) -> Secret:
+        parts = urlsplit(given)
+        if not is_sendable(given) or parts.scheme not in {"postgresql", "postgres"} or parts.port == 0:
+            raise ValueError("an address")
+        # A password with one of / ? # @ in it would end where it should not, and be told in errors as something else.
+        if given.count("@") != parts.netloc.count("@") or given.count("@") > 1:
+            raise ValueError("an address")
+        return Secret(given)
+
+    return Kind(
+        "an address such as postgresql://user:password@host:5432/database, in whose password any of @ / ? # : % is"
+        " written as %40 and so on",
+        read,
+        hidden=True,
+    )
+
+
 def is_loopback(host: str) -> bool:
     """Whether what is sent to `host` stays on this machine."""
     if host.lower() == "localhost":

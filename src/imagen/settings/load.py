@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,6 +14,10 @@ from imagen.domain.secret import Secret
 from imagen.errors import ConfigError, InvalidInput, Problem
 from imagen.settings.environment import refuse_unknown, variables_of_backends, variables_of_settings
 from imagen.settings.folders import user_config_folder, user_data_folder
+from imagen.settings.models import KEY as MODELS
+from imagen.settings.models import read_models
+from imagen.settings.presets import KEY as PRESETS
+from imagen.settings.presets import read_presets
 from imagen.settings.rows import (
     BACKEND_KEYS,
     BACKEND_ROWS,
@@ -32,11 +37,15 @@ from imagen.settings.shape import (
     LimitSettings,
     LogSettings,
     PictureSettings,
+    PreviewSettings,
     RemoteSettings,
     ReplicateSettings,
     ServerSettings,
     Settings,
+    SinkSettings,
     SupabaseSettings,
+    TerminalSettings,
+    choose_sink,
 )
 from imagen.settings.suggest import suggestion
 from imagen.settings.yaml_file import ConfigFile, Node, find_config, shorten
@@ -96,23 +105,29 @@ def load_settings(*, config: Path | None = None, environ: Mapping[str, str], cwd
         for key, variable in keys.items():
             own[key] = _from_variable(variable.text, variable.source, cwd)
 
+    presets, preset_sources = read_presets(file)
     sources = {row.name: given[row.name].source if row.name in given else DEFAULT for row in ROWS}
+    models, model_sources = read_models(file)
+    sources |= preset_sources
+    sources |= model_sources
     values = {row.name: _value(row, row.name, given.get(row.name)) for row in ROWS}
     resolved = {name: _backend(name, written, values, sources) for name, written in backends.items()}
     _check_default_backend(values["default_backend"], list(resolved), sources["default_backend"])
     variables = {str(values["replicate.api_token_env"]), *(b.api_token_env for b in resolved.values())}
     tokens = {name: Secret(text) for name in variables if name and (text := environ.get(name, "").strip())}
-    return Settings(
+    settings = Settings(
         default_backend=values["default_backend"],
         backends=MappingProxyType(resolved),
         data_dir=values["data_dir"] or user_data_folder(environ),
         output=values["output"],
         metadata=values["metadata"],
+        learning=values["learning"],
         max_picture_mb=values["max_picture_mb"],
         timeout=values["timeout"],
         caller=values["caller"],
         admin_api_key=values["admin_api_key"],
         secret_key=values["secret_key"],
+        prompt_hash_key=values["prompt_hash_key"],
         public_url=values["public_url"],
         allow_env_fallback=values["allow_env_fallback"],
         replicate=ReplicateSettings(**_section("replicate", values)),
@@ -122,12 +137,21 @@ def load_settings(*, config: Path | None = None, environ: Mapping[str, str], cwd
         pictures=PictureSettings(**_section("pictures", values)),
         cache=CacheSettings(**_section("cache", values)),
         deliveries=DeliverySettings(**_section("deliveries", values)),
+        presets=presets,
+        preview=PreviewSettings(**_section("preview", values)),
+        terminal=TerminalSettings(**_section("terminal", values)),
+        sink=SinkSettings(**_section("sink", values)),
         supabase=SupabaseSettings(**_section("supabase", values)),
         log=LogSettings(**_section("log", values)),
+        models=models,
         config_file=file.path if file else None,
         sources=MappingProxyType(sources),
         environ_tokens=MappingProxyType(tokens),
     )
+    choose_sink(
+        settings
+    )  # a kind that lacks something is told now, and not when the first picture was bought
+    return settings
 
 
 def read_server_url(text: str) -> str:
@@ -154,19 +178,12 @@ def _from_variable(text: str, source: str, cwd: Path) -> Given:
 def _from_file(file: ConfigFile) -> tuple[dict[str, Given], _Backends]:
     given: dict[str, Given] = {}
     backends: _Backends = {}
-
-    def located(node: Node) -> Given:
-        return Given(node, f"{file.shown}:{node.line}", file.path.parent)
-
+    located = partial(_located, file)
     for key, node in file.root.items():
         if key == "backends":
-            for name, keys in _mapping("backends", located(node), "a mapping of names to backends").items():
-                if not _NAME.fullmatch(name):
-                    raise _ill_named(f"backends.{name}", located(keys).source)
-                what = f"a mapping of {', '.join(BACKEND_KEYS)}"
-                inner = _mapping(f"backends.{name}", located(keys), what)
-                own = {inner_key: located(value) for inner_key, value in inner.items()}
-                backends[name] = _Written(located(keys).source, own)
+            backends = _backends_from(file, node)
+        elif key in {PRESETS, MODELS}:
+            continue  # see `read_presets` and `read_models`
         elif key in SECTIONS:
             known = [row.name.partition(".")[2] for row in ROWS if row.name.startswith(f"{key}.")]
             for inner_key, value in _mapping(key, located(node), f"a mapping of {', '.join(known)}").items():
@@ -178,6 +195,23 @@ def _from_file(file: ConfigFile) -> tuple[dict[str, Given], _Backends]:
         else:
             raise _unknown(key, key, TOP_KEYS, located(node).source)
     return given, backends
+
+
+def _backends_from(file: ConfigFile, node: Node) -> _Backends:
+    backends: _Backends = {}
+    what = "a mapping of names to backends"
+    for name, keys in _mapping("backends", _located(file, node), what).items():
+        begins = _located(file, keys)
+        if not _NAME.fullmatch(name):
+            raise _ill_named(f"backends.{name}", begins.source)
+        inner = _mapping(f"backends.{name}", begins, f"a mapping of {', '.join(BACKEND_KEYS)}")
+        own = {inner_key: _located(file, value) for inner_key, value in inner.items()}
+        backends[name] = _Written(begins.source, own)
+    return backends
+
+
+def _located(file: ConfigFile, node: Node) -> Given:
+    return Given(node, f"{file.shown}:{node.line}", file.path.parent)
 
 
 def _mapping(name: str, given: Given, what: str) -> Mapping[str, Node]:

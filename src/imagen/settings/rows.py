@@ -15,6 +15,7 @@ from imagen.settings.kinds import Kind
 DAY = 24 * 60 * 60
 REQUIRED = "required"
 PREFIX = "IMAGEN_"
+SINKS = ("sqlite", "postgresql", "supabase")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -57,6 +58,8 @@ class Row(msgspec.Struct, frozen=True):
         return self.absent if self.default is None else self.default
 
 
+FLUX_SCHNELL_MODEL = "black-forest-labs/flux-schnell"
+
 ROWS: tuple[Row, ...] = (
     Row(
         "default_backend",
@@ -80,6 +83,12 @@ ROWS: tuple[Row, ...] = (
         absent="pictures in data_dir",
     ),
     Row("metadata", kinds.flag(), "true", "write model, prompt and seed into the pictures"),
+    Row(
+        "learning",
+        kinds.flag(),
+        "true",
+        "learn from what callers keep and reject, and recommend models by it",
+    ),
     Row("max_picture_mb", kinds.whole(1, 10_000), "100", "the largest picture that is fetched, in megabytes"),
     Row(
         "timeout",
@@ -257,6 +266,44 @@ ROWS: tuple[Row, ...] = (
         "deliver events also to addresses that are not public, such as those of this machine and its network",
     ),
     Row(
+        "preview.model",
+        kinds.model(),
+        FLUX_SCHNELL_MODEL,
+        "the cheap model that makes previews",
+    ),
+    Row(
+        "preview.edit_model",
+        kinds.model(),
+        "black-forest-labs/flux-2-klein-4b",
+        "the cheap model that makes previews of wishes with an input image, where preview.model takes none",
+    ),
+    Row(
+        "terminal.pictures",
+        kinds.one_of("auto", "never"),
+        "auto",
+        "show pictures in terminals that can, with the extra `terminal` installed; or never",
+    ),
+    Row(
+        "prompt_hash_key",
+        kinds.secret(),
+        None,
+        "the ledger gets HMAC-SHA256 of each prompt with this key, which nobody can guess prompts by, in place of sha256",
+        absent="not set: sha256",
+    ),
+    Row(
+        "sink.kind",
+        kinds.one_of(*SINKS),
+        None,
+        "where the ledger is written besides imagen's own database; sqlite means nowhere",
+        absent="postgresql with sink.postgres_url, supabase with supabase.url and its key, else sqlite",
+    ),
+    Row(
+        "sink.postgres_url",
+        kinds.database_url(),
+        None,
+        "the PostgreSQL database that the ledger is written to",
+    ),
+    Row(
         "supabase.url",
         kinds.base_url(),
         None,
@@ -267,7 +314,7 @@ ROWS: tuple[Row, ...] = (
         "supabase.service_role_key",
         kinds.secret(),
         None,
-        "the key of that project",
+        "the key of that project's service role",
         aliases=("SUPABASE_SERVICE_ROLE_KEY",),
     ),
     Row(
@@ -330,14 +377,20 @@ SECTIONS: tuple[str, ...] = tuple(
 )
 """The mappings of the file that hold settings: `replicate`, `server`, …."""
 
-TOP_KEYS: tuple[str, ...] = ("backends", *SECTIONS, *(row.name for row in ROWS if "." not in row.name))
+TOP_KEYS: tuple[str, ...] = (
+    "backends",
+    "models",
+    "presets",
+    *SECTIONS,
+    *(row.name for row in ROWS if "." not in row.name),
+)
 """All that may stand at the top of the file."""
 
 EMULATOR = "emulator"
 FLUX_SCHNELL = "flux-schnell-replicate"
 
 BUILT_IN_BACKENDS: Mapping[str, Mapping[str, str]] = {
-    FLUX_SCHNELL: {"type": "replicate", "model": "black-forest-labs/flux-schnell", "default_steps": "4"},
+    FLUX_SCHNELL: {"type": "replicate", "model": FLUX_SCHNELL_MODEL, "default_steps": "4"},
     "flux-dev-replicate": {
         "type": "replicate",
         "model": "black-forest-labs/flux-dev",
@@ -346,7 +399,7 @@ BUILT_IN_BACKENDS: Mapping[str, Mapping[str, str]] = {
 }
 """What exists while no file configures backends."""
 
-EMULATOR_BACKEND: Mapping[str, str] = {"type": EMULATOR, "model": "black-forest-labs/flux-schnell"}
+EMULATOR_BACKEND: Mapping[str, str] = {"type": EMULATOR, "model": FLUX_SCHNELL_MODEL}
 """What always exists, under the name `emulator`."""
 
 

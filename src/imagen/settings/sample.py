@@ -40,6 +40,11 @@ backends:
 # Where pictures go. Without it: a folder of imagen's own.
 # output: ~/Pictures/imagen
 
+# What a model costs you, where the price that is known (`imagen models`) is wrong or missing.
+# models:
+#   flux-dev:
+#     price: 0.025
+
 # Write model, prompt and seed into the pictures.
 # metadata: true
 

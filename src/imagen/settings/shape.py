@@ -9,13 +9,17 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from imagen.domain.secret import Secret
+from imagen.domain.preset import Preset
+from imagen.domain.secret import Secret, is_secret_name
 from imagen.errors import ConfigError
 from imagen.settings.kinds import is_sendable
+from imagen.settings.models import FACT, Facts
+from imagen.settings.models import KEY as MODELS
 from imagen.settings.rows import BACKEND_ROWS, EMULATOR, FLUX_SCHNELL, ROWS, shown
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["text", "json"]
+SinkKind = Literal["sqlite", "postgresql", "supabase"]
 
 
 class Explained(NamedTuple):
@@ -114,6 +118,26 @@ class SupabaseSettings(msgspec.Struct, frozen=True, kw_only=True):
     service_role_key: Secret | None
 
 
+class SinkSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the ledger is written besides our own database; `choose_sink` answers where no kind is named."""
+
+    kind: SinkKind | None
+    postgres_url: Secret | None
+
+
+class PreviewSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Which cheap models make pictures to choose from: model refs or names of the catalog."""
+
+    model: str
+    edit_model: str
+
+
+class TerminalSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is shown in terminals besides text."""
+
+    pictures: Literal["auto", "never"]
+
+
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What is logged."""
 
@@ -128,6 +152,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         default_backend: as configured; `choose_backend` answers when it is not.
         output: None means `pictures` in `data_dir`.
         backends: what the user configured, in that order, else the built-in ones; always with `emulator`.
+        presets: named sets of inputs, the built-in ones among them.
+        models: our user's own facts about models by the name that he used; only the catalog knows whether they make sense.
         config_file: the file that was read, if any.
         sources: for each dotted name `default`, a file and line, or `environment` and a variable.
         environ_tokens: the tokens found in the environment by variable; read them with `environ_token`.
@@ -138,11 +164,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     output: str | None
     metadata: bool
+    learning: bool
     max_picture_mb: int
     timeout: timedelta | None
     caller: str | None
     admin_api_key: Secret | None
     secret_key: Secret | None
+    prompt_hash_key: Secret | None
     public_url: str | None
     allow_env_fallback: bool
     replicate: ReplicateSettings
@@ -152,8 +180,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pictures: PictureSettings
     cache: CacheSettings
     deliveries: DeliverySettings
+    presets: Mapping[str, Preset]
+    preview: PreviewSettings
+    terminal: TerminalSettings
+    sink: SinkSettings
     supabase: SupabaseSettings
     log: LogSettings
+    models: Facts
     config_file: Path | None
     sources: Mapping[str, str]
     environ_tokens: Mapping[str, Secret]
@@ -197,6 +230,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 )
                 for key in backend.extra
             ]
+        lines += [
+            Explained(
+                f"{MODELS}.{name}.{key}", _shown_fact(value), self.sources[f"{MODELS}.{name}.{key}"], FACT
+            )
+            for name, facts in self.models.items()
+            for key, value in facts.items()
+        ]
+        for name, preset in self.presets.items():
+            source, about = self.sources[f"presets.{name}"], "of the preset"
+            lines += [
+                Explained(
+                    f"presets.{name}.{key}", "***" if is_secret_name(key) else shown(value), source, about
+                )
+                for key, value in preset.fields.items()
+            ]
         return lines
 
     def _value(self, name: str) -> Any:
@@ -204,6 +252,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for part in name.split("."):
             value = getattr(value, part)
         return value
+
+
+def _shown_fact(value: Any) -> str:
+    return msgspec.json.encode(value).decode() if isinstance(value, dict | list) else shown(value)
 
 
 def choose_backend(settings: Settings, *, token_present: bool) -> str:
@@ -218,3 +270,30 @@ def choose_backend(settings: Settings, *, token_present: bool) -> str:
         if settings.sources[f"backends.{name}.type"] != "default":
             return name
     return FLUX_SCHNELL if token_present else EMULATOR
+
+
+def choose_sink(settings: Settings) -> SinkKind:
+    """Where the ledger is written besides our own database: as configured, else wherever there is an address for.
+
+    Raises:
+        ConfigError: a kind is named, and what it needs is missing.
+    """
+    supabase, sink = settings.supabase, settings.sink
+    lacking: dict[SinkKind, list[str]] = {
+        "sqlite": [],
+        "postgresql": ["sink.postgres_url"] * (sink.postgres_url is None),
+        "supabase": ["supabase.url"] * (supabase.url is None)
+        + ["supabase.service_role_key"] * (supabase.service_role_key is None),
+    }
+    if sink.kind is None:
+        return next((kind for kind in ("postgresql", "supabase") if not lacking[kind]), "sqlite")
+    if missing := lacking[sink.kind]:
+        source = settings.sources["sink.kind"]
+        raise ConfigError(
+            f"{source}: sink.kind is {sink.kind}, and {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set.",
+            setting="sink.kind",
+            source=source,
+            hint="Set it, or leave sink.kind away.",
+        )
+    return sink.kind

@@ -59,6 +59,26 @@ class ConfigFile(NamedTuple):
     root: Mapping[str, Node]
 
 
+def mapping_at(file: ConfigFile, name: str, node: Node, what: str) -> Mapping[str, Node]:
+    """The mapping that stands at a name of the file; an empty one when all behind the key is commented out.
+
+    Args:
+        file: for messages.
+        name: dotted, for messages.
+        node: what stands there.
+        what: what must stand there, worded to follow "must be".
+
+    Raises:
+        ConfigError: something else does.
+    """
+    if node.is_null:
+        return {}
+    if not isinstance(node.content, dict):
+        source = f"{file.shown}:{node.line}"
+        raise ConfigError(f"{source}: {name[:200]} must be {what}.", setting=name, source=source)
+    return node.content
+
+
 class Place(NamedTuple):
     """Somewhere a configuration may be: `shown` is how messages name it, `asked_for_by` who insists on it.
 

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from imagen.errors import StoreBusy, StoreError
+from imagen.store.cells import read_cells
 from imagen.store.migrate import migrate
 
 T = TypeVar("T")
@@ -58,6 +59,11 @@ class Database:
         """Where it is."""
         return self._path
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was used already."""
+        return self._engine is not None
+
     async def write(self, job: Callable[[Connection], T]) -> T:
         """Run `job` in a transaction of the writer; returns after its commit.
 
@@ -86,6 +92,10 @@ class Database:
                 raise
 
         return await asyncio.to_thread(run)
+
+    async def cells(self) -> list[tuple[str, bytes]]:
+        """Everything that is written there, as `table.column` and bytes; also when it is closed."""
+        return await asyncio.to_thread(lambda: list(read_cells(self._path)))
 
     def close(self) -> None:
         """Write what waits, then close."""

@@ -48,6 +48,13 @@ class SqlKeys:
             lambda connection: [_from_row(row) for row in connection.execute(statement)]
         )
 
+    async def ever(self) -> Sequence[Key]:
+        """See the port."""
+        statement = select(*_COLUMNS).order_by(api_keys.c.created_at, api_keys.c.id)
+        return await self._database.read(
+            lambda connection: [_from_row(row) for row in connection.execute(statement)]
+        )
+
     async def revoke(self, name: str, *, at: datetime) -> Key:
         """See the port."""
         statement = (

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
-from imagen.domain.usage import UsageEntry
+from imagen.domain.usage import UsageEntry, UsageQuery, UsageSummary
+from imagen.store.budgets import settle
 from imagen.store.database import Database
 from imagen.store.statement import Statement
 from imagen.store.tables import predictions, usage
+from imagen.store.usage_summary import WHOLE_ENTRIES, read_page, read_summary
 
-_FIELDS = UsageEntry.__struct_fields__
-
+_FIELDS = tuple(name for name in UsageEntry.__struct_fields__ if name != "kept")
 
 _WRITE = Statement(insert(usage).on_conflict_do_nothing(), columns=_FIELDS)
 _SETTLED = Statement(
     update(predictions).where(predictions.c.id == bindparam("this_id")).values(settled_at=bindparam("now"))
 )
+_SUNK = Statement(update(usage).where(usage.c.id == bindparam("this_id")).values(sink=bindparam("this_sink")))
 
 
 class SqlLedger:
@@ -44,9 +46,7 @@ class SqlLedger:
         self, *, since: datetime | None = None, limit: int | None = None
     ) -> Sequence[UsageEntry]:
         """See the port."""
-        statement = select(*(usage.c[name] for name in _FIELDS)).order_by(
-            usage.c.created_at.desc(), usage.c.id.desc()
-        )
+        statement = WHOLE_ENTRIES
         if since is not None:
             statement = statement.where(usage.c.created_at >= since)
         if limit is not None:
@@ -55,7 +55,59 @@ class SqlLedger:
             lambda connection: [UsageEntry(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001
         )
 
+    async def page(self, query: UsageQuery, *, before: str | None = None, limit: int) -> Sequence[UsageEntry]:
+        """See the port."""
+        return await self._database.read(
+            lambda connection: read_page(connection, query, before=before, limit=limit)
+        )
+
+    async def summary(self, query: UsageQuery) -> UsageSummary:
+        """See the port."""
+        return await self._database.read(lambda connection: read_summary(connection, query))
+
+    async def unsunk(self, sink: str, *, limit: int) -> Sequence[UsageEntry]:
+        """See the port."""
+        columns = [usage.c[name] for name in _FIELDS]
+
+        def job(connection: Connection) -> list[UsageEntry]:
+            found: list[UsageEntry] = []
+            for which in _places_without(sink):
+                # Each in the order of its index: among a million entries the next few cost nothing.
+                statement = (
+                    select(*columns)
+                    .where(which)
+                    .order_by(usage.c.sink, usage.c.created_at)
+                    .limit(limit - len(found))
+                )
+                found += [UsageEntry(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001
+                if len(found) == limit:
+                    break
+            return found
+
+        return await self._database.read(job)
+
+    async def count_unsunk(self, sink: str) -> int:
+        """See the port."""
+        statement = select(func.count()).select_from(usage).where(or_(*_places_without(sink)))
+        return await self._database.read(lambda connection: connection.execute(statement).scalar_one())
+
+    async def sunk(self, sink: str, entries: Sequence[UsageEntry]) -> None:
+        """See the port."""
+        rows = [{"this_id": entry.id, "this_sink": sink} for entry in entries]
+        await self._database.write(lambda connection: _SUNK.run_many(connection, rows))
+
+
+def _places_without(sink: str) -> tuple[ColumnElement[bool], ...]:
+    """Entries that no sink has, and those that another one has: three ranges of the index."""
+    return usage.c.sink.is_(None), usage.c.sink < sink, usage.c.sink > sink
+
 
 def write_entries(connection: Connection, entries: Sequence[UsageEntry]) -> None:
-    """Write entries, in the transaction of `connection`; those that are there stay as they are."""
-    _WRITE.run_many(connection, [{name: getattr(entry, name) for name in _FIELDS} for entry in entries])
+    """Write entries, in the transaction of `connection`, and settle what was reserved for them.
+
+    Those that are there stay as they are, and are settled.
+    """
+    for entry in entries:
+        row = {name: getattr(entry, name) for name in _FIELDS}
+        if _WRITE.run(connection, row).rowcount:
+            settle(connection, entry)

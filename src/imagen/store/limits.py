@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 from msgspec.structs import replace
@@ -25,8 +25,10 @@ from imagen.domain.limits import (
     key_limit,
     semaphore_limit,
 )
+from imagen.domain.outlook import LimitStanding
 from imagen.domain.prediction import Allowance, Status
 from imagen.limits.gate import Gate
+from imagen.store.budgets import Reserving, void
 from imagen.store.database import Database
 from imagen.store.predictions import write_intents
 from imagen.store.statement import Statement
@@ -74,6 +76,14 @@ _AHEAD = Statement(
             lines.c.lane < bindparam("this_lane"),
             and_(lines.c.lane == bindparam("this_lane"), lines.c.since < bindparam("this_since")),
         ),
+    )
+)
+_WAITING_ELSEWHERE = Statement(
+    select(func.coalesce(func.sum(lines.c.count), 0)).where(
+        lines.c.resource == bindparam("this_resource"),
+        lines.c.line != bindparam("this_line"),
+        lines.c.seen_at > bindparam("alive"),
+        lines.c.lane <= bindparam("this_lane"),
     )
 )
 _OTHERS = Statement(select(func.count()).where(lines.c.line != bindparam("this_line")))
@@ -129,8 +139,8 @@ class SqlLimits:
 
         def job(connection: Connection) -> None:
             _FREE.run(connection, {"this_lease": lease})
-            if unsent:
-                _FORGET.run(connection, {"this_lease": lease})
+            if unsent and _FORGET.run(connection, {"this_lease": lease}).rowcount:
+                void(connection, lease, datetime.now(UTC))
 
         await self._database.write(job)
 
@@ -193,6 +203,16 @@ class SqlLimits:
             )
 
         return await self._database.read(job)
+
+    async def standing(
+        self, need: Need, *, count: int, now: float, line: str, waiting: Mapping[str, int]
+    ) -> Sequence[LimitStanding]:
+        """See the port."""
+        return await self._database.read(
+            lambda connection: _Taking(connection, self._rules, now, line, set()).standings(
+                need, count, waiting
+            )
+        )
 
     async def sweep(self, *, now: float) -> None:
         """See the port."""
@@ -269,6 +289,7 @@ class _Taking:
         self._missing: set[str] = set()
         self._held: list[dict[str, Any]] = []
         self._changed = False
+        self._money = Reserving(connection, datetime.fromtimestamp(now, UTC))
         others = _OTHERS.run(connection, {"this_line": line}).fetchone()[0]
         self._alone = others == 0
 
@@ -285,12 +306,45 @@ class _Taking:
         self._stand_in_line(needs, verdicts, waiting)
         return verdicts
 
+    def standings(self, need: Need, count: int, waiting: Mapping[str, int]) -> list[LimitStanding]:
+        """How each limit stands that a need asks for. Writes nothing."""
+        found = []
+        for limit in need.limits():
+            places = self._most(limit, need)
+            found.append(
+                LimitStanding(
+                    limit=limit,
+                    places=places,
+                    missing=places is None,
+                    held=_held(self._connection, limit, self._now),
+                    ahead=self._waiting_elsewhere(limit, need) + waiting.get(limit, 0),
+                )
+            )
+        for name, gate in self._gates(need):
+            ahead = self._waiting_elsewhere(name, need) + waiting.get(name, 0)
+            first, last = (gate.ready_at(self._now, ahead + each) - self._now for each in (1, count))
+            found.append(LimitStanding(limit=name, ahead=ahead, first_in=first, last_in=last))
+        return found
+
+    def _waiting_elsewhere(self, limit: str, need: Need) -> int:
+        """How many of all other lines wait for a limit and go before."""
+        values = {
+            "this_resource": limit,
+            "this_line": self._line,
+            "alive": self._now - LINE_LIVES_SECONDS,
+            "this_lane": int(need.lane),
+        }
+        return int(_WAITING_ELSEWHERE.run(self._connection, values).fetchone()[0])
+
     def _judge(self, need: Need) -> Verdict:
         limits = list(need.limits())
         own = self._own(need)
         if need.running:
             self._hold(need, limits, own)
             return Admitted()
+        passed = () if need.charge is None else self._money.judge(need.charge)
+        if not isinstance(passed, tuple):
+            return passed
         for limit in limits:
             blocked = None if limit in own else self._blocked.get(limit) or self._full(limit, need)
             if limit in self._missing:
@@ -302,10 +356,12 @@ class _Taking:
             return closed
         sequence = self._send(need)
         self._hold(need, limits, own)
+        if need.charge is not None:
+            self._money.reserve(need.charge, need.lease)
         intent = need.intent
         if intent is not None:
             intent = replace(intent, sent_at=datetime.fromtimestamp(self._now, UTC))
-        return Admitted(sequence, intent)
+        return Admitted(sequence, intent, passed)
 
     def _closed(self, need: Need) -> Blocked | None:
         """The rate that lets nobody through now."""
@@ -398,11 +454,11 @@ class _Taking:
         """Tell the other lines where we wait, and where no longer."""
         heads = {limit: (report.lane, report.since, report.count) for limit, report in waiting.items()}
         for need, verdict in zip(needs, verdicts, strict=True):
-            if isinstance(verdict, Blocked):
+            if _is_in_line(verdict):
                 lane, since, count = heads.get(verdict.limit, (need.lane, need.since or self._now, 0))
                 lane, since = min((lane, since), (need.lane, need.since or self._now))
                 heads[verdict.limit] = (lane, since, count + 1)
-        blocked = {one.limit for one in verdicts if isinstance(one, Blocked)}
+        blocked = {one.limit for one in verdicts if _is_in_line(one)}
         standing = (blocked | self._standing) & heads.keys()
         for limit in standing:
             lane, since, count = heads[limit]
@@ -416,6 +472,11 @@ class _Taking:
         self._standing.update(standing)
         if not self._alone:
             _LEFT.run(self._connection, {"alive": self._now - 10 * LINE_LIVES_SECONDS})
+
+
+def _is_in_line(verdict: Verdict) -> TypeGuard[Blocked]:
+    """Whether somebody waits for a place or a turn. Money has no line: whoever fits goes."""
+    return isinstance(verdict, Blocked) and verdict.shortage is None
 
 
 def _held(connection: Connection, limit: str, now: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -30,6 +30,7 @@ from imagen.domain.batch import ItemStatus
 from imagen.domain.prediction import TERMINAL, Prediction, Status
 from imagen.domain.usage import UsageEntry
 from imagen.errors import NotFound, StoreError, UpstreamTaken
+from imagen.store.budgets import void
 from imagen.store.database import Database
 from imagen.store.ledger import write_entries
 from imagen.store.statement import Statement
@@ -39,7 +40,7 @@ _COLUMNS = tuple(column.name for column in predictions.columns)
 _NEVER_CHANGING = frozenset(
     {
         "id", "backend", "backend_type", "account", "model", "prompt", "input", "request_key", "caller", "created_at",
-        "deadline_seconds", "seed",
+        "deadline_seconds", "seed", "draft", "wished",
     }
 )  # fmt: skip
 """What an intent says once and for all. Left out of updates, which also leaves the indexes on it alone."""
@@ -113,6 +114,7 @@ _RELEASE = Statement(
     .values(owner=None)
 )
 _CHUNK = 100
+_MOST_OF_DRAFT = 1000
 _DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, DBAPIError)
 """What reading a damaged row raises, or may also raise for other reasons: see `_is_damage`."""
 
@@ -153,6 +155,8 @@ class SqlPredictionStore:
                 _FREE.run(connection, {"this_id": prediction.id})
             if kept is None:
                 return _one(connection, _BY_ID, prediction.id, {"this_id": prediction.id})
+            if prediction.status.terminal and prediction.charged is False:
+                void(connection, prediction.id, prediction.ended_at or datetime.now(UTC))
             if entry is not None:
                 write_entries(connection, [entry])
             stored = msgspec.structs.replace(prediction, settled_at=settled_at)
@@ -208,6 +212,13 @@ class SqlPredictionStore:
         if status is not None:
             statement = statement.where(predictions.c.status == status)
         return await self._many(statement)
+
+    async def of_draft(self, draft: str) -> Sequence[Prediction]:
+        """See the port."""
+        statement = select(predictions).where(predictions.c.draft == draft)
+        return await self._many(
+            statement.order_by(predictions.c.created_at, predictions.c.id).limit(_MOST_OF_DRAFT)
+        )
 
     async def unsettled(self) -> Sequence[Prediction]:
         """See the port."""

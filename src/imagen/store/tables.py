@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from imagen.domain.prediction import TERMINAL, Status
-from imagen.store.types import Addresses, Encoded, Instant, Json, Micros, StatusText
+from imagen.store.types import Addresses, Encoded, Instant, Json, Micros, Quoted, StatusText, Wished
 
 metadata = MetaData()
 
@@ -59,6 +59,20 @@ predictions = Table(
     Column("files", Json, nullable=False),
     Column("delivered_at", Instant),
     Column("settled_at", Instant),
+    Column("key", Text),
+    Column("quote", Quoted),
+    Column("tier", Text),
+    Column("parent", Text),
+    Column("preset", Text),
+    Column("draft", Text),
+    Column("wished", Wished),
+    Column("prompt_hash", Text),
+)
+Index(
+    "predictions_by_draft",
+    predictions.c.draft,
+    sqlite_where=predictions.c.draft.is_not(None),
+    postgresql_where=predictions.c.draft.is_not(None),
 )
 Index("predictions_by_upstream", predictions.c.account, predictions.c.upstream_id, unique=True)
 Index("predictions_by_request", predictions.c.request_key)
@@ -312,6 +326,65 @@ usage = Table(
     Column("outcome", Text, nullable=False),
     Column("images", Integer, nullable=False),
     Column("upstream_id", Text),
+    Column("key", Text),
+    Column("quoted", Micros),
+    Column("predict_seconds", Float),
+    Column("saved", Micros),
+    Column("tier", Text),
+    Column("parent", Text),
+    Column("sink", Text),  # the one that has it besides this database
 )
 Index("imagen_usage_by_time", usage.c.created_at.desc())
 Index("imagen_usage_by_caller", usage.c.caller)
+Index("imagen_usage_by_key", usage.c.key, usage.c.created_at)
+Index("imagen_usage_by_sink", usage.c.sink, usage.c.created_at)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("limit", Micros, nullable=False),
+    Column("per", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("hard", Boolean, nullable=False),
+    Column("counts", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+balances = Table(
+    "balances",
+    metadata,
+    Column("budget", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    Column("settled", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+)
+
+# One row for each purchase that a budget has counted: how the money of its quote went.
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("prediction_id", Text, primary_key=True),
+    Column("state", Text, nullable=False),  # open, settled or voided
+    Column("amount", BigInteger, nullable=False),  # reserved, in micro-dollars
+    Column("settled", BigInteger),  # what it came to
+    Column("counted", Json, nullable=False),  # [budget, subject, period] of each balance it stands in
+    Column("created_at", Instant, nullable=False),
+    Column("ended_at", Instant),
+)
+RESERVED = reservations.c.state == literal_column("'open'")
+Index("reservations_open", reservations.c.prediction_id, sqlite_where=RESERVED, postgresql_where=RESERVED)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("prediction_id", Text, primary_key=True),
+    Column("caller", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("kept", Boolean, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+Index("feedback_by_caller", feedback.c.caller, feedback.c.kind, feedback.c.model)

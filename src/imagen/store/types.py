@@ -10,8 +10,10 @@ import msgspec
 from sqlalchemy import BigInteger, DateTime, Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
+from imagen.domain.draft import FinalWish
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Status
+from imagen.domain.quote import UNKNOWN_PRICE, Quote
 
 
 class Instant(TypeDecorator[datetime]):
@@ -98,6 +100,38 @@ class Micros(TypeDecorator[Usd]):
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> Usd | None:
         return None if value is None else Usd(value)
+
+
+class Quoted(TypeDecorator[Quote]):
+    """The ends of a quote and what is likely, in micro-dollars; nothing where no price was known."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Quote | None, dialect: Dialect) -> str | None:
+        if value is None or value == UNKNOWN_PRICE:
+            return None
+        amounts = (value.low, value.likely, value.high)
+        return msgspec.json.encode([None if amount is None else amount.micros for amount in amounts]).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Quote:
+        if value is None:
+            return UNKNOWN_PRICE
+        low, likely, high = (None if micros is None else Usd(micros) for micros in msgspec.json.decode(value))
+        return Quote(low=low, likely=likely, high=high)
+
+
+class Wished(TypeDecorator[FinalWish]):
+    """What the final of a preview is made of."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: FinalWish | None, dialect: Dialect) -> str | None:
+        return None if value is None else msgspec.json.encode(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> FinalWish | None:
+        return None if value is None else msgspec.json.decode(value, type=FinalWish)
 
 
 class StatusText(TypeDecorator[Status]):

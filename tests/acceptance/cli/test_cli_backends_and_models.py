@@ -54,7 +54,7 @@ def test_credentials_that_cannot_be_read_show_in_the_rows_that_need_them(cli: An
 
 def test_models_are_listed_with_price_and_unit(cli: Any) -> None:
     done = cli("models", code=0)
-    assert done.lines[0].split() == ["name", "price", "seconds", "abilities"]
+    assert done.lines[0].split() == ["name", "price", "checked", "quality", "seconds", "abilities"]
     schnell = next(line for line in done.lines if line.startswith("black-forest-labs/flux-schnell "))
     assert "$0.003/image" in schnell
     assert "several outputs" in schnell
@@ -76,6 +76,51 @@ def test_one_model_is_told_in_full_by_any_of_its_names(cli: Any) -> None:
     facts = cli("models", "black-forest-labs/flux-schnell:5599ed30", "--json", code=0).json
     assert facts["input_schema"]["properties"]["num_inference_steps"]["maximum"] == 4
     assert facts["prices"][0]["source"]
+
+
+def test_the_list_tells_how_old_a_price_is_and_what_is_not_known(cli: Any) -> None:
+    done = cli("models", code=0)
+    rows = {line.split()[0]: line for line in done.lines}
+    assert "2025-01-01 stale" in rows["black-forest-labs/flux-1.1-pro-ultra"]
+    assert rows["luma/photon-flash"].split()[1:3] == ["?", "-"]
+    assert "stale" in done.stderr
+    assert "are not known. `models:` in imagen.yaml" in done.stderr
+    listed = {one["name"]: one for one in cli("models", "--json", code=0).json}
+    ultra = listed["black-forest-labs/flux-1.1-pro-ultra"]
+    assert (ultra["price"]["checked_on"], ultra["price"]["stale"]) == ("2025-01-01", True)
+    assert (ultra["quality"], ultra["typical_seconds"], ultra["abilities"]) == (4, None, ["photo", "seed"])
+    assert listed["luma/photon-flash"]["price"] is None
+
+
+def test_show_tells_every_price_with_its_condition_and_source(cli: Any) -> None:
+    done = cli("models", "show", "nano-banana-pro", code=0)
+    assert done.stdout == cli("models", "nano-banana-pro", code=0).stdout
+    assert "$0.30/image when resolution = 4K" in done.stdout
+    assert "$0.15/image when resolution = 1K or 2K" in done.stdout
+    assert done.stdout.count("checked on 2026-01-01") == 2
+    assert "5 of 5" in done.stdout
+    prices = cli("models", "show", "nano-banana-pro", "--json", code=0).json["prices"]
+    assert [price["when"] for price in prices] == [{"resolution": ["4K"]}, {"resolution": ["1K", "2K"]}]
+    assert "one model" in cli("models", "show", code=2).stderr
+    assert "one model" in cli("models", "show", "a", "b", code=2).stderr
+
+
+def test_facts_of_the_configuration_are_shown_and_mistakes_told_with_their_line(cli: Any) -> None:
+    cli.write_config(
+        "models:\n  flux-dev: {price: 0.02}\n  someone/hobby: {per_second: gpu-a100-large}\n"
+        "  someone/flat: {per_run: 0.05}\n"
+    )
+    assert "$0.02/image\n" in cli("models", "show", "flux-dev", code=0).stdout
+    assert "configured" in cli("models", "show", "flux-dev", code=0).stdout
+    listed = {one["name"]: one["price"] for one in cli("models", "--json", code=0).json}
+    hobby, flat = listed["someone/hobby"], listed["someone/flat"]
+    assert (hobby["unit"], hobby["usd"], hobby["hardware"]) == ("second", 0.0014, "gpu-a100-large")
+    assert (flat["unit"], flat["usd"], flat["text"]) == ("run", 0.05, "$0.05/run")
+    shown = {row["name"]: row for row in cli("config", "show", "--json", code=0).json["settings"]}
+    assert shown["models.flux-dev.price"]["value"] == "0.02"
+    assert shown["models.flux-dev.price"]["source"].endswith("imagen.yaml:2")
+    cli.write_config("models:\n  flux-dev:\n    prize: 0.02\n")
+    assert "imagen.yaml:3: models.flux-dev.prize" in cli("models", code=2).stderr
 
 
 def test_a_model_that_the_catalog_lacks_is_asked_for_where_there_is_a_token(

@@ -145,3 +145,33 @@ def test_a_damaged_row_is_a_warning_that_names_it(cli: Any, remember: Callable[.
     assert found["level"] == "warn"
     assert left.id in found["detail"]
     assert "backup" in found["mend"]
+
+
+def test_stale_and_unknown_prices_of_configured_models_are_counted_and_named(cli: Any) -> None:
+    cli.write_config(
+        "default_backend: a\nbackends:\n  a: {type: replicate, model: flux-1.1-pro-ultra}\n"
+        "  b: {type: replicate, model: photon-flash}\n  c: {type: replicate, model: sdxl}\n"
+    )
+    found = findings(cli("doctor", "--offline", "--json", env={"REPLICATE_API_TOKEN": "r8_any"}, code=0))[
+        "prices"
+    ]
+    assert found["level"] == "warn"
+    assert "of 2 models last checked more than 90 days ago" in found["detail"]
+    assert "black-forest-labs/flux-1.1-pro-ultra" in found["detail"]
+    assert "of 1 model not known: luma/photon-flash" in found["detail"]
+    assert "imagen.yaml" in found["mend"]
+    with (cli.work / "imagen.yaml").open("a") as file:
+        file.write("models:\n  flux-1.1-pro-ultra: {price: 0.06}\n  photon-flash: {price: 0.01}\n")
+        file.write("  sdxl: {per_second: gpu-l40s}\n")
+    found = findings(cli("doctor", "--offline", "--json", env={"REPLICATE_API_TOKEN": "r8_any"}, code=0))[
+        "prices"
+    ]
+    assert found["level"] == "ok"
+    assert "of all 3 configured models" in found["detail"]
+
+
+def test_a_price_that_makes_no_sense_is_a_fault_of_the_configuration(cli: Any) -> None:
+    cli.write_config("models:\n  flux-dev:\n    price: cheap\n")
+    found = findings(cli("doctor", "--offline", "--json", code=2))["config"]
+    assert found["level"] == "fault"
+    assert "imagen.yaml:3: models.flux-dev.price" in found["detail"]

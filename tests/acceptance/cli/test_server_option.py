@@ -109,6 +109,11 @@ def test_a_picture_lands_here_and_everything_else_stays_there(
     shown = cli("predictions", "show", report["id"], "--json", env=there, code=0).json
     assert shown["upstream_id"] == report["prediction_id"]
     assert cli("usage", "--raw", "--json", code=0).json["entries"] == []
+    asked = cli("usage", "--raw", "--json", "--server", served.url, code=0).json
+    assert [(one["id"], one["cost_usd_estimate"]) for one in asked["entries"]] == [(report["id"], 0.003)]
+    shown = cli("usage", "--by", "day", "--server", served.url, code=0)
+    assert shown.lines[0].startswith("day (UTC) ")
+    assert "$0.003" in shown.lines[-1] or "$0.003" in shown.lines[-2]
 
 
 WISHES: dict[str, list[str]] = {
@@ -448,10 +453,11 @@ def test_a_key_that_is_made_there_is_good_there(
         cli("generate", "a fox", "-m", "flux-dev", "--json", env=env, code=3).json["error"]
         == "permission_denied"
     )
-    (row,) = cli("usage", "--raw", "--json", env={"IMAGEN_DATA_DIR": str(served.data)}, code=0).json[
-        "entries"
-    ]
-    assert row["caller"] == "shop"
+    (row,) = cli("usage", "--raw", "--json", env=env, code=0).json["entries"]
+    (own,) = cli("usage", "--raw", "--json", env={"IMAGEN_API_KEY": made["key"]}, code=0).json["entries"]
+    assert row == own
+    assert (row["caller"], row["key_id"]) == ("shop", made["id"])
+    assert cli("usage", "--raw", "--json", code=0).json["entries"] == []  # without a key: not theirs
 
     assert cli("keys", "revoke", "shop", env=env, code=0).stderr == "key shop revoked\n"
     assert cli("keys", "list", "--json", env=env, code=0).json == []
@@ -461,3 +467,33 @@ def test_a_key_that_is_made_there_is_good_there(
         path for path in cli.root.rglob("*") if path.is_file() and made["key"].encode() in path.read_bytes()
     ]
     assert found == []
+
+
+def test_previews_and_their_finals_are_made_there(
+    cli: Any, served: Served, replicate_emulator: EmulatorThread
+) -> None:
+    wish = (
+        "generate",
+        PROMPT,
+        "-m",
+        "flux-1.1-pro",
+        "--preview",
+        "2",
+        "--pick",
+        "2",
+        "--seed",
+        "5",
+        "--json",
+    )
+    done = cli(*wish, "--preset", "pod", "-o", "out/", code=0)
+    (final,) = done.json["finals"]
+    assert done.json["preview_model"] == "black-forest-labs/flux-schnell"
+    assert (final["seed"], final["parent"]) == (6, done.json["previews"][1]["id"])
+    assert done.json["spent"]["saved_usd"] == 0.034
+    assert "preset pod: flux-1.1-pro does not take negative_prompt" in done.stderr
+    assert Path(final["files"][0]).parent == cli.work / "out"
+    later = cli("promote", done.json["previews"][0]["id"], "-m", "nano-banana", "--json", code=0).json
+    assert (later["tier"], later["left_out"]) == ("final", ["seed"])
+    assert later["saved_usd"] is not None
+    bought = [one.body["input"] for one in replicate_emulator.journal.entries(operation=CREATE)]
+    assert [one["aspect_ratio"] for one in bought] == ["4:3"] * 4

@@ -72,10 +72,11 @@ def test_every_price_has_a_source_and_a_date(model: Model):
 @pytest.mark.parametrize("model", MODELS)
 def test_conditions_of_prices_name_parameters_and_their_values(model: Model):
     for fact in model.prices:
-        for name, value in fact.when:
+        for name, values in fact.when:
             parameter = model.parameter(name)
             assert parameter is not None
-            assert parameter.enum is None or value in parameter.enum
+            assert values
+            assert parameter.enum is None or set(values) <= set(parameter.enum)
     unconditional = [not fact.when for fact in model.prices]
     assert unconditional == sorted(unconditional), "a price without condition hides those after it"
     assert sum(unconditional) <= 1
@@ -112,6 +113,32 @@ def test_the_schema_is_valid_and_takes_the_models_own_defaults(model: Model):
     validator.validate({**defaults, **pictures, "prompt": "a fox"})
     assert not validator.is_valid({**pictures, "prompt": "a fox", "no_such_parameter": 1})
     assert not validator.is_valid(pictures)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_rank_of_quality_has_its_reasons(model: Model):
+    """By the class of its price, moved by one at most, as the head of `data/flux.toml` says."""
+    if model.quality is None:
+        return
+    assert model.price is not None
+    assert model.parameters is not None
+    dollars = cost(model.price.rule, images=1, output_megapixels=1, input_megapixels=(), predict_seconds=9)
+    assert dollars is not None
+    class_ = 1 + sum(dollars.micros >= bound for bound in (10_000, 30_000, 50_000, 80_001))
+    assert abs(model.quality - class_) <= 1
+
+
+def test_dearer_siblings_rank_no_lower():
+    for family in (
+        ("flux-schnell", "flux-dev", "flux-1.1-pro", "flux-1.1-pro-ultra"),
+        ("flux-kontext-pro", "flux-kontext-max"),
+        ("flux-2-klein-4b", "flux-2-dev", "flux-2-pro", "flux-2-max"),
+        ("imagen-4-fast", "imagen-4", "imagen-4-ultra"),
+        ("ideogram-v3-turbo", "ideogram-v3-balanced", "ideogram-v3-quality"),
+        ("nano-banana", "nano-banana-pro"),
+    ):
+        ranks = [known(name).quality or 0 for name in family]
+        assert ranks == sorted(set(ranks)), family
 
 
 def test_no_name_twice():

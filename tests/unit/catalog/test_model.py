@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from datetime import date
+
 import jsonschema
 import pytest
 
 from imagen.catalog import Catalog, ImageInput, Model, Parameter
 from imagen.domain.model_ref import ModelRef
+from imagen.domain.money import Usd
+from imagen.domain.pricing import PerImage, PriceFact
 
 CATALOG = Catalog.load()
 
@@ -136,13 +140,17 @@ def test_no_place_for_a_picture(name: str):
         ("flux-schnell", {"seed", "several_outputs"}),
         ("flux-dev", {"seed", "several_outputs", "edit"}),
         ("flux-1.1-pro", {"seed"}),
-        ("flux-kontext-max", {"seed", "edit"}),
-        ("qwen-image", {"seed", "edit", "negative_prompt"}),
+        ("flux-kontext-max", {"seed", "edit", "typography"}),
+        ("qwen-image", {"seed", "edit", "negative_prompt", "typography"}),
         ("imagen-4-ultra", set()),
         ("seedream-4", {"edit", "several_outputs"}),
         ("sdxl", {"seed", "edit", "mask", "negative_prompt", "several_outputs"}),
         ("gpt-image-1.5", {"edit", "several_outputs", "transparent_background"}),
         ("flux-pro", set()),
+        ("recraft-v3", {"typography"}),
+        ("recraft-v3-svg", {"vector"}),
+        ("flux-1.1-pro-ultra", {"seed", "photo"}),
+        ("ideogram-v3-quality", {"seed", "edit", "mask", "photo"}),
     ],
 )
 def test_abilities(name: str, abilities: set[str]):
@@ -178,6 +186,37 @@ def test_a_model_of_which_nothing_is_known():
     assert UNKNOWN.abilities == frozenset()
     assert UNKNOWN.output == "unknown"
     assert UNKNOWN.official is None
+
+
+def test_a_price_may_hold_for_several_values():
+    model = Model(
+        ref=ModelRef("o", "n"),
+        family="test",
+        description="",
+        parameters=(
+            Parameter(name="size", type="string", description="Size", default="1K"),
+            Parameter(name="fast", type="boolean", description="Speed"),
+        ),
+        prices=tuple(
+            PriceFact(rule=PerImage(Usd(price)), source="s", checked_on=date(2026, 1, 1), when=when)
+            for price, when in (
+                (1, (("size", ("1K", "2K")), ("fast", (True,)))),
+                (2, (("size", ("1K", "2K")),)),
+                (3, (("size", ("4K",)),)),
+            )
+        ),
+    )
+    prices = [
+        model.price_for(values)
+        for values in ({"fast": True}, {"size": "2K", "fast": False}, {}, {"size": "4K"}, {"size": "8K"})
+    ]
+    assert [fact and fact.rule for fact in prices] == [
+        PerImage(Usd(1)),
+        PerImage(Usd(2)),
+        PerImage(Usd(2)),
+        PerImage(Usd(3)),
+        None,
+    ]
 
 
 def test_models_are_values():

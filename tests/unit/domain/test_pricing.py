@@ -11,15 +11,20 @@ from hypothesis import strategies as st
 from imagen.domain.money import Usd
 from imagen.domain.pricing import (
     STALE_AFTER,
+    Expected,
     PerImage,
     PerMegapixel,
+    PerRun,
     PerSecond,
     Price,
     PriceFact,
+    Span,
     cost,
     is_stale,
     megapixels,
+    quote_run,
 )
+from imagen.domain.quote import Quote
 
 FLUX_2_PRO = PerMegapixel(output=Usd(15_000), input=Usd(15_000), per_run=Usd(15_000))
 OUTPUT_ONLY = PerMegapixel(output=Usd(60_000))
@@ -45,6 +50,9 @@ L40S = PerSecond(hardware="gpu-l40s", usd_per_second=Usd(975))
         (OUTPUT_ONLY, {"images": 1, "output_megapixels": Decimal("0.25")}, "0.06"),
         # nothing came out: only the run is left
         (FLUX_2_PRO, {"images": 0, "input_megapixels": ()}, "0.015"),
+        # once a run, whatever comes out of it
+        (PerRun(Usd(20_000)), {"images": 0}, "0.02"),
+        (PerRun(Usd(20_000)), {"images": 9}, "0.02"),
         (L40S, {"images": 1, "predict_seconds": 2}, "0.00195"),
         (L40S, {"images": 0, "predict_seconds": Decimal("0.0005")}, "0"),
         (L40S, {"images": 1, "predict_seconds": Decimal("0.0006")}, "0.000001"),
@@ -86,6 +94,7 @@ sizes = st.decimals(min_value=Decimal("0.01"), max_value=64, places=4)
 prices = st.integers(1, 1_000_000).map(Usd)
 rules = st.one_of(
     st.builds(PerImage, prices),
+    st.builds(PerRun, prices),
     st.builds(PerMegapixel, prices, prices, prices),
     st.builds(PerSecond, st.just("gpu-t4"), prices),
 )
@@ -134,6 +143,46 @@ def test_megapixels_of_usual_sizes(width: int, height: int, charged: int):
     assert paid == Usd(charged)
 
 
+def quoted(low: str | None, likely: str | None, high: str | None) -> Quote:
+    ends = (None if text is None else Usd.parse(text) for text in (low, likely, high))
+    return Quote(**dict(zip(("low", "likely", "high"), ends, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected", "quote"),
+    [
+        (PerImage(Usd(3_000)), Expected(), quoted("0.003", "0.003", "0.003")),
+        (PerImage(Usd(3_000)), Expected(images=Span(1, 3, 4)), quoted("0.003", "0.009", "0.012")),
+        (PerImage(Usd(3_000)), Expected(images=Span(1)), quoted("0.003", None, None)),
+        (PerRun(Usd(3_000)), Expected(images=Span(1)), quoted("0.003", "0.003", "0.003")),
+        # the largest that it may be is not known, and so the most that it may cost is not
+        (FLUX_2_PRO, Expected(), quoted("0.03", "0.03", None)),
+        (FLUX_2_PRO, Expected(output_megapixels=Span(1, 1, 4)), quoted("0.03", "0.03", "0.075")),
+        (
+            FLUX_2_PRO,
+            Expected(
+                output_megapixels=Span.exactly(1),
+                input_megapixels=(Span.exactly(Decimal("2.25")), Span(1, 1, 2)),
+            ),
+            quoted("0.09", "0.09", "0.105"),
+        ),
+        (L40S, Expected(predict_seconds=Span(0, None, 120)), quoted("0", None, "0.117")),
+        (L40S, Expected(predict_seconds=Span(0, Decimal("2.5"), 60)), quoted("0", "0.002438", "0.0585")),
+        (L40S, Expected(), quoted("0", None, None)),
+    ],
+)
+def test_quotes(rule: Price, expected: Expected, quote: Quote):
+    assert quote_run(rule, expected) == quote
+
+
+def test_a_span_that_is_clamped_lies_within_both_bounds():
+    assert Span(1, 5, None).clamped(2, 4) == Span(2, 4, 4)
+    assert Span(1, None, 3).clamped(2, 4) == Span(2, None, 3)
+    assert Span.exactly(9).clamped(2, 4).exact == 4
+    assert Span(1, 1, 2).exact is None
+    assert Span(1, 1, None).exact is None
+
+
 def test_prices_grow_stale_after_ninety_days():
     checked_on = date(2026, 10, 7)
     fact = PriceFact(rule=PerImage(Usd(1)), source="somewhere", checked_on=checked_on)
@@ -145,5 +194,7 @@ def test_prices_grow_stale_after_ninety_days():
 
 @given(rules)
 def test_rules_survive_json(rule: Price):
-    fact = PriceFact(rule=rule, source="somewhere", checked_on=date(2026, 1, 1), when=(("size", "4K"),))
+    fact = PriceFact(
+        rule=rule, source="somewhere", checked_on=date(2026, 1, 1), when=(("size", ("4K", "2K")),)
+    )
     assert msgspec.json.decode(msgspec.json.encode(fact), type=PriceFact) == fact

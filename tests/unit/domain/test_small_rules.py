@@ -17,7 +17,16 @@ from imagen.domain.identifiers import new_id
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Status, hash_prompt
 from imagen.domain.progress import progress_from_log
-from imagen.domain.usage import GROUPINGS, UsageEntry, group_usage, sum_usage
+from imagen.domain.usage import (
+    CACHED,
+    GROUPINGS,
+    NONE,
+    SHARED,
+    UsageEntry,
+    UsageQuery,
+    sum_usage,
+    summarize,
+)
 
 # --- aspect ratios ---
 
@@ -137,7 +146,9 @@ def test_an_entry_knows_only_the_hash_of_the_prompt():
 
 
 ENTRIES = [
-    make_entry(1, model="a/x", caller="kai", cost=Usd(10), latency_ms=100, images=2),
+    make_entry(
+        1, model="a/x", caller="kai", cost=Usd(10), latency_ms=100, images=2, key="key_1", tier="preview"
+    ),
     make_entry(2, model="a/y", caller="kai", cost=Usd(30), latency_ms=200),
     make_entry(3, model="a/x", caller="lee", cost=None, latency_ms=301, outcome="failed", images=0),
 ]
@@ -150,25 +161,76 @@ ENTRIES = [
         ("caller", ["kai", "lee"], [40, 0]),
         ("backend", ["fast"], [40]),
         ("day", ["2026-11-01"], [40]),
+        ("key", [NONE, "key_1"], [30, 10]),
+        ("tier", [NONE, "preview"], [30, 10]),
     ],
 )
 def test_usage_is_added_up_dearest_first(by: str, names: list[str], costs: list[int]):
-    groups = group_usage(ENTRIES, by)
+    groups = summarize(ENTRIES, UsageQuery(by=by)).groups
     assert [group.name for group in groups] == names
     assert [group.cost.micros for group in groups] == costs
 
 
+def test_entries_are_added_up_by_all_that_is_listed():
+    assert GROUPINGS == ("model", "caller", "backend", "day", "key", "tier")
+
+
 def test_a_group_counts_everything_and_takes_unknown_costs_for_unknown():
-    total = sum_usage("all", ENTRIES)
+    total = sum_usage(ENTRIES)
     assert (total.predictions, total.succeeded, total.images, total.unpriced) == (3, 2, 3, 1)
-    assert total.mean_latency_ms == 200
-    assert sum_usage("none", []).mean_latency_ms == 0
-    assert set(GROUPINGS) == {"model", "caller", "backend", "day"}
+    assert (total.mean_latency_ms, total.p50_ms, total.p95_ms) == (200, 200, 301)
+    assert total.success_rate == pytest.approx(2 / 3)
+    nothing = sum_usage([])
+    assert (nothing.mean_latency_ms, nothing.p50_ms, nothing.success_rate) == (0, 0, None)
+
+
+def test_what_was_reused_counts_as_saved_and_nowhere_else():
+    total = sum_usage(
+        [
+            make_entry(1, cost=Usd(3000), latency_ms=1000),
+            make_entry(2, cost=Usd(0), outcome=CACHED, saved=Usd(3000), latency_ms=1, kept=True),
+            make_entry(3, cost=Usd(0), outcome=SHARED, saved=None, images=4),
+        ]
+    )
+    assert (total.predictions, total.images, total.cost, total.p50_ms) == (1, 1, Usd(3000), 1000)
+    assert (total.cached, total.saved, total.judged, total.kept) == (2, Usd(3000), 0, 0)
+
+
+def test_a_kept_picture_costs_what_the_judged_ones_cost():
+    judged = [
+        make_entry(1, cost=Usd(100), images=2, kept=True),
+        make_entry(2, cost=Usd(201), images=4, kept=False),
+        make_entry(3, cost=Usd(999_999), images=1),  # nobody said
+    ]
+    total = sum_usage(judged)
+    assert (total.judged, total.kept, total.judged_cost) == (2, 2, Usd(301))
+    assert total.cost_per_kept == Usd(151)  # 150.5, rounded half up
+    assert sum_usage([judged[2]]).cost_per_kept is None
+    assert sum_usage([judged[1]]).cost_per_kept is None
+    unknown = make_entry(4, cost=None, kept=False)
+    assert sum_usage([*judged, unknown]).cost_per_kept is None
+
+
+def test_quotes_are_held_against_what_those_came_to():
+    total = sum_usage(
+        [
+            make_entry(1, quoted=Usd(50), cost=Usd(40)),
+            make_entry(2, quoted=Usd(50), cost=None),
+            make_entry(3, quoted=None, cost=Usd(7)),
+        ]
+    )
+    assert (total.quoted, total.quoted_cost) == (Usd(50), Usd(40))
 
 
 def test_days_are_utc_and_in_order():
     late = datetime(2026, 11, 2, 1, 0, tzinfo=timezone(timedelta(hours=2)))
-    groups = group_usage(
-        [make_entry(1, created_at=late), make_entry(2, created_at=BEGINNING - timedelta(days=9))], "day"
-    )
+    entries = [make_entry(1, created_at=late), make_entry(2, created_at=BEGINNING - timedelta(days=9))]
+    groups = summarize(entries, UsageQuery(by="day")).groups
     assert [group.name for group in groups] == ["2026-10-23", "2026-11-01"]
+
+
+def test_a_period_begins_with_its_first_instant_and_ends_before_its_last():
+    at = BEGINNING + timedelta(minutes=2)
+    found = [make_entry(number) for number in (1, 2, 3)]
+    assert sum_usage(one for one in found if UsageQuery(since=at).takes(one)).predictions == 2
+    assert sum_usage(one for one in found if UsageQuery(until=at).takes(one)).predictions == 1

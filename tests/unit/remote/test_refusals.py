@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from imagen.cli.exit_status import exit_status
 from imagen.errors import (
     BackendBroken,
     BackendRejected,
+    BudgetExceeded,
     Draining,
     ImagenError,
     InputRejected,
@@ -88,6 +90,28 @@ def test_what_was_wrong_with_each_field_is_kept() -> None:
     rejected = over_http(make(InputRejected))
     assert isinstance(rejected, InputRejected)
     assert [problem.field for problem in rejected.problems] == ["steps", "seed"]
+
+
+@pytest.mark.parametrize(
+    "money",
+    [
+        {"budget": "shop", "quote_micros": 3000, "renews_at": datetime(2026, 12, 1, tzinfo=UTC)},
+        {"budget": "shop", "quote_micros": None, "renews_at": None},
+        {"budget": None, "quote_micros": 123_456_789, "renews_at": None},
+    ],
+)
+def test_a_refusal_for_want_of_money_keeps_budget_quote_and_renewal(money: dict[str, Any]) -> None:
+    after = over_http(BudgetExceeded("too dear", hint="Wait.", **money))
+    assert isinstance(after, BudgetExceeded)
+    assert {name: getattr(after, name) for name in money} == money
+    assert str(after) == "too dear. Wait."
+
+
+def test_nobody_but_such_a_refusal_tells_of_money() -> None:
+    told = json.loads(bytes(error_answer(InvalidInput([])).body))
+    assert not {"budget", "quote", "renews_at"} & told.keys()
+    told = json.loads(bytes(error_answer(BudgetExceeded("too dear")).body))
+    assert (told["budget"], told["quote"], told["renews_at"]) == (None, None, None)
 
 
 def test_refused_content_is_told_from_a_model_that_failed() -> None:

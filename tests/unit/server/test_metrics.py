@@ -18,7 +18,7 @@ from imagen.domain.limits import AccountState
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Status
 from imagen.domain.semaphore import Semaphore
-from imagen.server.metrics import MOST_MODELS, MOST_SEMAPHORES, Metrics, Standing
+from imagen.server.metrics import MOST_MODELS, MOST_PAIRS, MOST_SEMAPHORES, Metrics, Standing
 
 PAGE = Path(__file__).parents[3] / "docs/reference/metrics.md"
 OPEN = {"kind": "unknown", "closed_for_seconds": 0.0, "low_credit": None, "refusals": 0}
@@ -180,14 +180,52 @@ def test_routes_and_methods_are_bounded():
     assert sum(told.values()) == 1000.0
 
 
-def test_what_is_remembered_of_predictions_is_bounded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("imagen.server.metrics._MOST_REMEMBERED", 10)
+def test_generations_and_their_cost_are_counted_by_caller_model_and_outcome():
     metrics = Metrics()
-    for number in range(100):
-        metrics.notify(Ended(ended(number)))
-    assert len(metrics._counted) == 10
-    metrics.notify(Ended(ended(99)))
-    assert of(samples(metrics), "imagen_predictions_total") == {(FLUX, "succeeded"): 100.0}
+    for number, facts in enumerate(
+        (
+            {"caller": "web-shop", "key": "key_1", "predict_seconds": 1.5},
+            {"caller": "web-shop", "key": "key_1", "predict_seconds": 0.5},
+            {"caller": "web-shop", "key": "key_1", "status": Status.FAILED, "charged": False, "cost": Usd(0)},
+            {"caller": "kai", "cost": Usd(40_000), "predict_seconds": 2.0},
+            {"caller": "kai", "cost": None, "predict_seconds": 2.0},
+        )
+    ):
+        metrics.notify(Ended(ended(number, **facts)))
+    told = samples(metrics)
+    assert of(told, "imagen_generations_total") == {
+        ("web-shop", FLUX, "succeeded"): 2.0,
+        ("web-shop", FLUX, "failed"): 1.0,
+        ("kai", FLUX, "succeeded"): 2.0,
+    }
+    assert of(told, "imagen_generation_cost_usd_total") == {("web-shop", FLUX): 0.006, ("kai", FLUX): 0.04}
+    assert of(told, "imagen_cost_usd_total") == {(FLUX,): 0.046}
+    # The failed one tells no seconds of its own: it took four in all.
+    assert of(told, "imagen_processing_seconds_sum") == {(FLUX, "succeeded"): 6.0, (FLUX, "failed"): 4.0}
+
+
+def test_callers_are_no_end_of_series():
+    metrics = Metrics()
+    for number in range(MOST_PAIRS + 100):
+        metrics.notify(Ended(ended(number, caller=f"caller-{number}", cost=Usd(1))))
+    told = of(samples(metrics), "imagen_generations_total")
+    assert len(told) == MOST_PAIRS + 1
+    assert told["other", FLUX, "succeeded"] == 100.0
+    assert of(samples(metrics), "imagen_generation_cost_usd_total")["other", FLUX] == pytest.approx(100e-6)
+
+
+def test_callers_with_tokens_of_their_own_are_one_and_take_nobodys_name():
+    metrics = Metrics()
+    for number in range(MOST_PAIRS + 10):
+        metrics.notify(Ended(ended(number, caller=f"token:{number:08x}", key=None)))
+    metrics.notify(Ended(ended(9_999, caller="web-shop", key="key_1")))
+    metrics.notify(Ended(ended(10_000, caller="token:mine", key="key_2")))
+    told = of(samples(metrics), "imagen_generations_total")
+    assert told == {
+        ("token", FLUX, "succeeded"): MOST_PAIRS + 10.0,
+        ("web-shop", FLUX, "succeeded"): 1.0,
+        ("token:mine", FLUX, "succeeded"): 1.0,
+    }
 
 
 def test_places_and_gates_are_told_as_they_stand():

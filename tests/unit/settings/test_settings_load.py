@@ -205,7 +205,7 @@ def test_the_backend_that_is_chosen(tmp_path: Path, text: str, token_present: bo
 @pytest.mark.parametrize(
     ("text", "setting", "line", "words"),
     [
-        ("timeot: 3", "timeot", 1, "Did you mean timeout? Allowed: backends, replicate"),
+        ("timeot: 3", "timeot", 1, "Did you mean timeout? Allowed: backends, models, presets, replicate"),
         ("server.port: 3", "server.port", 1, "there is no setting 'server.port'"),
         ("server:\n  prot: 3", "server.prot", 2, "Did you mean port? Allowed: host, port, drain."),
         ("zzz: 3", "zzz", 1, "'zzz'. Allowed: "),
@@ -271,7 +271,9 @@ def test_lists_come_with_commas_or_as_lists() -> None:
 def test_explain_has_every_setting(tmp_path: Path) -> None:
     settings = load(tmp_path, "timeout: 5\nadmin_api_key: k\nmetadata: off\ncaller: ada", FLASK_PORT="81")
     lines = {line.name: line for line in settings.explain()}
-    assert [name for name in lines if not name.startswith("backends.")] == [row.name for row in ROWS]
+    assert [name for name in lines if not name.startswith(("backends.", "presets."))] == [
+        row.name for row in ROWS
+    ]
     assert lines["timeout"][1:3] == ("5 s", "imagen.yaml:1")
     assert lines["admin_api_key"][1:3] == ("***", "imagen.yaml:2")
     assert lines["metadata"].value == "false"
@@ -293,7 +295,9 @@ def test_the_rows_are_the_fields(tmp_path: Path) -> None:
         value = getattr(settings, name)
         inner = value.__struct_fields__ if isinstance(value, msgspec.Struct) else None
         fields |= {f"{name}.{field}" for field in inner} if inner else {name}
-    assert fields - {"backends", "config_file", "sources", "environ_tokens"} == {row.name for row in ROWS}
+    assert fields - {"backends", "models", "presets", "config_file", "sources", "environ_tokens"} == {
+        row.name for row in ROWS
+    }
     assert set(BackendSettings.__struct_fields__) - {"name", "extra"} == {row.name for row in BACKEND_ROWS}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import math
 import mimetypes
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -19,6 +19,7 @@ import msgspec
 
 from imagen.backends.registry import BackendContext
 from imagen.backends.replicate.data_uri import decode_data_uri
+from imagen.backends.replicate.expect import expect_images, expect_inputs, expect_output, expect_seconds
 from imagen.backends.replicate.refusals import retry_after, without_quotes
 from imagen.backends.replicate.schema import SchemaBook
 from imagen.backends.replicate.translate import Defaults, translate
@@ -28,17 +29,17 @@ from imagen.backends.replicate.wire import (
     Page,
     Wire,
     operation_of,
-    outputs_asked_for,
     read_allowance,
     read_sighting,
     read_time,
 )
-from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, EDIT_KEYS, GUIDE_KEYS, Model
+from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, Model
 from imagen.domain.events import Called, Waiting
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
 from imagen.domain.prediction import HIDDEN, Prediction, Sighting, Status
-from imagen.domain.pricing import cost, megapixels
+from imagen.domain.pricing import Expected, PerMegapixel, Price, cost, quote_run
+from imagen.domain.quote import UNKNOWN_PRICE, Quote
 from imagen.domain.request import GenerationRequest
 from imagen.domain.secret import Secret
 from imagen.errors import (
@@ -52,6 +53,7 @@ from imagen.errors import (
     Problem,
     Unauthenticated,
 )
+from imagen.pictures import read_size
 from imagen.ports import Fetched, Glance, Listed, ModelDescription, Plan
 from imagen.transport.message import HttpRequest, HttpResponse, origin
 from imagen.transport.retry import RetryPolicy, call_with_retry
@@ -60,7 +62,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 INLINE_BYTES = 256 * 1024
 """Input files up to this size travel inside the request as a data URI; the spec advises no more."""
-_MEGAPIXELS = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,4})?)(?: ?MP)?", re.IGNORECASE)
+_MOST_SIZES = 1000
+"""Of so many uploaded pictures the size is remembered, for their price."""
 _CLOCK_MARGIN = timedelta(minutes=2)
 _MOST_PAGES = 400
 _GONE = frozenset({403, 404, 410})
@@ -113,6 +116,7 @@ class ReplicateBackend:
         )
         self._defaults = Defaults(steps=context.default_steps, aspect_ratio=context.default_aspect_ratio)
         self._ahead = timedelta(0)
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     # --- before anything is bought -----------------------------------------------------------------------
 
@@ -146,6 +150,7 @@ class ReplicateBackend:
                 deadline_seconds=deadline or (known.deadline_seconds if known else DEFAULT_DEADLINE_SECONDS),
                 typical_seconds=known.typical_seconds if known else None,
                 expected_images=images,
+                left_out=made.left_out,
             )
             for values, images in zip(made.inputs, made.images, strict=True)
         ]
@@ -172,22 +177,59 @@ class ReplicateBackend:
         url = urls.get("get") if isinstance(urls, dict) else None
         if not isinstance(url, str):
             raise InvalidResponse(f"{subject}: Replicate told no address for it", backend=self.name)
+        self._remember_size(url, content)
         return url, identity
 
+    def _remember_size(self, url: str, content: bytes) -> None:
+        """Note how large an uploaded picture is, which its address does not tell."""
+        if (size := read_size(content)) is not None:
+            self._sizes[url] = size
+            if len(self._sizes) > _MOST_SIZES:
+                del self._sizes[next(iter(self._sizes))]
+
+    def quote(self, prediction: Prediction, *, typical_seconds: float | None = None) -> Quote:
+        """See `ports.Backend.quote`. A run that fails costs nothing; the least is that of one that succeeds."""
+        model, rule = self._rule_of(prediction)
+        if model is None or rule is None:
+            return UNKNOWN_PRICE
+        typical = model.typical_seconds if typical_seconds is None else typical_seconds
+        return quote_run(rule, self._expected(prediction, model, rule, typical))
+
     def price(self, prediction: Prediction) -> Usd | None:
-        """See `ports.Backend.price`."""
-        ref = ModelRef.parse(prediction.model)
-        known = None if ref.deployment else self._context.catalog.find(ref.base)
-        fact = known.price_for(prediction.input) if known else None
-        if known is None or fact is None:
+        """See `ports.Backend.price`. What the end does not tell counts as it was asked for."""
+        model, rule = self._rule_of(prediction)
+        if model is None or rule is None:
             return None
-        seconds = prediction.predict_seconds
+        asked = self._expected(prediction, model, rule, None)
+        images = prediction.image_count or len(prediction.output) or asked.images.high or 1
+        sizes = [span.exact for span in asked.input_megapixels]
+        known = [size for size in sizes if size is not None]
         return cost(
-            fact.rule,
-            images=prediction.image_count or len(prediction.output) or outputs_asked_for(prediction.input),
-            output_megapixels=_output_megapixels(prediction.input, known),
-            input_megapixels=_input_megapixels(prediction.input),
-            predict_seconds=None if seconds is None else Decimal(str(seconds)),
+            rule,
+            images=max(int(images), 0),
+            output_megapixels=asked.output_megapixels.exact,
+            input_megapixels=known if len(known) == len(sizes) else None,
+            predict_seconds=_told_seconds(prediction),
+        )
+
+    def _rule_of(self, prediction: Prediction) -> tuple[Model | None, Price | None]:
+        """The model, and how a run of it with this input is charged. A deployment is charged in another way."""
+        ref = ModelRef.parse(prediction.model)
+        model = None if ref.deployment else self._context.catalog.find(ref.base)
+        fact = model.price_for(prediction.input) if model else None
+        return model, fact.rule if fact else None
+
+    def _expected(
+        self, prediction: Prediction, model: Model, rule: Price, typical_seconds: float | None
+    ) -> Expected:
+        values = prediction.input
+        # Pictures are looked into only where their size is charged.
+        given = expect_inputs(values, model, self._sizes.get) if isinstance(rule, PerMegapixel) else ()
+        return Expected(
+            images=expect_images(values, model),
+            output_megapixels=expect_output(values, model, given),
+            input_megapixels=given,
+            predict_seconds=expect_seconds(typical=typical_seconds, deadline=prediction.deadline_seconds),
         )
 
     # --- the prediction ----------------------------------------------------------------------------------
@@ -487,19 +529,6 @@ def _holds_file(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("data:")
 
 
-def _output_megapixels(values: Mapping[str, Any], model: Model) -> Decimal | None:
-    """The size of each picture as far as the input, or the model's own defaults, tell it."""
-    width, height = values.get("width"), values.get("height")
-    if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
-        return megapixels(width, height)
-    for name in ("megapixels", "resolution"):
-        parameter = model.parameter(name)
-        told = values.get(name, parameter.default if parameter else None)
-        if found := _MEGAPIXELS.fullmatch(str(told)):
-            return Decimal(found[1])
-    return None
-
-
-def _input_megapixels(values: Mapping[str, Any]) -> tuple[Decimal, ...] | None:
-    """None where pictures go in: nobody told how large they are."""
-    return None if any(values.get(name) for name in EDIT_KEYS + GUIDE_KEYS) else ()
+def _told_seconds(prediction: Prediction) -> Decimal | None:
+    seconds = prediction.predict_seconds
+    return None if seconds is None or not 0 <= seconds < math.inf else Decimal(str(seconds))

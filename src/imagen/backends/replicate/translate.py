@@ -24,6 +24,9 @@ from imagen.errors import InvalidInput, Problem
 
 _DEFAULT_FORMAT = "png"
 _LARGEST_SEED = 2**63 - 1
+_SHAPE = frozenset({"width", "height", "aspect_ratio"})
+_COMMON = (*sorted(_SHAPE), "steps", "seed", "negative_prompt", "output_format")
+"""What a request says by names that are the same for all models, and a preset may say too."""
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,7 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
         seed_field: where our seed goes; None when the model has none.
         seed_maximum: the largest seed that the model takes, as far as we choose.
         secrets: somebody's keys and passwords, by parameter; `inputs` have them hidden.
+        left_out: what a preset offered, or was carried over, and this model does not take.
     """
 
     inputs: tuple[dict[str, Any], ...]
@@ -49,6 +53,7 @@ class Translation(msgspec.Struct, frozen=True, kw_only=True):
     seed_field: str | None
     seed_maximum: int
     secrets: dict[str, Any] = {}
+    left_out: tuple[str, ...] = ()
 
 
 def translate(
@@ -67,8 +72,13 @@ def translate(
         InvalidInput: naming each field, and what is allowed.
     """
     fields = _Fields(schema)
+    options = {name: read_text(schema, name, text) for name, text in request.text_options.items()} | dict(
+        request.options
+    )
+    laid = _lay(fields, request, options, fallback=defaults.aspect_ratio)
     fields.ask("prompt", request.prompt, "prompt")
-    _add_shape(fields, request, defaults)
+    if not laid.shaped:
+        _add_shape(fields, request, defaults)
     _add_steps(fields, request, defaults)
     if request.negative_prompt:
         fields.ask("negative_prompt", request.negative_prompt, "negative_prompt")
@@ -82,12 +92,16 @@ def translate(
     most = fields.maximum(count_key, 1) if count_key else 1
     if count_key and not (request.plain and request.count == 1):
         fields.offer(count_key, min(request.count, most))
-    options = {name: read_text(schema, name, text) for name, text in request.text_options.items()} | dict(
-        request.options
-    )
+    fields.values.update(laid.values)
     fields.values.update(options)
 
     problems = fields.problems + (check_input(schema, fields.values) if schema else [])
+    problems = [
+        Problem(f"presets.{request.preset}.{laid.offered[problem.field]}", problem.message)
+        if problem.field in laid.offered
+        else problem
+        for problem in problems
+    ]
     if problems:
         raise InvalidInput(problems, subject=model, hint=f"`imagen models {model}` lists its parameters.")
     if count_key in options:
@@ -105,7 +119,65 @@ def translate(
         seed_field="seed" if fields.knows("seed") and "seed" not in options else None,
         seed_maximum=min(fields.maximum("seed", 2**31 - 1), 2**31 - 1),
         secrets=secrets,
+        left_out=laid.left_out,
     )
+
+
+class _Laid(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies under a request, for one model.
+
+    Attributes:
+        values: by the model's own names; offered: the preset's names of those that are the preset's.
+        left_out: the names of what the model does not take.
+        shaped: whether they say the shape of the picture.
+    """
+
+    values: dict[str, Any]
+    offered: dict[str, str]
+    left_out: tuple[str, ...]
+    shaped: bool
+
+
+def _lay(fields: _Fields, request: GenerationRequest, options: Mapping[str, Any], *, fallback: str) -> _Laid:
+    """What the preset offers and what is carried over, where the request itself says nothing.
+
+    A value of a preset that the model does not allow is kept, and refused with everything else; one that is carried
+    over from another picture is left out then.
+    """
+    values: dict[str, Any] = {}
+    offered: dict[str, str] = {}
+    left_out: list[str] = []
+    told = {name for name in _COMMON if getattr(request, name) is not None} | options.keys()
+    told |= {"steps"} if not options.keys().isdisjoint(STEPS_KEYS) else set()
+    told |= _SHAPE if not told.isdisjoint(_SHAPE) else set()
+    shaped = bool(request.offers.keys() & _SHAPE)
+    carried = {name: value for name, value in request.carried.items() if not (shaped and name in _SHAPE)}
+    for given, strict in ((carried, False), (request.offers, True)):
+        for name, value in _in_words_of(fields, given, fallback=fallback).items():
+            key = (fields.first_known(STEPS_KEYS) or name) if name == "steps" else name
+            if name in told or key in told:
+                continue
+            if not fields.knows(key) or not (strict or fields.lets_pass(key, value)):
+                left_out.append(name)
+                continue
+            values[key] = value
+            offered.pop(key, None)
+            if strict:
+                offered[key] = name
+    return _Laid(
+        values=values,
+        offered=offered,
+        left_out=tuple(dict.fromkeys(left_out)),
+        shaped=not values.keys().isdisjoint(_SHAPE),
+    )
+
+
+def _in_words_of(fields: _Fields, given: Mapping[str, Any], *, fallback: str) -> Mapping[str, Any]:
+    """The same with width and height as an aspect ratio, where the model only takes that."""
+    if "width" not in given or fields.knows("width") or not fields.has("aspect_ratio"):
+        return given
+    ratio = aspect_ratio_of(given["width"], given["height"], fallback=fallback)
+    return {name: value for name, value in given.items() if name not in _SHAPE} | {"aspect_ratio": ratio}
 
 
 class _Fields:
@@ -124,6 +196,9 @@ class _Fields:
 
     def allows(self, name: str, value: Any) -> bool:
         return self.has(name) and not _wrong(self._schema or {}, name, value)
+
+    def lets_pass(self, name: str, value: Any) -> bool:
+        return self._schema is None or self.allows(name, value)
 
     def ask(self, name: str, value: Any, asked_as: str) -> None:
         if self.knows(name):

@@ -1,0 +1,160 @@
+"""`imagen estimate`: what a wish would cost, when it would be ready, and what costs less. Nothing is bought."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imagen.cli.parameters import (
+    AspectRatio,
+    Config,
+    Height,
+    InputImage,
+    NegativePrompt,
+    Options,
+    PresetName,
+    Server,
+    Steps,
+    Width,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imagen.assembly import App
+    from imagen.service.choice_shapes import CheaperModel, QuoteAnswer, QuoteRange
+
+EXAMPLES = """\b
+Examples:
+  imagen estimate "a red fox in the snow" -m flux-dev
+  imagen estimate "a red fox" -m seedream-4 --count 8 --json
+  imagen estimate "a red fox" --semaphore gpu --server https://pictures.example.com
+"""
+_LIMITS = {"account": "the limits of the account", "key": "the limits of the key"}
+
+
+def estimate(
+    prompt: Annotated[
+        str, typer.Argument(help="What the picture shall show; - reads it from standard input.")
+    ],
+    backend: Annotated[
+        str | None, typer.Option("-b", "--backend", help="A backend of your configuration.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("-m", "--model", help="owner/name[:version] or a known name such as flux-dev."),
+    ] = None,
+    width: Width = None,
+    height: Height = None,
+    aspect_ratio: AspectRatio = None,
+    steps: Steps = None,
+    seed: Annotated[int | None, typer.Option(help="As of generate.")] = None,
+    negative_prompt: NegativePrompt = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="How many pictures, 1 to 100.")] = 1,
+    input_image: InputImage = None,
+    opt: Options = None,
+    preset: PresetName = None,
+    max_cost: Annotated[
+        str | None, typer.Option(help="US dollars; refuse as generate would when it would cost more.")
+    ] = None,
+    semaphore: Annotated[str | None, typer.Option(help="A named limit that it would wait for.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds until the prediction must have ended.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON; money in dollars.")] = False,
+    server: Server = None,
+    config: Config = None,
+) -> None:
+    """Tell what a picture would cost and when it would be ready. Checks what generate checks; buys nothing."""
+    from imagen.cli.options import (
+        parts_at,
+        read_cost,
+        read_image,
+        read_options,
+        read_prompt,
+        with_preset,
+    )
+    from imagen.cli.output import print_json, print_lines
+    from imagen.cli.run import run_app
+    from imagen.cli.tables import format_facts
+    from imagen.domain.request import GenerationRequest
+
+    async def command(app: App) -> QuoteAnswer:
+        request = GenerationRequest(
+            prompt=read_prompt(prompt),
+            model=None if model is None else app.catalog.resolve(model),
+            width=width,
+            height=height,
+            aspect_ratio=aspect_ratio,
+            steps=steps,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            count=count,
+            input_image=None if input_image is None else read_image(input_image),
+            text_options=read_options(opt or []),
+            max_cost=None if max_cost is None else read_cost(max_cost),
+            deadline_seconds=timeout,
+            semaphore=semaphore,
+        )
+        request = with_preset(request, preset, app)
+        return await parts_at(server, app).estimator.estimate(request, backend=backend, caller=app.caller())
+
+    found = run_app(command, config=config, json=json)
+    if json:
+        print_json(found)
+    else:
+        print_lines(format_facts(list(_lines(found))))
+
+
+def _lines(found: QuoteAnswer) -> Iterator[tuple[str, str]]:
+    pictures = "1 picture" if found.images == 1 else f"{found.images} pictures"
+    runs = "" if found.predictions == 1 else f" in {found.predictions} runs"
+    yield "model", found.model
+    if found.preset is not None:
+        left_out = (
+            f" (without {', '.join(found.left_out)}: the model does not take that)" if found.left_out else ""
+        )
+        yield "preset", found.preset + left_out
+    yield "makes", pictures + runs
+    if found.practice:
+        yield "cost", "nothing: it would be practice"
+        yield "with a token", _money(found.listed)
+    else:
+        yield "cost", _money(found.quote)
+    if found.budget is not None:
+        verdict = "it would wait for what is under way" if found.budget.waits else "it would be refused"
+        yield "budget", f"{found.budget.budget}: {verdict}; {found.budget.detail}"
+    yield "turn", _turn(found)
+    yield "starts", _after(found.starts_in)
+    yield "ready", _after(found.ends_in)
+    if found.cheaper:
+        yield "cheaper", "\n".join(_cheaper(one) for one in found.cheaper)
+
+
+def _money(quote: QuoteRange) -> str:
+    told = quote.to_quote()
+    return "nobody knows: no price is known" if told.likely is None and told.high is None else str(told)
+
+
+def _turn(found: QuoteAnswer) -> str:
+    if found.limit is None:
+        return "at once"
+    kind, _, name = found.limit.partition(":")
+    what = _LIMITS.get(kind, f"the {kind} {name}")
+    return f"waits for {what}" if not found.position else f"number {found.position} in line for {what}"
+
+
+def _after(seconds: float | None) -> str:
+    if seconds is None:
+        return "nobody can tell"
+    return "now" if not seconds else f"in about {seconds:g} s"
+
+
+def _cheaper(one: CheaperModel) -> str:
+    time = "" if one.seconds is None else f", {one.seconds:g} s"
+    lost = f"; {', '.join(one.lost)}" if one.lost else ""
+    return f"{one.model}  {_money(one.quote)}{time}{lost}"
+
+
+estimate.__doc__ = f"{estimate.__doc__}\n\n{EXAMPLES}"

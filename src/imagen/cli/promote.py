@@ -1,0 +1,188 @@
+"""`imagen promote`: the final of a preview, on a better model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imagen.cli.parameters import (
+    AspectRatio,
+    Config,
+    Force,
+    Height,
+    InputImage,
+    NegativePrompt,
+    NeverRepeat,
+    NoMetadata,
+    Options,
+    PresetName,
+    Server,
+    Show,
+    Steps,
+    Width,
+    Yes,
+)
+
+if TYPE_CHECKING:
+    from imagen.assembly import App
+
+EXAMPLES = """\b
+Examples:
+  imagen promote pred_01kamx3
+  imagen promote pred_01kamx3 -m flux-1.1-pro-ultra -o fox.png
+  imagen promote pred_01kamx3 --dry-run --json
+"""
+
+
+def promote(
+    prediction_id: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="A preview, or any prediction with a picture; may be cut short."),
+    ],
+    backend: Annotated[
+        str | None,
+        typer.Option("-b", "--backend", help="A backend of your configuration; else the preview's."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("-m", "--model", help="Makes the final; else the one that the preview was asked for."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="A file, a folder/ or a template, as of generate.")
+    ] = None,
+    force: Force = False,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="In place of the preview's.")] = None,
+    width: Width = None,
+    height: Height = None,
+    aspect_ratio: AspectRatio = None,
+    steps: Steps = None,
+    seed: Annotated[int | None, typer.Option(help="In place of the preview's.")] = None,
+    negative_prompt: NegativePrompt = None,
+    input_image: InputImage = None,
+    opt: Options = None,
+    preset: PresetName = None,
+    max_cost: Annotated[
+        str | None, typer.Option(help="US dollars; refuse before buying when it would cost more.")
+    ] = None,
+    semaphore: Annotated[
+        str | None, typer.Option(help="Wait for a free place in this named limit first.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds until the prediction must have ended.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what it would be and cost; buy nothing.")
+    ] = False,
+    yes: Yes = False,
+    json: Annotated[bool, typer.Option("--json", help="Metadata as JSON on standard output.")] = False,
+    url: Annotated[
+        bool, typer.Option("--url", help="Show the addresses of the outputs too; they live for an hour.")
+    ] = False,
+    no_metadata: NoMetadata = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Buy a new one even if the same request was left unfinished.")
+    ] = False,
+    never_repeat: NeverRepeat = False,
+    show: Show = None,
+    server: Server = None,
+    config: Config = None,
+) -> None:
+    """Make the final of a preview: the same words, the same shape and the same seed, on a better model.
+
+    What the model of the final does not take is said. In a terminal you are asked before it is bought; elsewhere, and
+    with --yes, nobody is.
+    """
+    from imagen.cli.drafts import Look, final_report, make_final, show_final_quote, show_finals, spent_json
+    from imagen.cli.drafts_makers import Here, There
+    from imagen.cli.exit_status import exit_status
+    from imagen.cli.options import (
+        absolute_output,
+        parts_at,
+        read_cost,
+        read_image,
+        read_options,
+        wanted_format,
+        with_preset,
+    )
+    from imagen.cli.output import print_json, remark
+    from imagen.cli.predictions import find_prediction
+    from imagen.cli.render import PRACTICE, REAL, REAL_THERE, Renderer
+    from imagen.cli.run import leave, run_app
+    from imagen.domain.money import Usd
+    from imagen.domain.request import GenerationRequest
+    from imagen.service.deliver import Destination
+    from imagen.settings import EMULATOR
+
+    renderer = Renderer(quiet=json)
+
+    async def command(app: App) -> int:
+        from imagen.assembly import App as Local
+
+        parts = parts_at(server, app)
+        said = GenerationRequest(
+            prompt=prompt or "",
+            model=None if model is None else app.catalog.resolve(model),
+            width=width,
+            height=height,
+            aspect_ratio=aspect_ratio,
+            steps=steps,
+            seed=seed,
+            negative_prompt=negative_prompt,
+            input_image=None if input_image is None else read_image(input_image),
+            text_options=read_options(opt or []),
+            max_cost=None if max_cost is None else read_cost(max_cost),
+            deadline_seconds=timeout,
+            output_format=wanted_format(output),
+            semaphore=semaphore,
+            repeat_lost=not never_repeat,
+            resume=not new,
+        )
+        said = with_preset(said, preset, app)
+        place = Destination(
+            output=absolute_output(output), force=force, metadata=app.settings.metadata and not no_metadata
+        )
+        here = isinstance(parts, Local)
+        wanted = (await find_prediction(app, prediction_id)).id if here else prediction_id.strip()
+        maker = Here(app, backend) if isinstance(parts, Local) else There(parts, app, backend)
+        if dry_run:
+            quote = await maker.plan_final(wanted, said, destination=None)
+            show_final_quote(quote, parent=wanted, json=json)
+            remark("nothing was bought")
+            return 0
+        look = Look(json=json, show=show, urls=url, yes=yes)
+        quote, outcomes = await make_final(
+            maker, wanted, said, destination=place, look=look, renderer=renderer
+        )
+        if not outcomes:
+            return 0
+        practice = any(one.prediction.backend_type == EMULATOR for one in outcomes)
+        spent = await maker.spent([outcome.prediction for outcome in outcomes])
+        if json:
+            saved = quote.saved if spent is None else spent.saved
+            print_json(
+                {
+                    **final_report(quote, outcomes, practice=practice),
+                    "saved_usd": None if saved is None else saved.to_json(),
+                    "spent": spent_json(spent),
+                }
+            )
+        show_finals(app, outcomes, look=look)
+        if spent is not None:
+            remark(str(spent))
+        elif quote.saved is not None:
+            less = quote.saved >= Usd(0)
+            remark(
+                f"choosing {'saved' if less else 'cost'} {quote.saved if less else quote.saved * -1}{'' if less else ' more'}"
+            )
+        if practice:
+            remark(PRACTICE)
+            remark(REAL if here else REAL_THERE)
+        return next((exit_status(one.error) for one in outcomes if one.error is not None), 0)
+
+    status = run_app(command, config=config, json=json, observer=renderer)
+    if status:
+        leave(status)
+
+
+promote.__doc__ = f"{promote.__doc__}\n\n{EXAMPLES}"

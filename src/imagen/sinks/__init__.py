@@ -1,0 +1,1 @@
+"""Other places for the ledger's entries: PostgreSQL, and Supabase through its REST API."""

@@ -1,0 +1,23 @@
+"""How a sink's failures are told: in one line, without what is secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_LONGEST = 300
+
+
+def told(text: str, *, secrets: Iterable[str]) -> str:
+    """What a server or a library said, on one line, with each of `secrets` hidden."""
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return re.sub(r"\s+", " ", text).strip()[:_LONGEST]
+
+
+def missing(extra: str) -> str:
+    """What to do when the library of a sink is not installed."""
+    return f"Run: pip install 'imagen-gateway[{extra}]'"
+
+
+MAKE_IT = "`imagen sink schema` prints the SQL that makes the table"

@@ -1,0 +1,438 @@
+"""Money through the whole application: buyers at once, failures, crashes, several processes, and batches that wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batch_calls import ended, events, make_batch
+from durable import ADMIN, accepted, items, worked_off
+from gateway import ADMIN as ADMIN_KEYS
+from gateway import RunningGateway, running_gateway
+
+from imagen.assembly import GATEWAY, App, build
+from imagen.domain.batch import BatchStatus, ItemStatus
+from imagen.domain.budget import Balance, Budget
+from imagen.domain.caller import Caller
+from imagen.domain.events import BudgetPassed
+from imagen.domain.limits import Lane, Patience
+from imagen.domain.model_ref import ModelRef
+from imagen.domain.money import Usd
+from imagen.domain.prediction import Status
+from imagen.domain.quote import Quote
+from imagen.domain.request import GenerationRequest
+from imagen.emulator import EmulatorThread
+from imagen.errors import BudgetExceeded, ImagenError
+from imagen.instrumentation.clock import SystemClock
+from imagen.service.batches import Entry, NewBatch
+from imagen.service.finish import Outcome
+from imagen.settings import load_settings
+from imagen.store.budgets import SqlBudgets
+from waiting import until
+
+pytestmark = pytest.mark.anyio
+KAI = Caller(name="kai")
+DEV, SCHNELL = Usd.parse("0.025"), Usd.parse("0.003")
+
+
+class Later(SystemClock):
+    """A clock that can be put forward."""
+
+    ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+
+async def budget(app: App, usd: str = "1", name: str = "b", **facts: Any) -> None:
+    now = app.clock.now()
+    given: dict[str, Any] = {"per": "total", "scope": "all", "created_at": now}
+    await SqlBudgets(app.database).set(Budget(name=name, limit=Usd.parse(usd), **given | facts), now=now)
+
+
+async def balance(app: App, name: str = "b") -> Balance:
+    found = await SqlBudgets(app.database).list(now=app.clock.now())
+    return next(one for one in found if one.budget.name == name)
+
+
+async def spent(app: App) -> Usd:
+    """What the ledger says, which the budget must say as well."""
+    entries = await app.ledger.entries()
+    total = Usd.total(entry.cost for entry in entries if entry.cost is not None)
+    found = await balance(app)
+    assert (found.settled, found.reserved) == (total, Usd(0))
+    return total
+
+
+async def buy(app: App, number: int, *, model: str = "flux-dev", **more: Any) -> Outcome:
+    """One buyer, who waits for as long as it takes."""
+    ref = app.catalog.resolve(model)
+    given = {"caller": KAI, "patience": Patience(line_seconds=50.0)} | more
+    try:
+        order = await app.gateway.prepare(
+            GenerationRequest(prompt=f"fox {number}", model=ref, resume=False),
+            backend=app.backends.get(GATEWAY),
+            **given,
+        )
+    except ImagenError as error:
+        raise AssertionError(error) from error
+    (outcome,) = await app.gateway.carry_out(order)
+    return outcome
+
+
+def split(outcomes: list[Outcome]) -> tuple[int, list[BudgetExceeded], list[ImagenError]]:
+    """Who got a picture, whom a budget refused, and what else went wrong."""
+    errors = [one.error for one in outcomes if one.error is not None]
+    refused = [one for one in errors if isinstance(one, BudgetExceeded)]
+    return len(outcomes) - len(errors), refused, [one for one in errors if one not in refused]
+
+
+# --- a hundred buyers and a dollar -----------------------------------------------------------------------
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_a_hundred_buyers_spend_a_dollar_and_not_a_cent_more(open_app: Callable[..., App]) -> None:
+    async with open_app() as app:
+        await budget(app)
+        outcomes = await asyncio.gather(*(buy(app, number) for number in range(100)))
+        made, refused, other = split(outcomes)
+        assert other == []
+        total = await spent(app)
+    assert made == 40
+    assert total == Usd.parse("1")
+    assert len(refused) == 60
+    assert {(one.budget, one.quote_micros, one.renews_at) for one in refused} == {("b", DEV.micros, None)}
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_what_fails_leaves_its_money_to_those_who_wait(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as app:
+        await budget(app, "0.5")
+        replicate_emulator.add_fault("fail", times=15)
+        outcomes = await asyncio.gather(*(buy(app, number) for number in range(60)))
+        made, refused, other = split(outcomes)
+        total = await spent(app)
+    assert len(other) == 15
+    assert (made, len(refused)) == (20, 25)
+    assert total == Usd.parse("0.5")
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_what_costs_less_than_was_quoted_leaves_room_and_wastes_less_than_one_quote(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    """As with models that are paid for by the second: what a run came to is known after it."""
+    high = Usd.parse("0.06")
+    async with open_app() as app:
+        await budget(app)
+        backend = app.backends.get(GATEWAY)
+        backend.quote = lambda *_, **__: Quote(low=Usd(0), likely=Usd.parse("0.02"), high=high)  # type: ignore[method-assign]
+        backend.price = lambda one: Usd(7_001 + 1_000 * (int(one.prompt.split()[1]) % 50))  # type: ignore[method-assign]
+        replicate_emulator.add_fault("fail", times=5)
+        outcomes = await asyncio.gather(*(buy(app, number) for number in range(100)))
+        made, refused, other = split(outcomes)
+        total = await spent(app)
+    assert len(other) == 5
+    assert made + len(refused) == 95
+    assert made > 1_000_000 // high.micros
+    assert Usd.parse("1") - high < total <= Usd.parse("1")
+
+
+async def test_a_hundred_callers_of_a_gateway_are_served_or_told_of_the_budget(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        await budget(gateway.app, per="day")
+        answers = await asyncio.gather(*(gateway.generate(prompt=f"fox {number}") for number in range(100)))
+        assert await spent(gateway.app) == Usd.parse("1")
+    assert sorted({one.status for one in answers}) == [200, 402]
+    assert sum(one.status == 200 for one in answers) == 40
+    refused = next(one.json() for one in answers if one.status == 402)
+    assert refused["budget"] == "b"
+    assert refused["renews_at"]
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_two_processes_spend_one_budget_together(open_app: Callable[..., App]) -> None:
+    async with open_app() as one, open_app() as other:
+        await budget(one)
+        outcomes = await asyncio.gather(*(buy(app, number) for number in range(30) for app in (one, other)))
+        made, refused, wrong = split(outcomes)
+        assert wrong == []
+        assert await spent(one) == Usd.parse("1")
+    assert (made, len(refused)) == (40, 20)
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_every_key_has_its_own_where_the_budget_says_so(open_app: Callable[..., App]) -> None:
+    async with open_app() as app:
+        await budget(app, "0.1", scope="caller", subject="*")
+        bo = Caller(name="bo")
+        outcomes = await asyncio.gather(
+            *(buy(app, number, caller=caller) for number in range(6) for caller in (KAI, bo))
+        )
+        made, refused, _ = split(outcomes)
+        found = await SqlBudgets(app.database).list(now=app.clock.now())
+    assert (made, len(refused)) == (8, 4)
+    assert {(one.subject, one.settled) for one in found} == {("kai", Usd(100_000)), ("bo", Usd(100_000))}
+
+
+# --- warnings, and what is not ours ----------------------------------------------------------------------
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_a_budget_that_only_warns_is_told_and_buys(open_app: Callable[..., App], record: Any) -> None:
+    async with open_app() as app:
+        await budget(app, "0.03", hard=False)
+        for number in range(2):
+            assert (await buy(app, number)).error is None
+        (told,) = record.of(BudgetPassed)
+    assert told.shortage.balance.budget.name == "b"
+    assert told.shortage.quote == DEV
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_who_pays_for_themselves_asks_no_budget(open_app: Callable[..., App]) -> None:
+    async with open_app() as app:
+        await budget(app, "0")
+        stranger = Caller(name="token:0123abcd", stranger=True)
+        assert (await buy(app, 1, caller=stranger)).error is None
+        assert isinstance((await buy(app, 2)).error, BudgetExceeded)
+        assert (await balance(app)).settled == Usd(0)
+
+
+# --- ends of all kinds -----------------------------------------------------------------------------------
+
+
+@pytest.mark.replicate_emulator(run_seconds=30.0)
+async def test_what_is_canceled_is_settled_and_what_never_ran_is_not(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as app:
+        await budget(app)
+        buying = asyncio.create_task(buy(app, 1))
+        await until(lambda: replicate_emulator.purchases)
+        assert (await balance(app)).reserved == DEV
+        buying.cancel()
+        await asyncio.gather(buying, return_exceptions=True)
+        (one,) = await app.store.list(limit=9)
+        assert one.status in {Status.CANCELED, Status.ABORTED}
+        total = await spent(app)
+    assert total == (one.cost or Usd(0))
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_a_refused_create_gives_its_money_back(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as app:
+        await budget(app)
+        replicate_emulator.add_fault("status", status=402, operation="predictions.create", times=None)
+        assert (await buy(app, 1)).error is not None
+        assert await spent(app) == Usd(0)
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_a_throttled_create_reserves_its_money_once(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as app:
+        await budget(app, "0.025")  # room for one, and for no second reservation of the same
+        replicate_emulator.add_fault("status", status=429, operation="predictions.create", times=1)
+        assert (await buy(app, 1)).error is None
+        assert await spent(app) == DEV
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_after_a_crash_what_was_reserved_is_settled_with_the_purchase(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread, arrived: bool
+) -> None:
+    """The process is gone between the intent and the answer; the same command comes again."""
+    async with open_app() as app:
+        await budget(app, "0.025")
+        send, begun = app.backends.get(GATEWAY).submit, asyncio.Event()
+
+        async def crashing(*args: Any, **more: Any) -> Any:
+            if arrived:
+                await send(*args, **more)
+            begun.set()
+            await asyncio.Event().wait()
+
+        app.backends.get(GATEWAY).submit = crashing  # type: ignore[method-assign]
+        app.finisher.hands_over = True  # nothing is canceled: it is as if nobody were there any more
+        buying = asyncio.create_task(buy(app, 1))
+        await begun.wait()
+        assert (await balance(app)).reserved == DEV
+        buying.cancel()
+        await asyncio.gather(buying, return_exceptions=True)
+    async with open_app() as app:
+        assert (await balance(app)).reserved == DEV
+        request = GenerationRequest(prompt="fox 1", model=app.catalog.resolve("flux-dev"))
+        (outcome,) = await app.gateway.generate(request, backend=GATEWAY, caller=KAI)
+        assert outcome.error is None
+        assert await spent(app) == DEV
+    assert replicate_emulator.purchases == 1
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_what_surely_never_arrived_is_voided_when_nobody_buys_it_any_more(
+    environ: dict[str, str], tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    """The process is gone before anything was sent, and nobody asks for it again: a gateway tidies it up."""
+    clock, settings = Later(), load_settings(environ=environ, cwd=tmp_path)
+    async with build(settings, environ=environ, clock=clock) as app:
+        await budget(app)
+        begun = asyncio.Event()
+
+        async def crashing(*_: Any, **__: Any) -> Any:
+            begun.set()
+            await asyncio.Event().wait()
+
+        app.backends.get(GATEWAY).submit = crashing  # type: ignore[method-assign]
+        app.finisher.hands_over = True
+        buying = asyncio.create_task(buy(app, 1))
+        await begun.wait()
+        buying.cancel()
+        await asyncio.gather(buying, return_exceptions=True)
+    clock.ahead = timedelta(minutes=70)
+    replicate_emulator.clock.advance(clock.ahead.total_seconds())
+    async with build(settings, environ=environ, clock=clock) as app:
+        assert (await balance(app)).reserved == DEV
+        (left,) = await app.store.unfinished()
+        outcome = await app.gateway.resume(left.id, leaves_running=True)
+        assert (outcome.prediction.status, outcome.prediction.charged) == (Status.UNKNOWN, False)
+        assert "nothing was bought" in str(outcome.error)
+        assert await spent(app) == Usd(0)
+
+
+# --- batches ---------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_that_cannot_be_paid_is_not_accepted(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as app, worked_off(app):
+        await budget(app, "0.01")
+        with pytest.raises(BudgetExceeded) as told:
+            await accepted(app, ["a fox"] * 4)
+        assert (told.value.budget, told.value.quote_micros) == ("b", 4 * SCHNELL.micros)
+        assert list(await app.batches.list(limit=9)) == []
+        batch = await accepted(app, ["a fox"] * 3)
+        assert (batch.quoted, batch.unpriced) == (3 * SCHNELL, 0)
+        await app.batches.ended(batch.id)
+        assert await spent(app) == 3 * SCHNELL
+    assert replicate_emulator.purchases == 3
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+@pytest.mark.parametrize("how", ["it renews", "somebody changes it"])
+async def test_a_batch_waits_for_its_budget_and_goes_on_by_itself(
+    environ: dict[str, str], tmp_path: Path, replicate_emulator: EmulatorThread, how: str
+) -> None:
+    clock = Later()
+    settings = load_settings(environ=environ, cwd=tmp_path)
+    async with build(settings, environ=environ, clock=clock) as app, worked_off(app):
+        batch = await accepted(app, [f"fox {number}" for number in range(6)])
+        await budget(app, "0.009", per="day")  # made when all of it was promised already
+        other = await accepted_for_free(app)
+        trouble = await until(lambda: next(iter(app.worker.troubles.now()), None))
+        assert trouble.subject == "budget:b"
+        assert "'b'" in trouble.reason
+        await until(lambda: replicate_emulator.purchases >= 1)
+        view = await app.batches.view(batch.id)
+        assert view.status is BatchStatus.RUNNING
+        assert view.trouble is not None
+        assert await app.batches.ended(other)  # whoever asks no budget is not held up
+        assert (await balance(app)).settled <= Usd.parse("0.009")
+        if how == "it renews":
+            clock.ahead = timedelta(days=1)
+        await budget(app, "0.009" if how == "it renews" else "1", per="day")
+        async with asyncio.timeout(30):
+            view = await app.batches.ended(batch.id)
+        assert view.status is BatchStatus.SUCCEEDED
+        assert view.trouble is None
+        assert not app.worker.troubles.now()
+    assert replicate_emulator.purchases == 6 + 1
+
+
+@pytest.mark.replicate_emulator(run_seconds=1.0)
+async def test_what_a_batch_waits_for_is_told_over_http(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator, IMAGEN_LIMITS__CONCURRENT="1") as gateway:
+        made = await make_batch(gateway, ["a fox", "a hare", "an owl"])
+        await budget(gateway.app, "0", per="day")
+        async with asyncio.timeout(20):
+            reason = await next_trouble(gateway, made["id"])
+        answer = await gateway.request("GET", "/health", headers=ADMIN_KEYS)
+        (trouble,) = answer.json()["work"]["troubles"]
+        state = (await gateway.request("GET", f"/batches/{made['id']}", headers=ADMIN_KEYS)).json()
+        assert (trouble["of"], trouble["reason"]) == ("budget", reason)
+        assert "'b'" in reason
+        assert (state["status"], state["trouble"]["reason"]) == ("running", reason)
+        await SqlBudgets(gateway.app.database).remove("b")
+        assert (await ended(gateway, made["id"]))["status"] == "succeeded"
+        assert (await gateway.request("GET", "/health", headers=ADMIN_KEYS)).json()["work"]["troubles"] == []
+
+
+async def next_trouble(gateway: RunningGateway, batch_id: str) -> str:
+    """Why a batch waits, as its events tell it."""
+    async for told in events(gateway, batch_id):
+        if told.event == "trouble" and told.data is not None:
+            return str(told.data["reason"])
+    raise AssertionError("it ended without a trouble")
+
+
+async def accepted_for_free(app: App) -> str:
+    """A batch of somebody who pays for it themselves."""
+    backend = app.backends.get(GATEWAY)
+    stranger = Caller(name="token:0123abcd", stranger=True)
+    order = await app.gateway.prepare(
+        GenerationRequest(
+            prompt="a hare", model=ModelRef.parse("black-forest-labs/flux-schnell"), resume=False
+        ),
+        backend=backend,
+        caller=stranger,
+        lane=Lane.BATCH,
+    )
+    return (
+        await app.batches.accept(NewBatch(backend=backend, caller=stranger, scope="x"), [Entry(order)])
+    ).id
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_a_batch_that_waits_for_money_can_be_canceled_at_once(open_app: Callable[..., App]) -> None:
+    async with open_app() as app, worked_off(app):
+        batch = await accepted(app, ["a fox", "a hare"])
+        await budget(app, "0")
+        await until(app.worker.troubles.now)
+        await app.batches.cancel(batch.id)
+        async with asyncio.timeout(10):
+            view = await app.batches.ended(batch.id)
+    assert view.status is BatchStatus.CANCELED
+    assert view.tally.cost == Usd(0)
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_a_single_prediction_without_money_ends_with_the_budget(open_app: Callable[..., App]) -> None:
+    async with open_app() as app:
+        backend = app.backends.get(GATEWAY)
+        order = await app.gateway.prepare(
+            GenerationRequest(prompt="a fox", model=app.catalog.resolve("flux-dev"), resume=False),
+            backend=backend,
+            caller=ADMIN,
+        )
+        new = NewBatch(backend=backend, caller=ADMIN, scope="admin", kind="single")
+        batch = await app.batches.accept(new, [Entry(order)])
+        await budget(app, "0")
+        async with worked_off(app), asyncio.timeout(10):
+            await app.batches.ended(batch.id)
+        (item,) = await items(app, batch)
+    assert (item.status, item.code, item.cost) == (ItemStatus.FAILED, "budget_exceeded", Usd(0))
