@@ -58,7 +58,7 @@ format: $(VENV)/.installed-check ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.installed ## measure what imagen adds to a prediction, as a library and as a gateway, and how its limiter learns
+bench: $(VENV)/.installed ## measure what imagen adds to a prediction, as a library and as a gateway, how its limiter learns and keeps to it
 	@$(BIN)/python bench/overhead.py
 	@echo
 	@$(BIN)/python bench/durable.py
@@ -68,6 +68,8 @@ bench: $(VENV)/.installed ## measure what imagen adds to a prediction, as a libr
 	@$(BIN)/python bench/watcher.py
 	@echo
 	@$(BIN)/python bench/limits.py
+	@echo
+	@$(BIN)/python bench/makespan.py
 
 .PHONY: soak
 soak: $(VENV)/.installed ## kill a gateway a thousand times while it works off batches, and count what is left
