@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from fakes.databases import copy_new_ones
 from imagen.assembly import App, build
 from imagen.domain.events import Event
 from imagen.emulator import EmulatorThread
 from imagen.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def _databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_new_ones(monkeypatch)
 
 
 class Record:
