@@ -67,6 +67,10 @@ class RunningGateway:
             and (sample.labels["method"], sample.labels["status"]) == (method, str(status))
         )
 
+    async def is_ready(self) -> bool:
+        """Whether it says that it takes work."""
+        return (await self.request("GET", "/ready")).status == 200
+
     async def generate(self, *, headers: dict[str, str] | None = None, **fields: Any) -> Answer:
         wish = {"model_name": "flux-dev", "prompt": "a red fox in the snow"} | fields
         return await self.request(
