@@ -10,7 +10,8 @@ unexport MAKEFLAGS
 PYTHON ?= $(shell for each in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$each && break; \
 	done; true)
-WORKERS ?= 2
+# Most tests wait as long as they work: one process more than the two cores that CI has.
+WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
