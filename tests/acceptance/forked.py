@@ -2,7 +2,8 @@
 
 Each command is a process of its own, with its own folder, environment, pipes, signals and exit status; all that it does not
 do is import imagen and what that needs, which takes a second of CPU: a process that has done so once waits here, and each
-command is forked from it. It runs the module as `python -m imagen` does and ends as the interpreter ends.
+command is forked from it. It runs the module as `python -m imagen` does, and ends as the interpreter does, but that its modules
+are not taken apart.
 
 What is not told the interpreter before it starts is told too late here: a command with another language or other `PYTHON...`
 variables than the first is for `subprocess`; so are those that test the start itself.
@@ -282,13 +283,16 @@ def _end_soon(status: int) -> None:
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     gc.collect()  # tells of what was never awaited or closed
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # where nobody reads any more the command has let go of it
+            stream.flush()
     os._exit(status)
 
 
 if __name__ == "__main__":
     _load()
+    if threading.active_count() > 1:
+        raise RuntimeError("something that is imported starts a thread, and a fork would have half of it")
     gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as _control:
         _arguments = _fork_on_demand(_control)
