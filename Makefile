@@ -10,7 +10,8 @@ unexport MAKEFLAGS
 PYTHON ?= $(shell for each in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$each && break; \
 	done; true)
-WORKERS ?= 2
+# Most tests wait as long as they work: one process more than the two cores that CI has.
+WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -58,7 +59,7 @@ format: $(VENV)/.installed-check ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.installed ## measure what imagen adds to a prediction, as a library and as a gateway, and how its limiter learns
+bench: $(VENV)/.installed ## measure what imagen adds to a prediction, as a library and as a gateway, how its limiter learns and keeps to it
 	@$(BIN)/python bench/overhead.py
 	@echo
 	@$(BIN)/python bench/durable.py
@@ -68,6 +69,8 @@ bench: $(VENV)/.installed ## measure what imagen adds to a prediction, as a libr
 	@$(BIN)/python bench/watcher.py
 	@echo
 	@$(BIN)/python bench/limits.py
+	@echo
+	@$(BIN)/python bench/makespan.py
 
 .PHONY: soak
 soak: $(VENV)/.installed ## kill a gateway a thousand times while it works off batches, and count what is left

@@ -89,9 +89,10 @@ def ask(url: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return json.loads(answer.read() or b"null")
 
 
-def start_emulator() -> tuple[subprocess.Popen[str], str]:
+def start_emulator(run_seconds: float = 0.1) -> tuple[subprocess.Popen[str], str]:
     """An emulator without limits in a process of its own, and its address; end it."""
-    command = [sys.executable, "-m", "imagen", "emulator", "--port", "0", "--run-seconds", "0.1", "--json"]
+    lasting = ("--run-seconds", str(run_seconds))
+    command = [sys.executable, "-m", "imagen", "emulator", "--port", "0", *lasting, "--json"]
     emulator = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert emulator.stdout is not None
     url = json.loads(emulator.stdout.readline())["url"]

@@ -1,4 +1,7 @@
-"""The real command in a process of its own, far from the home and the keyring of whoever runs the tests."""
+"""The real command in a process of its own, far from the home and the keyring of whoever runs the tests.
+
+The processes are forked from one that has imported imagen; with `cold` a command starts as it does for users.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import SOURCE, Forked
 
 COMMAND = (sys.executable, "-m", "imagen")
 TOKEN = "r8_acceptance_test_token"
+TOLD_BEFORE_THE_START = {"LANG", "LC_ALL", "PYTHONASYNCIODEBUG", "PYTHONWARNINGS", "PYTHON_KEYRING_BACKEND"}
+"""What an interpreter, or what it imports, looks at when it starts: where a test changes it, commands start cold."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Completed:
 class Started:
     """A command that runs until it is stopped."""
 
-    def __init__(self, args: tuple[str, ...], process: subprocess.Popen[str]) -> None:
+    def __init__(self, args: tuple[str, ...], process: Forked | subprocess.Popen[str]) -> None:
         self.args = args
         self.process = process
 
@@ -94,6 +100,7 @@ class Cli:
             "COLUMNS": "100",
         }
         self._started: list[Started] = []
+        self._told_first = {name: self.env.get(name) for name in TOLD_BEFORE_THE_START}
 
     def __call__(
         self,
@@ -102,36 +109,28 @@ class Cli:
         stdin: str | None = None,
         timeout: float = 50,
         code: int | None = None,
+        cold: bool = False,
     ) -> Completed:
-        """Run to the end. `env` adds to the environment; `code` is the exit status that is expected, None any."""
+        """Run to the end. `env` adds to the environment; `code` is the exit status that is expected, None any.
+
+        With `cold` it is a whole interpreter that imports what it needs.
+        """
         given = tuple(map(str, args))
-        done = subprocess.run(
-            [*COMMAND, *given],
-            env=self.env | dict(env or {}),
-            cwd=self.work,
-            input="" if stdin is None else stdin,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=timeout,
-            check=False,
-        )
-        completed = Completed(given, done.returncode, done.stdout, done.stderr)
+        process = self._begin(given, env, stdin=subprocess.PIPE, cold=cold)
+        try:
+            stdout, stderr = process.communicate("" if stdin is None else stdin, timeout=timeout)
+        finally:
+            process.kill()
+            close(process)
+        completed = Completed(given, process.wait(), stdout, stderr)
         assert "Traceback" not in completed.stderr, completed
         assert code is None or completed.code == code, completed
         return completed
 
-    def start(self, *args: str | Path, env: Mapping[str, str] | None = None) -> Started:
+    def start(self, *args: str | Path, env: Mapping[str, str] | None = None, cold: bool = False) -> Started:
         """Start and go on; what still runs when the test ends is stopped."""
         given = tuple(map(str, args))
-        process = subprocess.Popen(
-            [*COMMAND, *given],
-            env=self.env | dict(env or {}),
-            cwd=self.work,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
+        process = self._begin(given, env, stdin=subprocess.DEVNULL, cold=cold)
         started = Started(given, process)
         self._started.append(started)
         return started
@@ -141,9 +140,18 @@ class Cli:
         for started in self._started:
             if started.process.poll() is None:
                 started.stop(signal.SIGKILL)
-            for stream in (started.process.stdout, started.process.stderr):
-                if stream is not None:
-                    stream.close()
+            close(started.process)
+
+    def _begin(
+        self, args: tuple[str, ...], env: Mapping[str, str] | None, *, stdin: int, cold: bool
+    ) -> Forked | subprocess.Popen[str]:
+        whole = self.env | dict(env or {})
+        if not cold and self._told_first == {name: whole.get(name) for name in self._told_first}:
+            return SOURCE.start(args, env=whole, cwd=self.work, stdin=stdin)
+        return subprocess.Popen(
+            [*COMMAND, *args],
+            env=whole, cwd=self.work, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+        )  # fmt: skip
 
     def write_config(self, text: str) -> Path:
         """Write `imagen.yaml` into the current folder of the commands."""
@@ -155,6 +163,20 @@ class Cli:
         """Send all that follows to the Replicate (an emulator) at `api_base`."""
         self.env["IMAGEN_REPLICATE__API_BASE"] = api_base
         self.env["REPLICATE_API_TOKEN"] = token
+
+
+def close(process: Forked | subprocess.Popen[str]) -> None:
+    """Let go of its streams."""
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def source() -> Iterator[None]:
+    """What the commands are forked from ends with the tests."""
+    yield
+    SOURCE.end()
 
 
 @pytest.fixture

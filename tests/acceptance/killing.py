@@ -12,13 +12,14 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from forked import SOURCE, Forked
 
 from imagen.emulator import EmulatorThread
 
@@ -65,19 +66,16 @@ class Gateway:
             "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,
             **environ,
         }
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Forked | None = None
         self.url = ""
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "imagen", "serve", "--port", "0", "--json"]
-        self._process = subprocess.Popen(
-            command,
-            cwd=self._folder,
+        self._process = SOURCE.start(
+            ["serve", "--port", "0", "--json"],
             env=self._env,
-            stdout=subprocess.PIPE,
+            cwd=self._folder,
             stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
+            new_session=True,
         )
         assert self._process.stdout is not None
         self.url = json.loads(self._process.stdout.readline())["url"]
@@ -88,7 +86,9 @@ class Gateway:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(

@@ -235,8 +235,6 @@ def has_package_index() -> bool:
 @pytest.mark.timeout(240)
 def test_what_the_build_installs_serves(tmp_path: Path):
     """The steps of the build in a folder of their own: all but the base image, the user and the file system."""
-    if not has_package_index():
-        pytest.skip("no package index can be reached")
     build, installed, data = tmp_path / "build", tmp_path / "installed", tmp_path / "data"
     build.mkdir()
     clean = {"PATH": os.pathsep.join([str(BESIDE), "/usr/bin", "/bin"]), "HOME": str(tmp_path)}
@@ -257,6 +255,8 @@ def test_what_the_build_installs_serves(tmp_path: Path):
                 check=False,
                 timeout=200,
             )
+            if done.returncode != 0 and not has_package_index():
+                pytest.skip("no package index can be reached")
             assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
     port = free_port()

@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from fakes.databases import copy_new_ones
 from fakes.stores import Memory, MemoryLedger, MemoryPredictionStore
 from imagen.ports import Ledger, PredictionStore
 from imagen.store.database import Database
 from imagen.store.ledger import SqlLedger
 from imagen.store.predictions import SqlPredictionStore
+
+
+@pytest.fixture(autouse=True)
+def _databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_new_ones(monkeypatch)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 BEGINNING = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
@@ -30,3 +31,22 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
         self._monotonic += seconds
+
+
+class HastyClock:
+    """`ports.Clock`: the time is the real one, as others have it too, but pauses pass some times as quickly.
+
+    For work that waits long before it tries again, at a service and a database that are real.
+    """
+
+    def __init__(self, times: float = 5.0) -> None:
+        self._times = times
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic() * self._times
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / self._times)

@@ -10,11 +10,18 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from fakes.databases import copy_new_ones
 from imagen.assembly import App, build
 from imagen.cli.main import app as command_line
 from imagen.domain.events import Event
 from imagen.emulator import EmulatorThread
+from imagen.ports import Clock
 from imagen.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def _databases(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_new_ones(monkeypatch)
 
 
 class Record:
@@ -52,12 +59,22 @@ def environ(tmp_path: Path, replicate_emulator: EmulatorThread) -> dict[str, str
 
 
 @pytest.fixture
-def open_app(environ: dict[str, str], tmp_path: Path, record: Record) -> Callable[..., App]:
+def app_clock() -> Clock | None:
+    """Of the apps; a file whose apps wait long has a hasty one."""
+    return None
+
+
+@pytest.fixture
+def open_app(
+    environ: dict[str, str], tmp_path: Path, record: Record, app_clock: Clock | None
+) -> Callable[..., App]:
     """Build an app on the test's data folder; several make several processes' worth."""
 
     def open_one(**changes: str) -> App:
         given = environ | changes
-        return build(load_settings(environ=given, cwd=tmp_path), environ=given, observer=record)
+        return build(
+            load_settings(environ=given, cwd=tmp_path), environ=given, observer=record, clock=app_clock
+        )
 
     return open_one
 

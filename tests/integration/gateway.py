@@ -12,9 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from imagen.assembly import App
 from imagen.emulator import EmulatorThread
-from imagen.server.run import serving
+from imagen.server.run import Served, serving
 from imagen.settings import load_settings
 
 ADMIN_KEY = "an-admin-key-for-tests"
@@ -36,9 +35,10 @@ class Answer:
 class RunningGateway:
     """Ask it."""
 
-    def __init__(self, url: str, app: App, session: aiohttp.ClientSession) -> None:
-        self.url = url
-        self.app = app
+    def __init__(self, served: Served, session: aiohttp.ClientSession) -> None:
+        self.url = served.url
+        self.app = served.app
+        self._metrics = served.context.metrics
         self.session = session
 
     async def request(
@@ -56,6 +56,20 @@ class RunningGateway:
             body = await response.read()
             found = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status, found, body)
+
+    def answered(self, method: str, status: int) -> float:
+        """How many requests it has answered so, by now."""
+        return sum(
+            sample.value
+            for family in self._metrics._registry.collect()
+            for sample in family.samples
+            if sample.name == "imagen_requests_total"
+            and (sample.labels["method"], sample.labels["status"]) == (method, str(status))
+        )
+
+    async def is_ready(self) -> bool:
+        """Whether it says that it takes work."""
+        return (await self.request("GET", "/ready")).status == 200
 
     async def generate(self, *, headers: dict[str, str] | None = None, **fields: Any) -> Answer:
         wish = {"model_name": "flux-dev", "prompt": "a red fox in the snow"} | fields
@@ -82,5 +96,5 @@ async def running_gateway(
         serving(settings, environ=given) as served,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
-        yield RunningGateway(served.url, served.app, session)
+        yield RunningGateway(served, session)
         await asyncio.sleep(0)

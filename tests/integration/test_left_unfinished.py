@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from stories import FOX, Shifted, again, die
 
+from fakes.clock import HastyClock
 from imagen.assembly import App, build
 from imagen.domain.events import Adopted, AnswerLost, GivenUp, Resumed
 from imagen.domain.model_ref import ModelRef
@@ -29,20 +30,26 @@ CREATE = "predictions.create"
 
 
 @pytest.fixture
+def app_clock() -> HastyClock:
+    """What was left is looked for again and again, with pauses that nobody needs to wait for."""
+    return HastyClock()
+
+
+@pytest.fixture
 def left(
     open_app: Callable[..., App], replicate_emulator: EmulatorThread
 ) -> Callable[..., Awaitable[Prediction]]:
     """A prediction whose process died; `bought` tells whether its create had arrived."""
 
-    async def leave(*, bought: bool = True, known: bool = False) -> Prediction:
+    async def leave(*, bought: bool = True, known: bool = False, run_seconds: float = 1.0) -> Prediction:
         if not bought:
             replicate_emulator.add_fault("delay", operation=CREATE, seconds=0.5)
             replicate_emulator.add_fault("drop", operation=CREATE)
         elif known:
             replicate_emulator.add_fault("hold_returns_starting")
-            replicate_emulator.add_fault("slow", run_seconds=1.0)
+            replicate_emulator.add_fault("slow", run_seconds=run_seconds)
         else:
-            replicate_emulator.add_fault("slow", run_seconds=1.0)
+            replicate_emulator.add_fault("slow", run_seconds=run_seconds)
         app = open_app()
         reached = {
             (False, False): lambda: (Path(app.settings.data_dir) / "imagen.db").exists() and _rows(app),
@@ -289,7 +296,7 @@ async def test_never_repeat_leaves_a_lost_answer_alone(
 async def test_canceling_by_id_settles_what_ran(
     left: Any, open_app: Any, replicate_emulator: EmulatorThread
 ) -> None:
-    old = await left(known=True)
+    old = await left(known=True, run_seconds=60.0)
     async with open_app() as app:
         canceled = await app.gateway.cancel(old.id)
         assert canceled.status is Status.CANCELED

@@ -1,7 +1,13 @@
-"""A batch of a thousand tasks takes as long as the limits make it take, and hardly longer.
+"""A batch goes as quickly as the limits let it, and draws no 429.
 
-The emulator gives a bucket of 600 creates that fills by 600 a minute; 60 places of 1.5 s each. So the rate binds: the last
-create goes after 40 s, in real time.
+The emulator gives a bucket of 600 creates that fills by 600 a minute, as Replicate is said to; 60 places of 0.5 s each. The
+bucket is empty after some seconds, and from then on the rate alone binds: the last create can go after 20 s, in real time.
+
+What is promised, at most 2 % more than the limits make it take, is measured by `bench/makespan.py` on a machine that does
+nothing else. Here other tests take CPU when they like, which makes a single create late, but none after it: what was not used
+of the rate is used up later. So the promise is tested where it holds on any machine: by when the service had the creates.
+None of them may have come before the limits allow it, and the last ones may not all lag behind that by 2 % of the time. A
+limiter that goes too slowly, leaves places empty, or waits once for nothing, lags more with each create, and so with the last.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +28,10 @@ import pytest
 from imagen.server.run import serving
 from imagen.settings import load_settings
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.xdist_group("alone")]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(180)]
 KEY = "an-admin-key-for-tests"
-TASKS, PLACES, PER_MINUTE, RUN_SECONDS = 1000, 60, 600, 1.5
+TASKS, PLACES, PER_MINUTE, RUN_SECONDS = 800, 60, 600, 0.5
+LAST = 20
 
 
 class EmulatorProcess:
@@ -57,7 +65,7 @@ def emulator() -> Iterator[EmulatorProcess]:
     process.stop()
 
 
-async def test_a_thousand_tasks_finish_close_to_the_bound_and_draw_no_429(
+async def test_a_batch_keeps_up_with_the_bound_and_draws_no_429(
     emulator: EmulatorProcess, tmp_path: Path
 ) -> None:
     environ = {
@@ -80,10 +88,17 @@ async def test_a_thousand_tasks_finish_close_to_the_bound_and_draw_no_429(
             told = await answer.json()
         took = time.monotonic() - began
     assert told["successful_count"] == TASKS
-    bound = max(TASKS * RUN_SECONDS / PLACES, (TASKS - PER_MINUTE) / (PER_MINUTE / 60) + RUN_SECONDS)
-    state = emulator.ask("/_emulator/state")
-    refused = emulator.ask("/_emulator/journal?status=429")["entries"]
-    assert not refused
-    assert state["max_running"] <= PLACES
-    # Alone it stays within 2 %; the tests beside it take some of its CPU.
-    assert took / bound <= 1.08, f"{took:.2f} s, bound {bound:.2f} s"
+    assert not emulator.ask("/_emulator/journal?status=429")["entries"]
+    assert emulator.ask("/_emulator/state")["max_running"] <= PLACES
+
+    creates = emulator.ask("/_emulator/journal?operation=predictions.create")["entries"]
+    assert len(creates) == TASKS
+    came = sorted(datetime.fromisoformat(entry["at"]).timestamp() for entry in creates)
+    allowed = [max(0.0, number + 1 - PER_MINUTE) / (PER_MINUTE / 60) for number in range(TASKS)]
+    lags = [at - came[0] - earliest for at, earliest in zip(came, allowed, strict=True)]
+    assert min(lags) > -0.01
+    assert min(lags[-LAST:]) <= 0.02 * allowed[-1], (
+        f"{min(lags[-LAST:]):.2f} s behind, {allowed[-1]:.1f} s allowed"
+    )
+    # When the last has been created all that is left is its run, and telling.
+    assert took - (came[-1] - came[0]) <= RUN_SECONDS + 2.5

@@ -20,6 +20,7 @@ import imagen
 from imagen.emulator import EmulatorThread
 from imagen.server.run import serving
 from imagen.settings import load_settings
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -50,7 +51,7 @@ async def public(tmp_path: Path, replicate_emulator: EmulatorThread) -> AsyncIte
 
 async def break_database(gateway: RunningGateway) -> None:
     """Replace the database by something that is none."""
-    assert (await gateway.request("GET", "/ready")).status == 200  # what the start does with it is done
+    await until(gateway.is_ready)  # what the start does with it is done
     gateway.app.database.close()
     for file in gateway.app.database.path.parent.glob("imagen.db*"):
         file.unlink()

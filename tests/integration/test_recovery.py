@@ -253,19 +253,20 @@ async def test_a_create_that_never_arrived_gives_its_place_back_after_the_grace(
 ) -> None:
     monkeypatch.setattr(recover, "EVERY_SECONDS", 0.3)
     monkeypatch.setattr(finish, "_CANCEL_SEARCH_SECONDS", 0.3)
-    replicate_emulator.add_fault("delay", operation="predictions.create", seconds=600, times=3)
+    delay = replicate_emulator.add_fault("delay", operation="predictions.create", seconds=600, times=3)
     async with running_gateway(
         tmp_path, replicate_emulator, REPLICATE_CONCURRENT_LIMIT="3", **GRACE
     ) as gateway:
-
-        async def leave(number: int) -> None:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    await gateway.generate(prompt=f"gone {number}", model_name=FLUX)
-
-        await asyncio.gather(*map(leave, range(3)))
+        asked = [
+            asyncio.ensure_future(gateway.generate(prompt=f"gone {number}", model_name=FLUX))
+            for number in range(3)
+        ]
+        await until(lambda: delay.struck == 3)
+        for each in asked:
+            each.cancel()
+        await asyncio.wait(asked)
         assert places(tmp_path) == 3
-        await until(lambda: places(tmp_path) == 0, within=4)
+        await until(lambda: places(tmp_path) == 0, within=10)
         answer = await gateway.generate(prompt="the next caller", model_name=FLUX)
         assert answer.status == 200
     assert replicate_emulator.purchases == 1

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from durable import ADMIN, accepted, items, worked_off
 
+from fakes.clock import HastyClock
 from imagen.assembly import GATEWAY, App, build
 from imagen.domain.batch import Batch, Item, ItemStatus
 from imagen.domain.limits import Lane
@@ -20,7 +21,6 @@ from imagen.domain.prediction import Status
 from imagen.domain.request import GenerationRequest
 from imagen.emulator import EmulatorThread
 from imagen.errors import StoreError
-from imagen.instrumentation.clock import SystemClock
 from imagen.service.batches import Entry, NewBatch
 from imagen.service.deliver import Destination
 from imagen.settings import load_settings
@@ -55,6 +55,12 @@ async def accepted_equal(app: App, count: int, **wishes: Any) -> Batch:
     return await app.batches.accept(NewBatch(backend=backend, caller=ADMIN, scope="admin"), entries)
 
 
+@pytest.fixture
+def app_clock() -> HastyClock:
+    """What is tried again is tried after a second and more, each time; nobody needs to wait for all of that."""
+    return HastyClock()
+
+
 class FullDisk:
     """Nothing can be written as long as it is full."""
 
@@ -74,7 +80,7 @@ class FullDisk:
         self._app.database.write = self._write  # type: ignore[method-assign]
 
 
-class Later(SystemClock):
+class Later(HastyClock):
     """A clock that can be put forward."""
 
     ahead = timedelta(0)

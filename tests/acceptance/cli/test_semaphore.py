@@ -113,10 +113,12 @@ def test_processes_take_turns(gpu: Any) -> None:
 
 
 def test_it_holds_its_place_for_longer_than_a_lease_lasts(gpu: Any) -> None:
-    long = gpu.start("semaphore", "run", "gpu", "--ttl", "1", *shell("echo in; sleep 3.5"))
+    until_done = "echo in; while [ ! -e done ]; do sleep 0.05; done"
+    long = gpu.start("semaphore", "run", "gpu", "--ttl", "1", *shell(until_done))
     assert long.read_line() == "in\n"
     time.sleep(2)
     gpu("semaphore", "run", "gpu", "--wait", "0", *shell("true"), code=3)
+    (gpu.work / "done").touch()
     assert long.process.wait(20) == 0
 
 
