@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -73,30 +72,27 @@ SEMAPHORE_TEST = r"""curl -X POST http://localhost:5003/generate \
 
 
 @pytest.fixture
-def port() -> int:
-    """The documented one, or a free one where somebody has it."""
-    for wanted in (5003, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", wanted))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise AssertionError("no port is free")
-
-
-@pytest.fixture
-def gateway(cli: Any, port: int, replicate_emulator: EmulatorThread) -> Iterator[str]:
+def gateway(cli: Any, replicate_emulator: EmulatorThread) -> Iterator[str]:
+    """At the documented port, or at a free one where somebody has it."""
     cli.use(replicate_emulator.url)
     cli.env["CONCURRENT_DOCKER_ADMIN_API_KEY"] = "your_admin_key"
-    env = {} if port == 5003 else {"FLASK_PORT": str(port)}
-    started = cli.start("serve", "--json", env=env)
-    url = json.loads(started.read_line())["url"]
-    yield url
+    started = cli.start("serve", "--json")
+    line = started.read_line()
+    if "url" not in line:
+        refused = started.stop()
+        assert "5003" in refused.stderr, refused
+        assert "address already in use" in refused.stderr.lower(), refused
+        started = cli.start("serve", "--json", env={"FLASK_PORT": "0"})
+        line = started.read_line()
+    yield json.loads(line)["url"]
     done = started.stop()
     assert done.code == 0, done
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def port(gateway: str) -> int:
+    return int(gateway.rpartition(":")[2])
 
 
 @pytest.fixture

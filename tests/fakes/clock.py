@@ -36,7 +36,8 @@ class ManualClock:
 class HastyClock:
     """`ports.Clock`: the time is the real one, as others have it too, but pauses pass some times as quickly.
 
-    For work that waits long before it tries again, at a service and a database that are real.
+    For work that waits long before it tries again, at a service and a database that are real. Not where a call may still be on
+    its way to them: the grace for one that was lost passes as quickly.
     """
 
     def __init__(self, times: float = 5.0) -> None:

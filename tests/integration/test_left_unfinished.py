@@ -12,7 +12,6 @@ import msgspec
 import pytest
 from stories import FOX, Shifted, again, die
 
-from fakes.clock import HastyClock
 from imagen.assembly import App, build
 from imagen.domain.events import Adopted, AnswerLost, GivenUp, Resumed
 from imagen.domain.model_ref import ModelRef
@@ -27,12 +26,6 @@ from imagen.settings import load_settings
 pytestmark = pytest.mark.anyio
 
 CREATE = "predictions.create"
-
-
-@pytest.fixture
-def app_clock() -> HastyClock:
-    """What was left is looked for again and again, with pauses that nobody needs to wait for."""
-    return HastyClock()
 
 
 @pytest.fixture
