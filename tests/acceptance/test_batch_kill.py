@@ -10,12 +10,12 @@ from killing import Gateway, Tally, count, work_off
 
 from imagen.emulator import EmulatorThread
 
-ITEMS, KILLS = 200, 10
+ITEMS, KILLS = 500, 10
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.replicate_emulator(run_seconds=0.5)
-def test_two_hundred_items_survive_ten_kills(tmp_path: Path, replicate_emulator: EmulatorThread) -> None:
+def test_five_hundred_items_survive_ten_kills(tmp_path: Path, replicate_emulator: EmulatorThread) -> None:
     replicate_emulator.set_mode(creates_per_minute=0, others_per_minute=0)
     gateway, tally = Gateway(tmp_path, replicate_emulator.url), Tally()
     gateway.start()

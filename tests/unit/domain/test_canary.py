@@ -22,7 +22,7 @@ WORD = b"tokilapuze"
     [
         WORD, b"a Tokilapuze, painted", b"bademimoru+tokilapuze", WORD.upper(), WORD.hex().encode(),
         CANARY.text.encode("utf-16-le"), quote(CANARY.text).encode(), quote_plus(CANARY.text).encode(),
-        json.dumps({"prompt": CANARY.text}).encode(), zlib.compress(b"x" * 50 + WORD), gzip.compress(WORD),
+        json.dumps({"prompt": CANARY.text}).encode(), zlib.compress(b"x" * 50 + WORD), gzip.compress(WORD, mtime=0),
         *(base64.b64encode(b"#" * before + WORD + b"###") for before in range(6)),
         base64.urlsafe_b64encode(b"prompt=" + CANARY.text.encode()),
     ],
