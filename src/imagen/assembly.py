@@ -17,7 +17,7 @@ from imagen.credentials import CredentialStore
 from imagen.domain.caller import Caller
 from imagen.domain.events import Event
 from imagen.domain.limits import AccountRules
-from imagen.domain.prediction import prompt_hasher
+from imagen.domain.prediction import EMULATOR, prompt_hasher
 from imagen.domain.secret import Secret
 from imagen.errors import ConfigError, NotFound
 from imagen.identity import resolve_caller
@@ -34,9 +34,9 @@ from imagen.remote.batches import RemoteBatches
 from imagen.remote.budgets import RemoteBudgets
 from imagen.remote.choice import RemoteEstimator, RemoteRecommender, RemoteTastes
 from imagen.remote.connection import Connection
+from imagen.remote.drafts import RemoteDrafts
 from imagen.remote.generate import Habits, Outward, RemoteGateway
 from imagen.remote.keys import RemoteKeys
-from imagen.remote.promote import RemoteDrafts
 from imagen.remote.semaphores import RemoteLeases, RemoteSemaphores
 from imagen.remote.usage import RemoteUsage
 from imagen.sealing import KeySealer
@@ -47,6 +47,7 @@ from imagen.service.buy import BuyingRules
 from imagen.service.cache import PictureCache
 from imagen.service.deliver import Advice, Deliverer
 from imagen.service.deliveries import Courier, SigningSecrets
+from imagen.service.drafts import Drafts
 from imagen.service.finish import Finisher
 from imagen.service.gateway import Gateway
 from imagen.service.keys import KeyBook
@@ -57,7 +58,6 @@ from imagen.service.ownership import Ownership
 from imagen.service.pace import RunTimeBook
 from imagen.service.prepare import Preparation
 from imagen.service.prices import PriceBook
-from imagen.service.promote import Drafts
 from imagen.service.quotes import Estimator
 from imagen.service.recommend import Recommender
 from imagen.service.semaphore_lease import SemaphoreLeases
@@ -72,7 +72,6 @@ from imagen.service.watch import HeldOpen, Watcher
 from imagen.service.webhooks import Webhooks
 from imagen.service.work import Worker
 from imagen.settings import (
-    EMULATOR,
     BackendSettings,
     LimitSettings,
     Settings,
@@ -377,8 +376,8 @@ class App:
         self.hash_prompt = prompt_hasher(settings.prompt_hash_key)
         self.semaphores = SqlSemaphores(self.database)
         keys = SqlKeys(self.database)
-        self.keys = KeyBook(keys=keys, catalog=self.catalog, clock=clock)
         budgets = SqlBudgets(self.database)
+        self.keys = KeyBook(keys=keys, budgets=budgets, catalog=self.catalog, clock=clock)
         self.budgets = BudgetBook(budgets=budgets, keys=keys, catalog=self.catalog, clock=clock)
         practice = [name for name, one in settings.backends.items() if one.type == EMULATOR]
         self.usage = UsageBook(ledger=self.ledger, keys=keys, practice=practice)
@@ -421,6 +420,7 @@ class App:
         self.bookkeeper = Bookkeeper(
             ledger=self.ledger,
             store=self.store,
+            budgets=budgets,
             kept=KeptEntries(data / "unwritten-usage.jsonl"),
             clock=clock,
         )

@@ -25,7 +25,7 @@ from imagen.domain.events import Event
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction as Record
 from imagen.domain.prediction import Status
-from imagen.domain.preset import find_preset, lay_under
+from imagen.domain.preset import with_preset
 from imagen.domain.request import GenerationRequest
 from imagen.errors import DeliveryError, ImagenError
 from imagen.pictures import PictureFacts
@@ -131,9 +131,7 @@ class Prediction(msgspec.Struct, frozen=True):
     @property
     def cost(self) -> Usd | None:
         """What all of it costs; None when the price of a part is not known."""
-        costs = [record.cost for record in self.records]
-        known = [cost for cost in costs if cost is not None]
-        return Usd.total(known) if len(known) == len(costs) else None
+        return Usd.total_or_none(record.spent for record in self.records)
 
 
 class AsyncClient:
@@ -250,9 +248,7 @@ class AsyncClient:
             cache=cache,
             deadline_seconds=timeout,
         )
-        if preset is not None:
-            found = find_preset(self._app.settings.presets, preset)
-            request = lay_under(request, found, resolve=self._app.catalog.resolve)
+        request = with_preset(request, preset, self._app.settings.presets, resolve=self._app.catalog.resolve)
         place = Destination(
             output=None if output is None else _absolute(output),
             force=force,

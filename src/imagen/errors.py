@@ -181,6 +181,7 @@ class BudgetExceeded(Refused):
         budget: the name of the budget that is used up; None where the caller's own `max_cost` was passed.
         quote_micros: the most that it would have cost, in micro-dollars; None when nobody knows.
         renews_at: when that budget renews, aware, UTC; None where it does not.
+        lasting: it would not fit that budget either if nothing were spent, so that it does not help to wait.
     """
 
     code = "budget_exceeded"
@@ -193,8 +194,10 @@ class BudgetExceeded(Refused):
         budget: str | None = None,
         quote_micros: int | None = None,
         renews_at: datetime | None = None,
+        lasting: bool = False,
     ) -> None:
         super().__init__(detail, hint=hint)
+        self.lasting = lasting
         self.budget = budget
         self.quote_micros = quote_micros
         self.renews_at = renews_at
@@ -206,7 +209,7 @@ class BudgetExceeded(Refused):
 
 
 def money_facts(error: ImagenError | None) -> dict[str, object]:
-    """What a refusal for want of money tells besides, in JSON that commands print; of other errors nothing."""
+    """What a refusal for want of money tells besides, in JSON; of other errors nothing."""
     if not isinstance(error, BudgetExceeded):
         return {}
     return {"budget": error.budget, "quote_usd": error.quote_usd, "renews_at": error.renews_at}
@@ -493,10 +496,18 @@ class SchemaMismatch(StoreError):
 
 
 class SinkError(ImagenError):
-    """The other place of the ledger refused, broke or could not be reached. Its entries wait in our own database."""
+    """The other place of the ledger refused, broke or could not be reached. Its entries wait in our own database.
+
+    Attributes:
+        unfit: the place is well and refuses what an entry says: the same entry will not fit in it another time.
+    """
 
     code = "sink_error"
     retryable = True
+
+    def __init__(self, detail: str, *, hint: str | None = None, unfit: bool = False) -> None:
+        super().__init__(detail, hint=hint)
+        self.unfit = unfit
 
 
 class DeliveryError(ImagenError):

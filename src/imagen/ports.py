@@ -491,6 +491,12 @@ class Budgets(Protocol):
         Where nobody has, one with the subject `*` itself.
         """
 
+    async def heal(self, *, now: datetime) -> int:
+        """Close what is reserved for purchases that have ended already, as a process of an older release does not; how many.
+
+        What stands in the ledger is settled, what ended free of charge or was deleted is voided.
+        """
+
     async def shortage(self, charges: Sequence[Charge], *, now: datetime) -> Shortage | None:
         """The first hard budget that has no room now for all of these together. Reserves nothing."""
 
@@ -502,11 +508,12 @@ class FeedbackStore(Protocol):
         StoreError: the store could not be read or written.
     """
 
-    async def put(self, feedback: Feedback) -> None:
-        """Write one down in the place of an earlier one of the same prediction."""
+    async def put(self, feedback: Feedback) -> Feedback:
+        """Write one down in the place of an earlier one of the same prediction, unless that said the same.
 
-    async def remove(self, prediction_id: str) -> bool:
-        """Forget what was said of a prediction; whether there was anything."""
+        Returns:
+            The one that counts.
+        """
 
     async def list(self, *, caller: str | None = None) -> Sequence[Feedback]:
         """Of one caller or of all, the newest first."""
@@ -894,14 +901,6 @@ class Outbox(Protocol):
         """Forget deliveries that were done before then."""
 
 
-class CachedPicture(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture in the cache: where its bytes are, and what they are."""
-
-    path: Path
-    media_type: str
-    size_bytes: int
-
-
 class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
     """What a prediction made that may be asked for again.
 
@@ -1057,13 +1056,25 @@ class Ledger(Protocol):
         """The entries that a query takes, added up as `domain.usage.summarize` does, without holding them in memory."""
 
     async def unsunk(self, sink: str, *, limit: int) -> Sequence[UsageEntry]:
-        """Entries that a sink does not have yet, the oldest first; then those that only another sink has."""
+        """Entries that a sink does not have yet, the oldest first; then those that only another sink has.
+
+        Without those that it refused.
+        """
 
     async def count_unsunk(self, sink: str) -> int:
-        """How many entries a sink does not have yet."""
+        """How many entries a sink does not have yet, with those that it refused."""
 
     async def sunk(self, sink: str, entries: Sequence[UsageEntry]) -> None:
         """It has these now."""
+
+    async def refused(self, sink: str, entries: Sequence[UsageEntry]) -> None:
+        """It refuses these: they are passed over until they are offered again."""
+
+    async def count_refused(self, sink: str) -> int:
+        """How many entries a sink refused."""
+
+    async def offer_again(self, sink: str) -> None:
+        """Pass over nothing any more that a sink refused."""
 
 
 class Owners(Protocol):

@@ -67,7 +67,12 @@ class Started:
             stdout, stderr = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            stdout, stderr = self.process.communicate()
+            try:
+                stdout, stderr = self.process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                # A child of it has the streams still: whoever reads them would wait for that, and so would closing them.
+                self.process.stdout = self.process.stderr = None
+                raise
         return Completed(self.args, self.process.returncode, stdout, stderr)
 
 

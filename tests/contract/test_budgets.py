@@ -8,15 +8,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, insert, select, update
 
 from fakes.make import FLUX, make_entry, make_prediction
-from imagen.domain.budget import Balance, Budget, Charge
+from imagen.domain.budget import EACH, Balance, Budget, Charge
 from imagen.domain.caller import Caller
 from imagen.domain.limits import AccountRules, Admitted, Blocked, Need, Unaffordable, Verdict
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Status
+from imagen.domain.quote import Quote
 from imagen.domain.usage import UsageEntry
 from imagen.errors import BudgetExceeded, InvalidInput, NotFound
 from imagen.instrumentation.clock import SystemClock
@@ -27,7 +29,7 @@ from imagen.store.database import Database
 from imagen.store.ledger import SqlLedger
 from imagen.store.limits import SqlLimits
 from imagen.store.predictions import SqlPredictionStore
-from imagen.store.tables import balances, reservations
+from imagen.store.tables import balances, predictions, reservations, usage
 from waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -559,3 +561,84 @@ async def test_who_cannot_be_paid_is_sent_away_from_a_full_line(open_house: Any)
         await entered(line, 2, usd="1.01")
     assert told.value.budget == "b"
     await line.aclose()
+
+
+# --- what others have left -------------------------------------------------------------------------------
+
+
+async def test_what_a_process_of_an_older_release_has_ended_is_closed_later(house: House) -> None:
+    await house.set(usd="10")
+    for number in range(1, 7):
+        assert isinstance(await house.buy(number), Admitted)
+
+    def end_as_it_did(connection: Any) -> None:
+        """It knows nothing of reservations."""
+        this = {number: f"pred_{number:026}" for number in range(1, 7)}
+        for number, cost in ((1, 300_000), (2, None)):
+            entry = make_entry(number, cost=None if cost is None else Usd(cost))
+            row = {name: getattr(entry, name) for name in UsageEntry.__struct_fields__ if name != "kept"}
+            connection.execute(insert(usage).values(row))
+        for number, status, charged in ((3, Status.FAILED, False), (4, Status.UNKNOWN, None)):
+            one = update(predictions).where(predictions.c.id == this[number])
+            connection.execute(one.values(status=status, charged=charged))
+        connection.execute(delete(predictions).where(predictions.c.id == this[5]))
+
+    await house.database.write(end_as_it_did)
+    assert await house.standing() == ("$0.00", "$2.40")
+    assert await house.budgets.heal(now=NOON) == 4
+    assert await house.standing() == (
+        "$0.70",
+        "$0.80",
+    )  # what it cost, and what was reserved where nobody knows
+    assert [await house.state(number) for number in range(1, 7)] == [
+        "settled", "settled", "voided", "open", "voided", "open",
+    ]  # fmt: skip
+    assert await house.budgets.heal(now=NOON) == 0
+
+
+async def test_a_new_budget_reserves_for_what_is_under_way_and_no_other_budget_counts(house: House) -> None:
+    await house.set("other", scope="model", subject="acme/none")
+    quoted = {"quote": Quote.exactly(Usd(900_000)), "created_at": NOON - DAY}
+    assert isinstance(await house.buy(1, "0.9", **quoted), Admitted)
+    await house.store.add(prediction(2, caller="token:0123abcd", **quoted))  # pays for it alone
+    await house.store.add(prediction(3, backend_type="emulator", **quoted))
+    await house.store.add(prediction(4, status=Status.FAILED, charged=False, ended_at=NOON, **quoted))
+    await house.store.add(prediction(5))  # nobody knows what it costs
+    await house.set()
+    assert await house.standing() == ("$0.00", "$0.90")
+    assert isinstance(await house.buy(6, "0.2"), Blocked)
+    await house.end(1, "0.8")
+    await house.end(5, "0.1")
+    assert await house.standing() == ("$0.90", "$0.00")
+    assert (await house.balance("other")).settled == Usd(0)
+
+
+@pytest.mark.parametrize(("limit", "kind"), [("1", Admitted), ("0.6", Unaffordable)])
+async def test_what_was_left_behind_before_the_budget_is_bought_only_where_it_fits(
+    house: House, limit: str, kind: type
+) -> None:
+    for number in (1, 2):
+        await house.store.add(prediction(number, quote=Quote.exactly(Usd(400_000))))
+    await house.set(usd=limit)
+    left = msgspec.structs.replace(need(1), intent=None)
+    verdicts = [*await house.take(left), *await house.take(left)]
+    assert [type(one) for one in verdicts] == [kind, kind]
+    assert await house.standing() == ("$0.00", "$0.80")  # reserved once, however often it is asked for
+
+
+async def test_what_was_left_behind_without_a_reservation_gets_one(house: House) -> None:
+    await house.set()
+    await house.store.add(prediction(1))  # by a process of an older release
+    await house.store.add(prediction(2))
+    assert isinstance((await house.take(msgspec.structs.replace(need(1, "0.7"), intent=None)))[0], Admitted)
+    assert await house.standing() == ("$0.00", "$0.70")
+    assert isinstance((await house.take(msgspec.structs.replace(need(2, "0.7"), intent=None)))[0], Blocked)
+
+
+async def test_an_entry_of_a_model_that_has_no_name_counts_and_stops_no_budget(house: House) -> None:
+    await house.ledger.record([make_entry(1, model="", created_at=NOON, cost=Usd(5))])
+    await house.set()
+    await house.set("each", scope="model", subject=EACH)
+    await house.ledger.record([make_entry(2, model="Odd", created_at=NOON, cost=Usd(7))])
+    assert (await house.balance()).settled == Usd(12)
+    assert (await house.balance("each", subject="odd")).settled == Usd(7)

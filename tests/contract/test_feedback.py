@@ -47,9 +47,14 @@ async def test_what_was_said_comes_back_whole_the_newest_first(store: FeedbackSt
 async def test_the_last_word_on_a_prediction_counts(store: FeedbackStore) -> None:
     await store.put(said())
     later = said(kept=False, kind="text", at=BEGINNING + timedelta(days=1))
-    await store.put(later)
-    await store.put(later)
+    assert await store.put(later) == later
     assert list(await store.list()) == [later]
+
+
+async def test_the_same_again_changes_nothing(store: FeedbackStore) -> None:
+    await store.put(said())
+    assert await store.put(said(at=BEGINNING + timedelta(days=1))) == said()
+    assert list(await store.list()) == [said()]
 
 
 async def test_callers_are_kept_apart(store: FeedbackStore) -> None:
@@ -62,10 +67,8 @@ async def test_callers_are_kept_apart(store: FeedbackStore) -> None:
     assert list(await store.list()) == [said(2, caller="app")]
 
 
-async def test_one_can_be_forgotten_and_all(store: FeedbackStore) -> None:
+async def test_all_can_be_forgotten(store: FeedbackStore) -> None:
     for number in range(3):
         await store.put(said(number))
-    assert await store.remove("pred_1") is True
-    assert await store.remove("pred_1") is False
-    assert await store.erase() == 2
+    assert await store.erase() == 3
     assert list(await store.list()) == []

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
+from fakes.clock import ManualClock
 from fakes.make import make_entry
 from fakes.postgres import Postgres
 from fakes.postgrest import ANON_KEY, SERVICE_KEY, PostgrestDouble, postgrest_double
@@ -22,9 +24,12 @@ from imagen.domain.secret import Secret
 from imagen.domain.usage import UsageEntry
 from imagen.errors import SinkError
 from imagen.ports import UsageSink
+from imagen.service.mirror import Mirror
 from imagen.sinks.postgres import PostgresSink
 from imagen.sinks.schema import schema_sql
 from imagen.sinks.supabase import SupabaseSink
+from imagen.store.database import Database
+from imagen.store.ledger import SqlLedger
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("postgres")]
 
@@ -42,6 +47,11 @@ OLD_ROW = """
 insert into mai.imagen_usage (created_at, backend, model, seed, prompt_hash, latency_ms, cost_usd_estimate, caller)
 values ('2026-05-01 08:00+00', 'flux-schnell-replicate', 'black-forest-labs/flux-schnell', 42, repeat('c', 64), 1800, 0.003, 'ada')
 """
+
+
+class AlwaysMine:
+    def mine(self) -> bool:
+        return True
 
 
 @dataclass
@@ -223,6 +233,50 @@ async def test_a_sink_goes_on_after_a_failure(bare: Place):
     assert len(await bare.sink.read()) == 1
 
 
+async def test_longer_than_24_days_fits_in_a_new_table_and_in_one_of_before(bare: Place):
+    bare.run(NINE_COLUMNS)
+    bare.run(schema_sql())
+    bare.run(schema_sql())
+    entry = make_entry(latency_ms=26 * 86_400_000)
+    await bare.sink.write([entry])
+    assert list(await bare.sink.read()) == [entry]
+
+
+async def test_an_entry_that_does_not_fit_is_told_apart_from_an_outage(bare: Place):
+    with pytest.raises(SinkError) as away:
+        await bare.sink.write([make_entry()])
+    bare.run(schema_sql())
+    bare.run("alter table mai.imagen_usage add constraint only_short check (length(caller) < 50)")
+    for unfit in (make_entry(latency_ms=2**63), make_entry(caller="a\0b"), make_entry(caller="c" * 60)):
+        with pytest.raises(SinkError) as refused:
+            await bare.sink.write([unfit])
+        assert (away.value.unfit, refused.value.unfit) == (False, True)
+
+
+async def test_what_is_refused_is_passed_over_and_offered_again_when_asked(place: Place, tmp_path: Path):
+    database = Database(tmp_path / "imagen.db")
+    ledger = SqlLedger(database)
+    mirror = Mirror(ledger=ledger, sink=place.sink, turn=AlwaysMine(), clock=ManualClock())
+    place.run("alter table mai.imagen_usage add constraint not_eve check (caller <> 'eve')")
+    await ledger.record(
+        [make_entry(number, caller="eve" if number in {3, 7} else "ada") for number in range(20)]
+    )
+    await mirror.flush(within_seconds=10)
+    assert len(await place.sink.read()) == 18
+    assert (await mirror.waiting(), await mirror.refused()) == (2, 2)
+    assert mirror.trouble is not None
+    assert "2 entries were refused and passed over" in mirror.trouble.detail
+    await ledger.record([make_entry(20)])
+    await mirror.flush(within_seconds=10)
+    assert len(await place.sink.read()) == 19
+    with pytest.raises(SinkError, match="2 entries were refused"):
+        await mirror.sync()
+    place.run("alter table mai.imagen_usage drop constraint not_eve")
+    assert await mirror.sync() == 2
+    assert (await mirror.waiting(), await mirror.refused(), mirror.trouble) == (0, 0, None)
+    database.close()
+
+
 # --- PostgreSQL ------------------------------------------------------------------------------------------
 
 
@@ -262,7 +316,7 @@ async def test_a_batch_is_written_whole_or_not_at_all(postgres: Postgres):
     postgres.run(schema_sql(), url=url)
     sink = PostgresSink(Secret(url))
     with pytest.raises(SinkError):
-        await sink.write([make_entry(1), make_entry(2, latency_ms=2**40)])
+        await sink.write([make_entry(1), make_entry(2, latency_ms=2**63)])
     assert list(await sink.read()) == []
     await sink.aclose()
 
@@ -341,6 +395,17 @@ async def test_a_key_that_may_not_is_told_and_not_shown(project: PostgrestDouble
             await attempt
         assert key not in str(refused.value)
         assert helps in (refused.value.hint or "")
+    await sink.aclose()
+
+
+@pytest.mark.parametrize("key", ["s3cr3t-key\nnext", " s3cr3t-key", "s3cr3té", "s3cr3t\0", ""])
+async def test_a_key_that_is_none_is_told_and_not_shown(project: PostgrestDouble, key: str):
+    sink = SupabaseSink(project.url, Secret(key))
+    for attempt in (sink.write([make_entry()]), sink.read()):
+        with pytest.raises(SinkError) as refused:
+            await attempt
+        assert "s3cr3t" not in f"{refused.value} {refused.value!r}"
+        assert not refused.value.unfit
     await sink.aclose()
 
 

@@ -148,16 +148,27 @@ class MemoryLedger:
 
     async def unsunk(self, sink: str, *, limit: int) -> Sequence[UsageEntry]:
         marks = self._memory.sunk
-        lacking = [one for one in self._memory.usage.values() if marks.get(one.id) != sink]
+        without = {sink, f"refused:{sink}"}
+        lacking = [one for one in self._memory.usage.values() if marks.get(one.id) not in without]
         return sorted(lacking, key=lambda one: (one.id in marks, marks.get(one.id, ""), one.created_at))[
             :limit
         ]
 
     async def count_unsunk(self, sink: str) -> int:
-        return len(await self.unsunk(sink, limit=len(self._memory.usage)))
+        return len(await self.unsunk(sink, limit=len(self._memory.usage))) + await self.count_refused(sink)
 
     async def sunk(self, sink: str, entries: Sequence[UsageEntry]) -> None:
         self._memory.sunk |= {entry.id: sink for entry in entries}
+
+    async def refused(self, sink: str, entries: Sequence[UsageEntry]) -> None:
+        await self.sunk(f"refused:{sink}", entries)
+
+    async def count_refused(self, sink: str) -> int:
+        return list(self._memory.sunk.values()).count(f"refused:{sink}")
+
+    async def offer_again(self, sink: str) -> None:
+        marks = self._memory.sunk
+        self._memory.sunk = {one: mark for one, mark in marks.items() if mark != f"refused:{sink}"}
 
     async def entries(
         self, *, since: datetime | None = None, limit: int | None = None

@@ -69,6 +69,7 @@ async def test_a_batch_is_accepted_at_once_and_each_of_its_tasks_is_bought_once_
         accepted = answer.json()
         assert answer.status == 202
         assert answer.headers["location"] == accepted["urls"]["get"]
+        assert answer.headers["x-imagen-cost-usd"] == "unknown"
         assert (accepted["status"], accepted["name"], accepted["counts"]["total"]) == ("running", "spring", 3)
         assert accepted["cost"] == {"so_far_usd": 0, "quoted_usd": 0.012, "unpriced": 0}
         over = await ended(gateway, accepted["id"])

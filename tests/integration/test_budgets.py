@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from batch_calls import ended, events, make_batch
 from durable import ADMIN, accepted, items, worked_off
@@ -15,21 +16,22 @@ from gateway import ADMIN as ADMIN_KEYS
 from gateway import RunningGateway, running_gateway
 
 from imagen.assembly import GATEWAY, App, build
-from imagen.domain.batch import BatchStatus, ItemStatus
+from imagen.domain.batch import Batch, BatchStatus, ItemStatus
 from imagen.domain.budget import Balance, Budget
 from imagen.domain.caller import Caller
 from imagen.domain.events import BudgetPassed
 from imagen.domain.limits import Lane, Patience
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Status
-from imagen.domain.quote import Quote
+from imagen.domain.prediction import Prediction, Status
+from imagen.domain.quote import UNKNOWN_PRICE, Quote
 from imagen.domain.request import GenerationRequest
 from imagen.emulator import EmulatorThread
 from imagen.errors import BudgetExceeded, ImagenError
 from imagen.instrumentation.clock import SystemClock
 from imagen.service.batches import Entry, NewBatch
 from imagen.service.finish import Outcome
+from imagen.service.prepare import Order
 from imagen.settings import load_settings
 from imagen.store.budgets import SqlBudgets
 from waiting import until
@@ -368,7 +370,7 @@ async def test_what_a_batch_waits_for_is_told_over_http(
 ) -> None:
     async with running_gateway(tmp_path, replicate_emulator, IMAGEN_LIMITS__CONCURRENT="1") as gateway:
         made = await make_batch(gateway, ["a fox", "a hare", "an owl"])
-        await budget(gateway.app, "0", per="day")
+        await budget(gateway.app, "0.003", per="day")  # for one of them
         async with asyncio.timeout(20):
             reason = await next_trouble(gateway, made["id"])
         answer = await gateway.request("GET", "/health", headers=ADMIN_KEYS)
@@ -411,13 +413,13 @@ async def accepted_for_free(app: App) -> str:
 async def test_a_batch_that_waits_for_money_can_be_canceled_at_once(open_app: Callable[..., App]) -> None:
     async with open_app() as app, worked_off(app):
         batch = await accepted(app, ["a fox", "a hare"])
-        await budget(app, "0")
+        await budget(app, "0.003")
         await until(app.worker.troubles.now)
         await app.batches.cancel(batch.id)
         async with asyncio.timeout(10):
             view = await app.batches.ended(batch.id)
     assert view.status is BatchStatus.CANCELED
-    assert view.tally.cost == Usd(0)
+    assert (view.tally.succeeded, view.tally.canceled, view.tally.cost) == (1, 1, SCHNELL)
 
 
 @pytest.mark.replicate_emulator(run_seconds=0.05)
@@ -436,3 +438,148 @@ async def test_a_single_prediction_without_money_ends_with_the_budget(open_app: 
             await app.batches.ended(batch.id)
         (item,) = await items(app, batch)
     assert (item.status, item.code, item.cost) == (ItemStatus.FAILED, "budget_exceeded", Usd(0))
+
+
+async def order_of(app: App, model: str, **quote: Quote) -> Order:
+    """One task of a batch; `quote` is what was known of its price when it was accepted."""
+    order = await app.gateway.prepare(
+        GenerationRequest(prompt=f"a {model}", model=app.catalog.resolve(model), resume=False, plain=True),
+        backend=app.backends.get(GATEWAY),
+        caller=ADMIN,
+        lane=Lane.BATCH,
+    )
+    intents = tuple((msgspec.structs.replace(intent, **quote), plan) for intent, plan in order.intents)
+    return msgspec.structs.replace(order, intents=intents)
+
+
+async def batch_of(app: App, *orders: Order) -> Batch:
+    new = NewBatch(backend=app.backends.get(GATEWAY), caller=ADMIN, scope="admin")
+    return await app.batches.accept(new, [Entry(order) for order in orders])
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_what_no_waiting_helps_ends_and_the_rest_of_its_batch_goes_on(
+    open_app: Callable[..., App],
+) -> None:
+    async with open_app() as app:
+        orders = [await order_of(app, "black-forest-labs/flux-2-klein-9b"), await order_of(app, "flux-dev")]
+        orders += [await order_of(app, "flux-schnell") for _ in range(3)]
+        batch = await batch_of(app, *orders)
+        await budget(app, "0.02")
+        async with worked_off(app), asyncio.timeout(10):
+            view = await app.batches.ended(batch.id)
+        found = await items(app, batch)
+        assert not app.worker.troubles.now()
+        assert await spent(app) == 3 * SCHNELL
+    assert view.status is BatchStatus.PARTLY_FAILED
+    assert [one.code for one in found] == ["budget_exceeded", "budget_exceeded", None, None, None]
+    assert ("nobody knows" in (found[0].error or ""), "$0.025" in (found[1].error or "")) == (True, True)
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_work_that_was_accepted_without_a_quote_is_quoted_when_it_is_bought(
+    open_app: Callable[..., App],
+) -> None:
+    """As that of a release that knew no quotes."""
+    async with open_app() as app:
+        batch = await batch_of(app, await order_of(app, "flux-schnell", quote=UNKNOWN_PRICE))
+        await budget(app, "1")
+        async with worked_off(app), asyncio.timeout(10):
+            assert (await app.batches.ended(batch.id)).status is BatchStatus.SUCCEEDED
+        assert await spent(app) == SCHNELL
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_a_batch_that_stands_in_line_for_money_of_others_tells_it(open_app: Callable[..., App]) -> None:
+    async with open_app() as app:
+        await budget(app, "0.026")
+        backend, held = app.backends.get(GATEWAY), asyncio.Event()
+        send = backend.submit
+
+        async def slowly(prediction: Prediction, **more: Any) -> Any:
+            if prediction.model.endswith("dev"):
+                await held.wait()
+            return await send(prediction, **more)
+
+        backend.submit = slowly  # type: ignore[method-assign]
+        batch = await batch_of(app, await order_of(app, "flux-schnell"))
+        other = asyncio.create_task(buy(app, 1))
+        await until(lambda: reserved(app))
+        async with worked_off(app), asyncio.timeout(15):
+            (trouble,) = await until(app.worker.troubles.now)
+            assert (trouble.subject, "is reserved" in trouble.reason) == ("budget:b", True)
+            assert (await app.batches.view(batch.id)).trouble == trouble
+            await SqlBudgets(app.database).set(
+                msgspec.structs.replace((await balance(app)).budget, limit=Usd(30_000)), now=app.clock.now()
+            )
+            assert (await app.batches.ended(batch.id)).trouble is None
+            assert not app.worker.troubles.now()
+        held.set()
+        assert (await other).error is None
+
+
+async def reserved(app: App) -> Usd:
+    """What is reserved now."""
+    return (await balance(app)).reserved
+
+
+# --- what was left behind --------------------------------------------------------------------------------
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_what_a_killed_process_left_is_found_and_not_bought_beyond_a_budget_made_since(
+    environ: dict[str, str], tmp_path: Path, replicate_emulator: EmulatorThread, arrived: bool
+) -> None:
+    environ["IMAGEN_REPLICATE__LOST_ANSWER_GRACE"] = "0.5"
+    settings = load_settings(environ=environ, cwd=tmp_path)
+    async with build(settings, environ=environ) as app:
+        send, begun = app.backends.get(GATEWAY).submit, asyncio.Event()
+
+        async def crashing(*args: Any, **more: Any) -> Any:
+            if arrived:
+                await send(*args, **more)
+            begun.set()
+            await asyncio.Event().wait()
+
+        app.backends.get(GATEWAY).submit = crashing  # type: ignore[method-assign]
+        app.finisher.hands_over = True
+        buying = asyncio.create_task(buy(app, 1))
+        await begun.wait()
+        buying.cancel()
+        await asyncio.gather(buying, return_exceptions=True)
+    async with build(settings, environ=environ) as app:
+        await budget(app, "0.01")
+        assert await reserved(app) == DEV
+        request = GenerationRequest(prompt="fox 1", model=app.catalog.resolve("flux-dev"))
+        (outcome,) = await app.gateway.generate(request, backend=GATEWAY, caller=KAI)
+        if arrived:
+            assert outcome.error is None
+            assert await spent(app) == DEV
+        else:
+            assert isinstance(outcome.error, BudgetExceeded)
+            assert await reserved(app) == DEV  # nobody can be sure yet that it was not bought
+    assert replicate_emulator.purchases == int(arrived)
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.05)
+async def test_a_throttled_create_whose_semaphore_is_removed_goes_on_without_it(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as app:
+        await budget(app, "0.025")
+        await app.semaphores.register("gpu", 2)
+        refuse = app.admission.refused
+
+        async def refused(*args: Any, **more: Any) -> None:
+            await app.semaphores.remove("gpu")
+            await refuse(*args, **more)
+
+        app.admission.refused = refused  # type: ignore[method-assign]
+        replicate_emulator.add_fault("status", status=429, operation="predictions.create", times=1)
+        request = GenerationRequest(
+            prompt="fox", model=app.catalog.resolve("flux-dev"), resume=False, semaphore="gpu"
+        )
+        (outcome,) = await app.gateway.generate(request, backend=GATEWAY, caller=KAI)
+        assert outcome.error is None
+        assert await spent(app) == DEV

@@ -161,7 +161,7 @@ async def test_what_does_not_fit_is_refused_with_the_budget_the_quote_and_when_i
         await put(gateway, "small", usd=0.005, per="day", key="shop")
         assert (await one_picture(gateway, shop)).status == 200
         told = refused(await one_picture(gateway, shop), "small")
-        assert told["quote"] == PRICE
+        assert told["quote"] == told["quote_usd"] == PRICE
         renews = datetime.fromisoformat(told["renews_at"])
         assert (renews.hour, renews.minute, renews.utcoffset().total_seconds()) == (0, 0, 0)  # type: ignore[union-attr]
         assert "$0.003" in told["error"]
@@ -217,7 +217,7 @@ async def test_tasks_that_no_budget_has_room_for_are_told_with_it(
         told = answer.json()
         assert (answer.status, told["successful_count"], told["failed_count"]) == (200, 2, 2)
         for one in told["failed_results"]:
-            assert (one["code"], one["budget"], one["quote"]) == ("budget_exceeded", "two", PRICE)
+            assert (one["code"], one["budget"], one["quote_usd"]) == ("budget_exceeded", "two", PRICE)
             assert datetime.fromisoformat(one["renews_at"]).day == 1
             assert (one["cost_usd"], one["quoted_usd"]) == (0, PRICE)
             assert one["hint"]
@@ -254,7 +254,7 @@ async def test_one_that_was_accepted_and_can_not_be_paid_any_more_says_so(
         await gateway.app.semaphores.register("gate", 1)
         held = await gateway.request("POST", "/global-semaphores/gate/leases", json={}, headers=ADMIN)
         made = await gateway.request("POST", "/predictions", json=wish, headers=ADMIN)
-        assert (made.status, made.headers[COST], made.json()["quoted_usd"]) == (202, "0", PRICE)
+        assert (made.status, made.headers[COST], made.json()["quoted_usd"]) == (202, "unknown", PRICE)
         await put(gateway, "b", usd=0.001, per="day", all=True)
         lease = held.json()["lease_id"]
         await gateway.request("DELETE", f"/global-semaphores/gate/leases/{lease}", headers=ADMIN)
@@ -266,7 +266,7 @@ async def test_one_that_was_accepted_and_can_not_be_paid_any_more_says_so(
             return told if told["status"] == "failed" else None
 
         told = await until(over)
-        assert (told["code"], told["budget"], told["quote"]) == ("budget_exceeded", "b", PRICE)
+        assert (told["code"], told["budget"], told["quote_usd"]) == ("budget_exceeded", "b", PRICE)
         assert datetime.fromisoformat(told["renews_at"]).hour == 0
         assert (told["cost_usd"], told["quoted_usd"]) == (0, PRICE)
     assert replicate_emulator.purchases == 0
@@ -344,7 +344,7 @@ async def test_durable_work_tells_what_it_has_cost_so_far(
     async with running_gateway(tmp_path, replicate_emulator) as gateway:
         wish = {"model_name": FLUX, "prompt": "a fox"}
         made = await gateway.request("POST", "/predictions", json=wish, headers=ADMIN)
-        assert (made.headers[COST], made.json()["cost_usd"]) == ("0", 0)
+        assert (made.headers[COST], made.json()["cost_usd"]) == ("unknown", None)
 
         async def shown(headers: dict[str, str] = ADMIN) -> Answer:
             return await gateway.request("GET", f"/predictions/{made.json()['id']}", headers=headers)
@@ -363,7 +363,7 @@ async def test_durable_work_tells_what_it_has_cost_so_far(
         batch = await gateway.request(
             "POST", "/batches", json={"model_name": FLUX, "prompts": ["fox 1", "fox 2"]}, headers=ADMIN
         )
-        assert batch.headers[COST] == "0"
+        assert batch.headers[COST] == "unknown"
         await ended(gateway, batch.json()["id"])
         whole = await gateway.request("GET", f"/batches/{batch.json()['id']}", headers=ADMIN)
         assert (whole.headers[COST], whole.json()["cost"]["so_far_usd"]) == ("0.006", 0.006)
@@ -416,3 +416,14 @@ async def test_a_hundred_at_once_never_pass_a_quota(
         (quota,) = await budgets(gateway, alice)
         assert (quota["settled_usd"], quota["reserved_usd"], quota["left_usd"]) == (0.03, 0, 0)
     assert replicate_emulator.purchases == 10
+
+
+async def test_a_refusal_names_the_key_and_not_its_id(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        await put(gateway, "each", usd=PRICE / 3, per="day", key="*")
+        mine = await key_of(gateway, "web-shop")
+        told = refused(await one_picture(gateway, mine), "each")
+        assert "'each' (web-shop) of" in told["error"]
+        assert "key_" not in told["error"]

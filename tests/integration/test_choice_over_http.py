@@ -70,7 +70,7 @@ async def test_a_quote_tells_the_price_and_buys_nothing(
     assert (told["model"], told["images"], told["predictions"]) == ("black-forest-labs/flux-dev", 8, 2)
     assert told["quote"]["high_usd"] == 0.2
     assert told["listed"] == told["quote"]
-    assert (told["position"], told["limit"], told["starts_in"], told["budget"]) == (0, None, 0.0, None)
+    assert (told["position"], told["limit"], told["starts_in"], told["short_of"]) == (0, None, 0.0, None)
     assert replicate_emulator.journal.entries(operation=CREATE) == ()
     health = (await gateway.request("GET", "/health")).json()
     assert health["concurrency_status"]["running"] == 0
@@ -152,15 +152,15 @@ async def test_a_budget_without_room_is_told_and_nothing_is_refused(gateway: Run
     budget = {"name": "tiny", "usd": 0.06, "per": "day", "all": True}
     made = await gateway.request("POST", "/budgets", json=budget, headers=ADMIN)
     assert made.status in {200, 201}, made.body
-    assert (await quote(gateway, runs=2)).json()["budget"] is None
+    assert (await quote(gateway, runs=2)).json()["short_of"] is None
     told = (await quote(gateway, runs=3)).json()
-    assert (told["budget"]["budget"], told["budget"]["left_usd"], told["budget"]["waits"]) == (
+    assert (told["short_of"]["budget"], told["short_of"]["left_usd"], told["short_of"]["waits"]) == (
         "tiny",
         0.06,
         False,
     )
-    assert told["budget"]["renews_at"] is not None
-    assert (told["limit"], told["starts_in"]) == ("budget:tiny", None)
+    assert told["short_of"]["renews_at"] is not None
+    assert (told["limit"], told["starts_in"]) == (None, None)
     assert told["quote"]["high_usd"] == 0.075
 
 

@@ -103,6 +103,41 @@ async def test_only_its_owner_and_the_admin_promote_a_preview(
         assert (await promote(gateway, parent, wait=True)).json()["saved_usd"] is not None
 
 
+async def test_whose_a_prediction_is_both_faces_judge_alike(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    def own(token: str) -> dict[str, str]:
+        return {"X-Replicate-Api-Token": token}
+
+    async def told(headers: dict[str, str]) -> list[tuple[int, int]]:
+        """Of each prediction: what its promotion and a judgement of it are answered."""
+        found = []
+        for parent in made:
+            final = await promote(gateway, parent, headers=headers, dry_run=True)
+            verdict = await gateway.request(
+                "POST", f"/predictions/{parent}/feedback", json={"verdict": "keep"}, headers=headers
+            )
+            found.append((final.status, verdict.status))
+        return found
+
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        mine, yours = await key(gateway, "mine"), await key(gateway, "yours")
+        callers: list[dict[str, str]] = [mine, yours, {}, own("r8_of_one_stranger")]
+        made = [
+            (await gateway.generate(headers=one, tier="preview")).json()["prediction_id"] for one in callers
+        ]
+        for index, one in enumerate(callers):
+            wanted = [(200, 200) if index == other else (404, 404) for other in range(len(callers))]
+            assert await told(one) == wanted
+        assert await told(own("r8_of_another")) == [(404, 404)] * 4
+        assert await told(ADMIN) == [(200, 200)] * 4
+    # Without a key it is whoever pays with the same account.
+    async with running_gateway(
+        tmp_path, replicate_emulator, REPLICATE_API_TOKEN="r8_of_somebody_else"
+    ) as gateway:
+        assert await told({}) == [(404, 404)] * 4
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -113,6 +148,7 @@ async def test_only_its_owner_and_the_admin_promote_a_preview(
         ({"draft": "foxes"}, "draft"),
         ({"tier": "preview", "draft": "a b"}, "draft"),
         ({"preset": "pods"}, "no preset is called 'pods'"),
+        ({"preset": "pod", "model_name": ""}, "the preset 'pod' names no model"),
         ({"preset": 3}, "preset"),
     ],
 )
@@ -123,6 +159,24 @@ async def test_what_makes_no_sense_is_told(
         answer = await gateway.generate(**fields)
     assert answer.status == 400
     assert told in answer.json()["error"]
+    assert replicate_emulator.purchases == 0
+
+
+async def test_previews_and_their_final_are_quoted_together(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        wish = {"model_name": "flux-dev", "prompt": "a fox", "tier": "preview", "runs": 2, "seed": 3}
+
+        async def quoted(**more: Any) -> Any:
+            return (await gateway.request("POST", "/quote", json=wish | more, headers=ADMIN)).json()
+
+        alone, told = await quoted(), await quoted(final=True)
+        assert (alone["final"], alone["quote"]["high_usd"]) == (None, 0.006)
+        assert told["final"]["model"] == "black-forest-labs/flux-dev"
+        assert (told["quote"]["high_usd"], told["final"]["quote"]["high_usd"]) == (0.006, 0.025)
+        assert "it belongs to tier: preview" in (await quoted(final=True, tier=None))["error"]
+        assert "runs" in (await quoted(runs=0))["error"]
     assert replicate_emulator.purchases == 0
 
 

@@ -149,7 +149,6 @@ async def test_another_process_leaves_the_batch_of_a_living_one_alone(
         batch = await accepted(one, [f"a fox {number}" for number in range(30)])
         async with worked_off(one), worked_off(other):
             view = await one.batches.ended(batch.id)
-            assert not (one.queue.holds(batch.id) and other.queue.holds(batch.id))
     assert view.status is BatchStatus.SUCCEEDED
     assert replicate_emulator.purchases == 30
 

@@ -21,6 +21,7 @@ from imagen.errors import IdempotencyConflict, InvalidInput, NotFound, StoreErro
 from imagen.ports import Keys
 from imagen.server.app import operations
 from imagen.service.keys import REMEMBERED_SECONDS, KeyBook
+from imagen.store.budgets import SqlBudgets
 from imagen.store.database import Database
 from imagen.store.keys import SqlKeys
 
@@ -59,7 +60,7 @@ class Process:
     def __init__(self, path: Path, clock: ManualClock) -> None:
         self.database = Database(path)
         self.keys = Counted(SqlKeys(self.database))
-        self.book = KeyBook(keys=self.keys, catalog=CATALOG, clock=clock)
+        self.book = KeyBook(keys=self.keys, budgets=SqlBudgets(self.database), catalog=CATALOG, clock=clock)
 
 
 @asynccontextmanager
@@ -121,7 +122,8 @@ async def test_a_revocation_takes_effect_here_at_once_and_elsewhere_within_a_sec
         key, plain = await here.book.create("shop")
         assert await here.book.find(plain.reveal()) == await there.book.find(plain.reveal()) == key
         clock.advance(0.5)
-        revoked = await here.book.revoke("shop")
+        revoked, idle = await here.book.revoke("shop")
+        assert list(idle) == []
         assert revoked.revoked_at == clock.now()
         assert await here.book.find(plain.reveal()) is None
         assert await there.book.find(plain.reveal()) == key  # it looked half a second ago
@@ -261,11 +263,29 @@ async def test_the_admin_makes_lists_and_revokes_keys(gateway: RunningGateway):
     assert plain.encode() not in listed.body
     revoked = await gateway.request("DELETE", "/keys/shop", headers=ADMIN)
     assert revoked.status == 200
-    assert revoked.json() == facts | {"revoked_at": revoked.json()["revoked_at"]}
+    assert revoked.json() == facts | {"revoked_at": revoked.json()["revoked_at"], "budgets": []}
     assert revoked.json()["revoked_at"] is not None
     again = await gateway.request("DELETE", "/keys/shop", headers=ADMIN)
     assert (again.status, again.json()["code"]) == (404, "not_found")
     assert (await gateway.request("GET", "/keys", headers=ADMIN)).json() == {"count": 0, "keys": []}
+
+
+async def test_a_revocation_names_the_budgets_that_count_nobody_now(gateway: RunningGateway):
+    for name in ("shop", "app"):
+        await gateway.request("POST", "/keys", json={"name": name}, headers=ADMIN)
+    for name, whose in (("b", "shop"), ("a", "shop"), ("of-app", "app"), ("each", "*")):
+        body = {"usd": 1, "per": "day", "key": whose}
+        assert (await gateway.request("PUT", f"/budgets/{name}", json=body, headers=ADMIN)).status == 200
+    revoked = await gateway.request("DELETE", "/keys/shop", headers=ADMIN)
+    assert revoked.json()["budgets"] == ["a", "b"]
+
+
+async def test_names_of_those_without_a_key_are_no_names_of_keys(gateway: RunningGateway):
+    for name in ("admin", "Admin", "unknown", "token:12345678"):
+        refused = await gateway.request("POST", "/keys", json={"name": name}, headers=ADMIN)
+        assert (refused.status, name in refused.json()["error"]) == (400, True)
+    for name in ("administrator", "token", "my-token:1"):
+        assert (await gateway.request("POST", "/keys", json={"name": name}, headers=ADMIN)).status == 201
 
 
 async def test_a_key_is_let_in_until_it_is_revoked(gateway: RunningGateway):

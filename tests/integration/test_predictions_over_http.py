@@ -44,6 +44,7 @@ async def test_a_prediction_is_accepted_at_once_and_its_picture_kept(
         assert answer.headers["location"] == accepted["urls"]["get"]
         assert accepted["urls"]["get"] == f"{gateway.url}/predictions/{accepted['id']}"
         assert (accepted["status"], accepted["files"], accepted["charged"]) == ("queued", [], None)
+        assert (accepted["cost_usd"], answer.headers["x-imagen-cost-usd"]) == (None, "unknown")
         over = await standing(gateway, accepted["id"], "succeeded")
         assert (over["id"], over["model"], over["cost_usd"], over["charged"]) == (
             accepted["id"], "black-forest-labs/flux-schnell", 0.003, True,
@@ -124,7 +125,10 @@ async def test_a_prediction_is_seen_by_its_maker_and_the_admin_alone(
         accepted = (await ask(gateway, headers=mine)).json()
         for headers in (theirs, {"X-Replicate-Api-Token": "r8_x"}, {"Accept": "*/*"}):
             path = f"/predictions/{accepted['id']}"
-            assert (await gateway.request("GET", path, headers=headers)).status == 404
+            hidden = await gateway.request("GET", path, headers=headers)
+            assert hidden.status == 404
+            assert "no prediction that was taken on here" in hidden.json()["error"]
+            assert "batch" not in hidden.json()["error"]
             assert (await gateway.request("POST", f"{path}/cancel", headers=headers)).status == 404
         for headers in (mine, ADMIN):
             await standing(gateway, accepted["id"], "succeeded", headers=headers)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imagen.domain.choice import Asked, Candidate, explain, rank
-from imagen.domain.complexity import KINDS, MOST, judge
+from imagen.domain.complexity import MOST, Kind, judge
 from imagen.domain.feedback import Feedback
 from imagen.domain.money import Usd
 from imagen.domain.preference import PRIOR_WEIGHT, Taste
@@ -49,7 +50,7 @@ def test_each_part_stays_within_its_bounds_and_the_same_text_gives_the_same(prom
     found = judge(prompt)
     assert all(0 <= points <= MOST[name] for name, points in found.parts.items())
     assert 0 <= found.score <= 100
-    assert found.kind in KINDS
+    assert found.kind in get_args(Kind)
     assert judge(prompt) == found
 
 

@@ -28,6 +28,7 @@ from imagen.domain.caller import Caller
 from imagen.domain.limits import AccountRules, Admitted, Blocked, Need, Unaffordable, Verdict, budget_limit
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, Status
+from imagen.domain.quote import UNKNOWN_PRICE, Quote
 from imagen.domain.usage import UsageEntry
 from imagen.errors import NotFound
 from imagen.store.budgets import SqlBudgets
@@ -351,6 +352,11 @@ class MoneyAddsUp(RuleBasedStateMachine):
         else:
             self.run(self.house.budgets.remove(name))
 
+    @rule()
+    def heal(self) -> None:
+        """Whoever buys here closes what it has opened itself."""
+        assert self.run(self.house.budgets.heal(now=self.model.now)) == 0
+
     # --- what must hold ----------------------------------------------------------------------------------
 
     @invariant()
@@ -426,7 +432,18 @@ class MoneyAddsUp(RuleBasedStateMachine):
 
     def _set(self, budget: Budget) -> None:
         self.run(self.house.budgets.set(budget, now=self.model.now))
+        before = self.model.budgets.get(budget.name)
         self.model.budgets[budget.name] = budget
+        if before is not None and (before.per, before.scope, before.subject, before.counts) == (
+            budget.per,
+            budget.scope,
+            budget.subject,
+            budget.counts,
+        ):
+            return
+        for _, one in self.waiting():  # what no budget has counted so far is under way all the same
+            if one.state is None and budget.counts_for(one.charge) is not None:
+                one.state, one.counted_at = "open", self.model.now
 
     def _enter(self, one: Bought, entry: UsageEntry) -> None:
         one.entry = entry
@@ -439,7 +456,13 @@ class MoneyAddsUp(RuleBasedStateMachine):
         self.number += 1
         caller, key = who
         intent = make_prediction(
-            self.number, caller=caller, key=key, model=model, sent_at=None, created_at=self.model.now
+            self.number,
+            caller=caller,
+            key=key,
+            model=model,
+            sent_at=None,
+            created_at=self.model.now,
+            quote=UNKNOWN_PRICE if amount is None else Quote.exactly(Usd(amount)),
         )
         return self.number, Bought(intent, amount)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -92,12 +92,12 @@ class Catalog:
                 place = (error.setting or "").removesuffix(".prices")
                 setting = place + prices if place != error.setting else place
                 raise ConfigError(error.detail, setting=setting, hint=error.hint) from error
-        try:
-            return cls(models.values(), hardware=hardware)
-        except ConfigError as error:  # the shipped names do not clash, so one of these does
-            with_aliases = [f"{text}.aliases" for text, facts in overrides.items() if facts.get("aliases")]
-            place = [*overrides, *with_aliases][-1]
-            raise ConfigError(error.detail, setting=f"models.{place}") from error
+        for text, facts in overrides.items():
+            known = shipped.find(text)
+            _check_aliases(
+                facts.get("aliases") or (), models[known.name if known else text], models.values(), text
+            )
+        return cls(models.values(), hardware=hardware)
 
     # --- finding ---
 
@@ -159,6 +159,23 @@ class Catalog:
 
     def _short_name(self, model: Model) -> str:
         return model.ref.name if model.ref.name in model.aliases else model.name
+
+
+def _check_aliases(aliases: Sequence[str], own: Model, models: Iterable[Model], called: str) -> None:
+    """Refuse aliases that would take over what another model is called: by its bare name too, unless both have that.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    wanted = {alias.lower() for alias in aliases}
+    for other in models:
+        bare = {other.ref.name.lower()} - {own.ref.name.lower()}
+        if other is not own and (both := wanted & {*map(str.lower, other.aliases), *bare}):
+            raise ConfigError(
+                f"{min(both)} is a name of {other.name} already.",
+                setting=f"models.{called}.aliases",
+                hint="Choose an alias that no model is called by; `imagen models` lists them.",
+            )
 
 
 def _with_bare_names(models: list[Model]) -> Iterator[Model]:

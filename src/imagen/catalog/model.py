@@ -110,7 +110,6 @@ class ImageInput(msgspec.Struct, frozen=True):
 
     Args:
         key: name of the parameter.
-        role: whether the model works on the picture (`edit`) or only follows it (`guide`).
         is_list: whether it wants a list of pictures.
         limit: the most pictures it takes; None for a list whose limit nobody wrote down.
         required: the model does nothing without a picture.
@@ -118,7 +117,6 @@ class ImageInput(msgspec.Struct, frozen=True):
     """
 
     key: str
-    role: Literal["edit", "guide"]
     is_list: bool
     limit: int | None
     required: bool
@@ -200,7 +198,6 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         limit = parameter.max_items if is_list else 1
         return ImageInput(
             key=parameter.name,
-            role="edit" if parameter.name in EDIT_KEYS else "guide",
             is_list=is_list,
             limit=limit,
             required=parameter.required,

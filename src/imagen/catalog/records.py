@@ -7,10 +7,10 @@ explains the keys.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import date
-from decimal import Decimal
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, TypeVar
@@ -19,7 +19,8 @@ import msgspec
 
 from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, Model, Output, Parameter, Quality, Strength
 from imagen.domain.model_ref import ModelRef
-from imagen.domain.money import Usd
+from imagen.domain.money import MOST_BUDGET, Usd, read_decimal
+from imagen.domain.plain_words import place_of, what_is_allowed
 from imagen.domain.pricing import (
     Confidence,
     PerImage,
@@ -34,6 +35,7 @@ from imagen.errors import ConfigError, InvalidModelRef
 
 T = TypeVar("T")
 
+_LONGEST_SECONDS = 86_400
 COMMON = "common"
 CONFIGURATION = "configuration"
 OWN = "your configuration"
@@ -206,6 +208,10 @@ class ModelReader:
         for alias in record.aliases:
             if _ref(f"unknown/{alias}", place).version:
                 raise ConfigError(f"{alias!r} cannot be an alias: it has a version.", setting=place)
+        _check_seconds(record, place)
+        parameters = self._parameters(record, family, place)
+        for price in record.prices:
+            _check_when(price.when, parameters, f"{place}.prices")
         return Model(
             ref=_ref(f"{name}:{record.version}" if record.version else name, place),
             family=family.name,
@@ -216,7 +222,7 @@ class ModelReader:
             typical_seconds=record.typical_seconds,
             output=record.output,
             prices=tuple(self._price(price, f"{place}.prices") for price in record.prices),
-            parameters=self._parameters(record, family, place),
+            parameters=parameters,
             notes=record.notes,
             strengths=record.strengths,
             quality=record.quality,
@@ -280,6 +286,58 @@ class ModelReader:
         return _convert(written, Parameter, place)
 
 
+def _check_seconds(record: ModelRecord, place: str) -> None:
+    for name in ("typical_seconds", "deadline_seconds"):
+        seconds = getattr(record, name)
+        if seconds is not None and not 0 < seconds <= _LONGEST_SECONDS:
+            raise ConfigError(
+                f"{seconds} is not allowed; it must be a number of seconds above 0, {_LONGEST_SECONDS} at most.",
+                setting=f"{place}.{name}",
+            )
+
+
+def _check_when(
+    when: Mapping[str, Scalar | tuple[Scalar, ...]], parameters: tuple[Parameter, ...] | None, place: str
+) -> None:
+    """Refuse conditions that no input fulfils. Of a model whose parameters nobody knows there is nothing to say."""
+    if parameters is None:
+        return
+    known = {parameter.name: parameter for parameter in parameters}
+    for name, told in when.items():
+        if name not in known:
+            raise ConfigError(
+                f"when: the model has no parameter {name!r}; it has {', '.join(known)}.", setting=place
+            )
+        for value in told if isinstance(told, tuple) else (told,):
+            if allowed := _what_it_takes(known[name], value):
+                raise ConfigError(
+                    f"when.{name}: {value!r} is not allowed; it must be {allowed}.", setting=place
+                )
+
+
+def _what_it_takes(parameter: Parameter, value: Scalar) -> str | None:
+    """What a parameter may be; None when the value is that."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    kinds = {
+        "string": (isinstance(value, str), "text"),
+        "boolean": (isinstance(value, bool), "true or false"),
+        "integer": (is_number and value == int(value), "a whole number"),
+        "number": (is_number, "a number"),
+        "array": (True, "a list"),
+    }
+    if parameter.enum is not None and value not in parameter.enum:
+        return f"one of {', '.join(map(str, parameter.enum))}"
+    fits, allowed = kinds[parameter.type]
+    if not fits:
+        return allowed
+    if not isinstance(value, str):
+        if parameter.minimum is not None and value < parameter.minimum:
+            return f"{parameter.minimum} or more"
+        if parameter.maximum is not None and value > parameter.maximum:
+            return f"{parameter.maximum} or less"
+    return None
+
+
 def _provenance(
     names: tuple[str, ...],
     checked_on: date | None,
@@ -310,10 +368,10 @@ def _ref(text: str, place: str) -> ModelRef:
 
 
 def _usd(amount: Dollars) -> Usd:
-    parsed = Usd.parse(Decimal(repr(amount)) if isinstance(amount, float) else amount)
-    if parsed < Usd(0):
-        raise ValueError(f"a price cannot be {parsed}")
-    if not parsed and Decimal(str(amount).strip().removeprefix("$")):
+    parsed = Usd.parse(str(amount))
+    if not Usd(0) <= parsed <= MOST_BUDGET:
+        raise ValueError(f"a price cannot be {amount}; from $0 to {MOST_BUDGET} is allowed")
+    if not parsed and read_decimal(str(amount)):
         raise ValueError(f"{amount} is less than a micro-dollar, the smallest price there is")
     return parsed
 
@@ -330,4 +388,19 @@ def _convert(written: Any, form: type[T], place: str) -> T:
     try:
         return msgspec.convert(written, form)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{error}.", setting=place) from error
+        raise _refusal(error, form, place) from error
+
+
+def _refusal(error: msgspec.ValidationError, form: Any, place: str) -> ConfigError:
+    """What is wrong, at the fact of that model as it is written."""
+    where = place_of(error)
+    fact = re.split(r"[.\[]", where, maxsplit=1)[0]
+    is_money = fact == _PRICES and where.rpartition(".")[2] in _AMOUNTS
+    allowed = "it must be an amount in dollars such as 0.02" if is_money else what_is_allowed(error, form)
+    inner = f"{where}: " if fact not in {where, _PRICES} else ""
+    return ConfigError(f"{inner}{allowed}.", setting=f"{place}.{fact}" if fact in _FACTS else place)
+
+
+_PRICES = "prices"
+_FACTS = frozenset(ModelRecord.__struct_fields__)
+_AMOUNTS = frozenset({"per_image", "per_run", "output", "input", "run", "usd"})

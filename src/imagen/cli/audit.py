@@ -195,10 +195,12 @@ def _print_json(report: Audit) -> None:
 
 
 def _finding_facts(finding: AuditFinding) -> dict[str, Any]:
+    from imagen.domain.money import to_dollars
+
     facts: dict[str, Any] = {
         name: getattr(finding, name) for name in finding.__struct_fields__ if name != "cost"
     }
-    return {**facts, "cost_usd": None if finding.cost is None else finding.cost.to_json()}
+    return {**facts, "cost_usd": to_dollars(finding.cost)}
 
 
 def _facts(totals: Totals) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def _backend_for(settings: Settings, name: str) -> BackendSettings:
     """The first backend that uses the token of that name, else one made for the question."""
     import msgspec
 
-    from imagen.settings import EMULATOR
+    from imagen.domain.prediction import EMULATOR
 
     for backend in settings.backends.values():
         if backend.type == "replicate" and backend.api_token_env == name:
@@ -249,9 +249,11 @@ def _known_token(parts: App, name: str, used_by: tuple[str, ...]) -> Known:
 
 def _used_names(settings: Settings) -> dict[str, tuple[str, ...]]:
     """Names of tokens with the backends that use each; the account's own name is always there."""
+    from imagen.domain.prediction import EMULATOR
+
     used: dict[str, tuple[str, ...]] = {settings.replicate.api_token_env: ()}
     for backend in settings.backends.values():
-        if backend.type != "emulator" and backend.api_token_env:
+        if backend.type != EMULATOR and backend.api_token_env:
             used[backend.api_token_env] = (*used.get(backend.api_token_env, ()), backend.name)
     return used
 

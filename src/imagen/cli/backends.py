@@ -37,6 +37,7 @@ def backends(
     from imagen.cli.output import print_json, print_table, remark
     from imagen.cli.run import run_app
     from imagen.cli.tables import format_table
+    from imagen.domain.prediction import EMULATOR
 
     async def command(app: App) -> None:
         rows = list_backends(app)
@@ -46,7 +47,7 @@ def backends(
         cells = [(row.name, row.type, row.model, "yes" if row.default else "-", row.status) for row in rows]
         print_table(format_table(("name", "type", "model", "default", "status"), cells))
         token = app.settings.replicate.api_token_env
-        if any(row.default and row.type == "emulator" for row in rows) and not app.tokens.is_set(token):
+        if any(row.default and row.type == EMULATOR for row in rows) and not app.tokens.is_set(token):
             remark(
                 f"Without a backend named, pictures are practice. For real ones set {token} or run `imagen auth login`."
             )
@@ -72,10 +73,11 @@ def list_backends(app: App) -> list[Row]:
 
 
 def _status(app: App, backend: BackendSettings) -> str:
+    from imagen.domain.prediction import EMULATOR
     from imagen.errors import ImagenError
 
     try:
-        if backend.type in {"replicate", "emulator"}:
+        if backend.type in {"replicate", EMULATOR}:
             app.catalog.resolve(backend.model)
         return app.backends.get(backend.name).readiness()
     except ImagenError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -122,8 +123,9 @@ def batch(
     `--resume` goes on, as it does after a crash. Exit codes as of `imagen generate`; 5 when a row has no picture.
     """
     from imagen.cli.batch_flow import Wish, carry_on, start
-    from imagen.cli.options import absolute_output, read_cost, read_image, read_options
+    from imagen.cli.options import absolute_output, read_image, read_options
     from imagen.cli.run import leave, run_app
+    from imagen.domain.money import read_dollars
     from imagen.domain.request import GenerationRequest
 
     async def command(app: App) -> int:
@@ -153,7 +155,7 @@ def batch(
                 preset=preset,
                 resume=False,
             ),
-            most=None if max_cost is None else read_cost(max_cost),
+            most=None if max_cost is None else read_dollars(max_cost, field="max_cost"),
             dry=dry_run,
             new=new,
             json=json,
@@ -167,4 +169,4 @@ def batch(
         leave(status)
 
 
-batch.__doc__ = f"{batch.__doc__}\n\n{EXAMPLES}"
+batch.__doc__ = f"{cleandoc(batch.__doc__ or '')}\n\n{EXAMPLES}"

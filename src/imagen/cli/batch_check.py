@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from imagen.domain.money import Usd
-from imagen.domain.quote import Quote as Money
+from imagen.domain.quote import Quote
 from imagen.errors import (
     BudgetExceeded,
     InputRejected,
@@ -85,7 +85,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     semaphores: Mapping[str, int] = {}
 
 
-class Quote(msgspec.Struct, frozen=True, kw_only=True):
+class FileQuote(msgspec.Struct, frozen=True, kw_only=True):
     """What a whole file comes to.
 
     Attributes:
@@ -254,7 +254,7 @@ def _check_places(one: Prepared, wanted: Wanted, row: Row, taken: dict[Path, int
         first += images
 
 
-async def quote_of(maker: Maker, prepared: Sequence[Prepared]) -> Quote:
+async def quote_of(maker: Maker, prepared: Sequence[Prepared]) -> FileQuote:
     """What all rows come to.
 
     Raises:
@@ -285,19 +285,19 @@ async def quote_of(maker: Maker, prepared: Sequence[Prepared]) -> Quote:
         if known and places:
             bounds.append((waits[name] / places, f"semaphore {name}, {_AT_ONCE.format(places)}"))
     longest, binds = max(bounds, default=(None, ""))
-    return Quote(
+    return FileQuote(
         rows=len(prepared),
         predictions=predictions,
         images=images,
         cost=cost,
         unpriced=unpriced,
-        high=Money.total(intent.quote for one in prepared for intent, _, _ in one.intents).high,
+        high=Quote.total(intent.quote for one in prepared for intent, _, _ in one.intents).high,
         seconds=longest if known else None,
         binds=binds if known else "",
     )
 
 
-def check_cost(quote: Quote, most: Usd | None) -> None:
+def check_cost(quote: FileQuote, most: Usd | None) -> None:
     """Refuse what could cost more than is allowed.
 
     Raises:

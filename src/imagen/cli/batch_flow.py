@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from imagen.cli.batch_check import (
+    FileQuote,
     Maker,
     Manifest,
-    Quote,
     check_cost,
     prepare_rows,
     quote_of,
@@ -338,7 +338,7 @@ def _told_by_line() -> Iterator[None]:
         raise
 
 
-def _quote_line(manifest: Manifest, quote: Quote, *, practice: bool) -> str:
+def _quote_line(manifest: Manifest, quote: FileQuote, *, practice: bool) -> str:
     rows = f"{quote.rows} {'row' if quote.rows == 1 else 'rows'}"
     pictures = f"{quote.images} {'picture' if quote.images == 1 else 'pictures'}"
     cost = f"about {quote.cost}" + (f" and {quote.unpriced} of unknown price" if quote.unpriced else "")
@@ -351,7 +351,7 @@ def _quote_line(manifest: Manifest, quote: Quote, *, practice: bool) -> str:
 
 
 def _show_quote(
-    manifest: Manifest, quote: Quote, places: Places, results: ResultsFile, *, practice: bool, json: bool
+    manifest: Manifest, quote: FileQuote, places: Places, results: ResultsFile, *, practice: bool, json: bool
 ) -> int:
     """What a dry run found out."""
     if json:

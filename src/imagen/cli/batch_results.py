@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from imagen.domain.money import to_dollars
 from imagen.errors import DeliveryError, InvalidInput, Problem
 from imagen.pictures import Landing, check_writable
 from imagen.service.orders import see_order
@@ -40,8 +41,8 @@ def record_of(item: Item) -> dict[str, Any]:
         "code": item.code,
         "prediction_ids": list(item.predictions),
         "seed": seed,
-        "cost_usd": item.cost.to_json() if ended and item.cost is not None else None,
-        "quoted_usd": None if (quoted := order.quote.likely) is None else quoted.to_json(),
+        "cost_usd": to_dollars(item.cost) if ended else None,
+        "quoted_usd": to_dollars(order.quote.likely),
         "charged": item.charged,
         "attempts": item.attempt,
     }

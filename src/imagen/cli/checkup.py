@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from imagen.catalog import Catalog
+from imagen.domain.prediction import EMULATOR
 from imagen.domain.pricing import STALE_AFTER, is_stale
 from imagen.errors import (
     BackendError,
@@ -27,8 +28,9 @@ from imagen.errors import (
 )
 from imagen.ports import Backend, Backends, Clock, Owners, PredictionStore
 from imagen.service.bookkeep import Bookkeeper
+from imagen.service.budgets import BudgetBook
 from imagen.service.mirror import Mirror
-from imagen.settings import EMULATOR, Settings
+from imagen.settings import Settings
 
 ANSWER_SECONDS = 15.0
 LARGEST_CLOCK_DIFFERENCE = timedelta(seconds=30)
@@ -84,10 +86,12 @@ class Checkup:
         catalog: Catalog,
         store: PredictionStore,
         bookkeeper: Bookkeeper,
+        budgets: BudgetBook,
         mirror: Mirror,
         owners: Owners,
         clock: Clock,
     ) -> None:
+        self._budgets = budgets
         self._mirror = mirror
         self._settings = settings
         self._backends = backends
@@ -110,6 +114,7 @@ class Checkup:
         if folder := _picture_folder(self._settings.output):
             findings.append(await asyncio.to_thread(_check_folder, "picture folder", folder, "IMAGEN_OUTPUT"))
         findings += await self._check_database()
+        findings += await self._check_budgets()
         findings.append(await self._check_sink(offline=offline))
         findings += await self._check_backends(offline=offline)
         findings.append(self._check_prices())
@@ -145,6 +150,21 @@ class Checkup:
             )
             if waiting
             else _ok("ledger", "nothing waits to be written"),
+        ]
+
+    async def _check_budgets(self) -> list[Finding]:
+        """Budgets that hold nobody, though somebody meant to be safe by them."""
+        try:
+            idle = [one for one in await self._budgets.list() if one.idle]
+        except StoreError:
+            return []  # told by the database's own finding
+        return [
+            _warn(
+                "budgets",
+                f"{one.budget.name} counts nobody: it is of the key {one.whom}",
+                mend=f"imagen budget remove {one.budget.name}, or `imagen budget set` it again with --key of a key that is good",
+            )
+            for one in idle
         ]
 
     async def _check_sink(self, *, offline: bool) -> Finding:

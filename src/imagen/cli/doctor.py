@@ -49,6 +49,7 @@ def doctor(
             catalog=app.catalog,
             store=app.store,
             bookkeeper=app.bookkeeper,
+            budgets=app.budgets,
             mirror=app.mirror,
             owners=app.owners,
             clock=app.clock,

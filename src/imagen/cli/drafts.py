@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,15 @@ from imagen.cli.render import (
     show_outcome,
 )
 from imagen.domain.draft import MOST_PREVIEWS, Spent
-from imagen.domain.money import Usd
+from imagen.domain.money import Usd, to_dollars
 from imagen.domain.prediction import Prediction
 from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
 from imagen.errors import ImagenError, InvalidInput, InvalidRequest, Problem
 from imagen.pictures import OutputPattern, Tile, contact_sheet, land
+from imagen.service.choice_shapes import quote_range
 from imagen.service.deliver import Destination
-from imagen.service.promote import seeds_for
-from imagen.settings import EMULATOR
+from imagen.service.drafts import seeds_for
 
 if TYPE_CHECKING:
     from imagen.assembly import App, Remote
@@ -138,6 +138,7 @@ class _Flow:
         self._renderer = renderer
         self._name = name
         self._here = here
+        self._planned: tuple[RoundQuote, Path] | None = None
         self._rounds: list[Round] = []
         self._finals: list[tuple[int, FinalQuote, Sequence[Outcome]]] = []
         self._refused: list[ImagenError] = []
@@ -145,12 +146,16 @@ class _Flow:
     async def run(self) -> int:
         """All of it; the exit status."""
         seed = self._draft.request.seed
-        while True:
-            latest = await self._round(seeds_for(self._draft.count, seed))
-            picks = await self._picks(latest)
-            if picks is not None:
-                break
+        await self._plan(seeds_for(self._draft.count, seed))
+        latest = await self._make()
+        while (picks := await self._picks(latest)) is None:
             seed = None if seed is None else seed + self._draft.count
+            try:
+                await self._plan(seeds_for(self._draft.count, seed))
+            except ImagenError as error:  # those that are there can be picked all the same
+                remark(f"imagen: {error}")
+            else:
+                latest = await self._make()
         for position, number in enumerate(picks, start=1):
             try:
                 await self._final(latest, number, position=position, total=len(picks))
@@ -167,10 +172,11 @@ class _Flow:
             return await self._ask(latest)
         return ()
 
-    async def _round(self, seeds: Sequence[int]) -> Round:
+    async def _plan(self, seeds: Sequence[int]) -> None:
+        """Plan a round and say what it costs. It may have what the rounds before it left of `--max-cost`."""
         folder = self._new_folder()
         quote = await self._maker.plan_round(
-            self._draft.request,
+            msgspec.structs.replace(self._draft.request, max_cost=self._left()),
             seeds=seeds,
             draft=self._name,
             places=[
@@ -181,6 +187,13 @@ class _Flow:
             ],
         )
         remark(_quote_line(len(seeds), quote, practice=self._maker.practice))
+        self._planned = (quote, folder)
+
+    async def _make(self) -> Round:
+        """Buy the round that was planned, and show it."""
+        if self._planned is None:
+            raise RuntimeError("a round is planned before it is made")
+        quote, folder = self._planned
         with self._renderer:
             outcomes = await self._maker.make_round(self._renderer, watched=self._renderer.shows_progress)
         latest = Round(quote=quote, outcomes=outcomes, folder=folder, sheet=_sheet(folder, outcomes))
@@ -246,13 +259,9 @@ class _Flow:
             show_finals(self._app, outcomes, look=self._look)
 
     def _left(self) -> Usd | None:
-        """What of `--max-cost` is left for the next final."""
+        """What of `--max-cost` is left for what comes next: nothing where nobody knows what was spent."""
         most = self._draft.request.max_cost
-        if most is None:
-            return None
-        costs = [one.cost if one.charged else Usd(0) for one in self._made()]
-        known = [cost for cost in costs if cost is not None]
-        return max(most - Usd.total(known), Usd(0))
+        return None if most is None else left_of(most, self._made())
 
     def _made(self) -> list[Prediction]:
         previews = [outcome.prediction for latest in self._rounds for outcome in latest.outcomes]
@@ -271,7 +280,7 @@ class _Flow:
         """Say how it went; the exit status."""
         outcomes = [*latest.outcomes, *(one for _, _, finals in self._finals for one in finals)]
         spent = await self._maker.spent(self._made()) if self._finals else None
-        practice = any(one.prediction.backend_type == EMULATOR for one in outcomes)
+        practice = any(one.prediction.practice for one in outcomes)
         if self._look.json:
             print_json(self._report(latest, spent, practice=practice))
         if spent is not None:
@@ -296,7 +305,10 @@ class _Flow:
             "draft": self._name,
             "preview_model": latest.outcomes[0].prediction.model,
             "final_model": quote.final_model,
-            "quote": {"previews": quote_json(quote.previews), "final": quote_json(quote.final)},
+            "quote": {
+                "previews": msgspec.to_builtins(quote_range(quote.previews)),
+                "final": msgspec.to_builtins(quote_range(quote.final)),
+            },
             "previews": [{"number": number, **one} for number, one in enumerate(previews, start=1)],
             "contact_sheet": None if latest.sheet is None else str(latest.sheet),
             "picked": [number for number, _, _ in self._finals],
@@ -306,6 +318,12 @@ class _Flow:
             "spent": spent_json(spent),
             "practice": practice,
         }
+
+
+def left_of(most: Usd, made: Iterable[Prediction]) -> Usd:
+    """What is left of `most` after what was made. What may still be billed counts as much as it can cost."""
+    spent = Usd.total_or_none(one.quote.high if one.spent is None else one.spent for one in made)
+    return Usd(0) if spent is None else max(most - spent, Usd(0))
 
 
 # --- finals ----------------------------------------------------------------------------------------------
@@ -354,8 +372,8 @@ def show_final_quote(quote: FinalQuote, *, parent: str, json: bool) -> None:
             "model": quote.model,
             "seed": quote.seed,
             "parent": parent,
-            "quote": quote_json(quote.quote),
-            "saved_usd": None if quote.saved is None else quote.saved.to_json(),
+            "quote": msgspec.to_builtins(quote_range(quote.quote)),
+            "saved_usd": to_dollars(quote.saved),
             "left_out": [name for note in quote.notes for name in note.fields],
         }
     )
@@ -366,16 +384,8 @@ def final_report(quote: FinalQuote, outcomes: Sequence[Outcome], *, practice: bo
     left_out = [name for note in quote.notes for name in note.fields]
     return {
         **build_report(outcomes, practice=practice),
-        "quote": quote_json(quote.quote),
+        "quote": msgspec.to_builtins(quote_range(quote.quote)),
         "left_out": left_out,
-    }
-
-
-def quote_json(quote: Quote) -> dict[str, float | None]:
-    """A quote in dollars."""
-    return {
-        f"{name}_usd": None if (amount := getattr(quote, name)) is None else amount.to_json()
-        for name in ("low", "likely", "high")
     }
 
 
@@ -392,7 +402,7 @@ def spent_json(spent: Spent | None) -> dict[str, Any] | None:
     return {
         "previews": spent.previews,
         "finals": spent.finals,
-        **{name: None if amount is None else amount.to_json() for name, amount in amounts.items()},
+        **{name: to_dollars(amount) for name, amount in amounts.items()},
     }
 
 
@@ -477,10 +487,6 @@ def _quote_line(count: int, quote: RoundQuote, *, practice: bool) -> str:
     many = f"{count} {'preview' if count == 1 else 'previews'}"
     if practice:
         return f"{many}, then {quote.final_model}: practice, which costs nothing"
-    if quote.model is None:
-        return (
-            f"{many} by the gateway's cheap model, then a final on {quote.final_model}: {_cost(quote.final)}"
-        )
     return f"{many} on {quote.model}: {_cost(quote.previews)}; a final on {quote.final_model}: {_cost(quote.final)}"
 
 

@@ -11,9 +11,9 @@ import msgspec
 from imagen.domain.draft import Spent
 from imagen.domain.events import LeftOut
 from imagen.domain.money import Usd
-from imagen.domain.quote import UNKNOWN_PRICE, Quote
-from imagen.errors import BudgetExceeded
-from imagen.service.promote import check_picked, final_of, spent_on
+from imagen.domain.quote import Quote
+from imagen.errors import BudgetExceeded, GarbledResponse
+from imagen.service.drafts import check_picked, final_of, spent_on
 
 if TYPE_CHECKING:
     from imagen.assembly import App, Remote
@@ -33,12 +33,12 @@ class RoundQuote(msgspec.Struct, frozen=True, kw_only=True):
     """What a round of previews would cost, and a final after it.
 
     Attributes:
-        model: makes the previews; None where a gateway chooses.
+        model: makes the previews.
         final_model: makes the final.
         previews, final: what they would cost.
     """
 
-    model: str | None
+    model: str
     final_model: str
     previews: Quote
     final: Quote
@@ -137,10 +137,11 @@ class Here:
         quote = RoundQuote(
             model=self._round[0].intents[0][0].model,
             final_model=final.intents[0][0].model,
-            previews=_quote_of(self._round),
-            final=_quote_of([final]),
+            previews=Quote.total(order.quote for order in self._round),
+            final=final.quote,
         )
         check_whole(request.max_cost, quote)
+        await self._app.estimator.check_room([*self._round, final])
         return quote
 
     async def make_round(self, observer: Observer, *, watched: bool) -> Sequence[Outcome]:
@@ -166,9 +167,8 @@ class Here:
             destination=destination,
         )
         self._final = order
-        quote, intent = _quote_of([order]), order.intents[0][0]
-        images = sum(plan.expected_images for _, plan in order.intents)
-        expected = await self._app.drafts.expected(preview, quote, images)
+        quote, intent = order.quote, order.intents[0][0]
+        expected = await self._app.drafts.expected(preview, quote, order.images)
         return FinalQuote(
             model=intent.model,
             seed=intent.seed,
@@ -210,18 +210,28 @@ class There:
     async def plan_round(
         self, request: GenerationRequest, *, seeds: Sequence[int], draft: str, places: Sequence[Destination]
     ) -> RoundQuote:
-        """See the protocol. Which model makes the previews, and so what they cost, the gateway knows alone."""
+        """See the protocol. Which model makes the previews, and so what they cost, the gateway tells."""
         self._round = await self._remote.drafts.plan_previews(
             request, backend=self._backend, caller=self._app.caller(), seeds=seeds, draft=draft, places=places
         )
-        first = self._round[0].intent
+        told = await self._remote.drafts.quote_previews(self._round)
+        if told.final is None:
+            raise GarbledResponse(f"{self._remote.gateway.url} tells no price of the final")
+        quote = RoundQuote(
+            model=told.model,
+            final_model=told.final.model,
+            previews=told.quote.to_quote(),
+            final=told.final.quote.to_quote(),
+        )
+        check_whole(request.max_cost, quote)
+        if told.short_of is not None and not told.short_of.waits:
+            raise told.short_of.to_error(Quote.total([quote.previews, quote.final]))
         if request.max_cost is not None:
-            each = Usd(request.max_cost.micros // len(seeds))
+            # Prices may change until they are bought: each may cost its part of what the final leaves.
+            left = request.max_cost - (quote.final.high or Usd(0))
+            each = Usd(left.micros // len(seeds))
             limit = {"max_cost": f"{each.to_decimal():f}"}
             self._round = [msgspec.structs.replace(run, body={**run.body, **limit}) for run in self._round]
-        quote = RoundQuote(model=None, final_model=first.model, previews=UNKNOWN_PRICE, final=first.quote)
-        if request.max_cost is not None and quote.final.high is not None:
-            check_whole(request.max_cost, msgspec.structs.replace(quote, previews=Quote.exactly(Usd(0))))
         return quote
 
     async def make_round(self, observer: Observer, *, watched: bool) -> Sequence[Outcome]:  # noqa: ARG002 - a gateway tells no progress
@@ -256,7 +266,7 @@ class There:
         finals = [one for one in made if one.tier == "final" and one.cost is not None]
         if not any(one.tier == "preview" for one in made) or not finals:
             return None
-        if any(one.backend_type == "emulator" for one in made):
+        if any(one.practice for one in made):
             return None
         last = finals[-1]
         each = None if last.cost is None else Usd(last.cost.micros // max(len(last.output), 1))
@@ -282,7 +292,3 @@ def check_whole(most: Usd | None, quote: RoundQuote) -> None:
             f"previews and final cost up to {whole.high}, more than the {most} that you allow; nothing was bought",
             quote_micros=whole.high.micros,
         )
-
-
-def _quote_of(orders: Sequence[Order]) -> Quote:
-    return Quote.total(intent.quote for order in orders for intent, _ in order.intents)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imagen.assembly import App
+    from imagen.domain.money import Usd
+    from imagen.errors import BudgetExceeded
     from imagen.service.choice_shapes import CheaperModel, QuoteAnswer, QuoteRange
 
 EXAMPLES = """\b
@@ -67,20 +69,24 @@ def estimate(
     config: Config = None,
 ) -> None:
     """Tell what a picture would cost and when it would be ready. Checks what generate checks; buys nothing."""
+    import msgspec
+
+    from imagen.cli.exit_status import exit_status
     from imagen.cli.options import (
         parts_at,
-        read_cost,
         read_image,
         read_options,
         read_prompt,
-        with_preset,
     )
-    from imagen.cli.output import print_json, print_lines
-    from imagen.cli.run import run_app
+    from imagen.cli.output import print_json, print_lines, remark
+    from imagen.cli.run import error_facts, leave, run_app
     from imagen.cli.tables import format_facts
+    from imagen.domain.money import read_dollars
+    from imagen.domain.preset import with_preset
     from imagen.domain.request import GenerationRequest
 
-    async def command(app: App) -> QuoteAnswer:
+    async def command(app: App) -> tuple[QuoteAnswer, BudgetExceeded | None]:
+        most = None if max_cost is None else read_dollars(max_cost, field="max_cost")
         request = GenerationRequest(
             prompt=read_prompt(prompt),
             model=None if model is None else app.catalog.resolve(model),
@@ -93,18 +99,34 @@ def estimate(
             count=count,
             input_image=None if input_image is None else read_image(input_image),
             text_options=read_options(opt or []),
-            max_cost=None if max_cost is None else read_cost(max_cost),
             deadline_seconds=timeout,
             semaphore=semaphore,
         )
-        request = with_preset(request, preset, app)
-        return await parts_at(server, app).estimator.estimate(request, backend=backend, caller=app.caller())
+        request = with_preset(request, preset, app.settings.presets, resolve=app.catalog.resolve)
+        found = await parts_at(server, app).estimator.estimate(request, backend=backend, caller=app.caller())
+        return found, _refusal(found, most)
 
-    found = run_app(command, config=config, json=json)
+    found, refusal = run_app(command, config=config, json=json)
     if json:
-        print_json(found)
+        print_json(found if refusal is None else msgspec.to_builtins(found) | error_facts(refusal))
     else:
         print_lines(format_facts(list(_lines(found))))
+    if refusal is not None:
+        remark(f"imagen: {refusal}")
+        leave(exit_status(refusal))
+
+
+def _refusal(found: QuoteAnswer, most: Usd | None) -> BudgetExceeded | None:
+    """How generate would refuse it for want of money; None where it would not."""
+    from imagen.errors import BudgetExceeded
+    from imagen.service.prepare import check_most
+
+    quote, short = found.quote.to_quote(), found.short_of
+    try:
+        check_most(quote, most, model=found.model)
+    except BudgetExceeded as error:
+        return error
+    return None if short is None or short.waits else short.to_error(quote)
 
 
 def _lines(found: QuoteAnswer) -> Iterator[tuple[str, str]]:
@@ -122,12 +144,14 @@ def _lines(found: QuoteAnswer) -> Iterator[tuple[str, str]]:
         yield "with a token", _money(found.listed)
     else:
         yield "cost", _money(found.quote)
-    if found.budget is not None:
-        verdict = "it would wait for what is under way" if found.budget.waits else "it would be refused"
-        yield "budget", f"{found.budget.budget}: {verdict}; {found.budget.detail}"
-    yield "turn", _turn(found)
-    yield "starts", _after(found.starts_in)
-    yield "ready", _after(found.ends_in)
+    if found.short_of is not None:
+        verdict = "it would wait for what is under way" if found.short_of.waits else "it would be refused"
+        hint = f". {found.short_of.hint}" if found.short_of.hint else ""
+        yield "budget", f"{found.short_of.budget}: {verdict}; {found.short_of.detail}{hint}"
+    if found.short_of is None or found.short_of.waits:
+        yield "turn", _turn(found)
+        yield "starts", _after(found.starts_in)
+        yield "ready", _after(found.ends_in)
     if found.cheaper:
         yield "cheaper", "\n".join(_cheaper(one) for one in found.cheaper)
 

@@ -28,7 +28,7 @@ EXIT_STATUS: tuple[tuple[type[ImagenError], int], ...] = (
     (PredictionError, PREDICTION),
     (WaitTimeout, PREDICTION),
     (DeliveryError, INTERNAL),
-    (SinkError, INTERNAL),
+    (SinkError, BACKEND),
     (StoreError, INTERNAL),
 )
 """First match wins. A test checks that every branch of the tree is here."""

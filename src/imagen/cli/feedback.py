@@ -74,8 +74,11 @@ def _judge(ids: list[str], *, kept: bool, json: bool, server: str | None, config
     from imagen.cli.run import run_app
 
     async def command(app: App) -> list[FeedbackState]:
-        tastes = parts_at(server, app).tastes
-        return [await tastes.judge(one, kept=kept) for one in dict.fromkeys(ids)]
+        tastes, wanted = parts_at(server, app).tastes, list(dict.fromkeys(ids))
+        if len(wanted) > 1:  # all or none
+            for one in wanted:
+                await tastes.judge(one, kept=kept, dry_run=True)
+        return [await tastes.judge(one, kept=kept) for one in wanted]
 
     said = run_app(command, config=config, json=json)
     if json:

@@ -123,21 +123,20 @@ def generate(
     from imagen.cli.options import (
         absolute_output,
         parts_at,
-        read_cost,
         read_image,
         read_options,
         read_prompt,
         wanted_cache,
         wanted_format,
-        with_preset,
     )
     from imagen.cli.pictures import show_pictures
     from imagen.cli.render import Renderer, show_outcomes
     from imagen.cli.run import leave, run_app
+    from imagen.domain.money import read_dollars
+    from imagen.domain.preset import with_preset
     from imagen.domain.request import GenerationRequest
     from imagen.errors import InvalidInput, Problem
     from imagen.service.deliver import Destination
-    from imagen.settings import EMULATOR
 
     renderer = Renderer(quiet=json)
 
@@ -155,7 +154,7 @@ def generate(
             count=count,
             input_image=None if input_image is None else read_image(input_image),
             text_options=read_options(opt or []),
-            max_cost=None if max_cost is None else read_cost(max_cost),
+            max_cost=None if max_cost is None else read_dollars(max_cost, field="max_cost"),
             deadline_seconds=timeout,
             output_format=wanted_format(output),
             semaphore=semaphore,
@@ -163,7 +162,7 @@ def generate(
             resume=not new,
             cache=wanted_cache(cache, new=new),
         )
-        request = with_preset(request, preset, app)
+        request = with_preset(request, preset, app.settings.presets, resolve=app.catalog.resolve)
         destination = (
             None
             if no_download
@@ -197,7 +196,7 @@ def generate(
                 observer=renderer,
                 watched=renderer.shows_progress,
             )
-        practice = practice or any(one.prediction.backend_type == EMULATOR for one in outcomes)
+        practice = practice or any(one.prediction.practice for one in outcomes)
         show_pictures(
             [picture.path for outcome in outcomes for picture in outcome.pictures],
             wanted=show,

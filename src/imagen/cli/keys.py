@@ -110,11 +110,15 @@ def revoke(name: Name, server: Server = None, config: Config = None) -> None:
     from imagen.cli.output import remark
     from imagen.cli.run import run_app
 
-    async def command(app: App) -> Key:
+    async def command(app: App) -> tuple[Key, Sequence[str]]:
         return await parts_at(server, app).keys.revoke(name)
 
-    key = run_app(command, config=config)
+    key, idle = run_app(command, config=config)
     remark(f"key {key.name} revoked")
+    for budget in idle:
+        remark(
+            f"budget {budget} counts nobody now. Set it again with --key {key.name} when there is a new key of that name."
+        )
 
 
 def _facts(key: Key) -> dict[str, Any]:

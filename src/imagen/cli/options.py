@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagen.domain.money import Usd
-from imagen.domain.preset import find_preset, lay_under
 from imagen.errors import InvalidInput, Problem
 from imagen.pictures import OutputPattern
 from imagen.settings import read_server_url
 
 if TYPE_CHECKING:
     from imagen.assembly import App, Remote
-    from imagen.domain.request import GenerationRequest
 
 _MAX_PROMPT_BYTES = 1 << 20
 
@@ -57,21 +54,6 @@ def read_options(pairs: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def read_cost(text: str) -> Usd:
-    """Dollars.
-
-    Raises:
-        InvalidInput: not an amount, or below zero.
-    """
-    try:
-        amount = Usd.parse(text)
-    except ValueError as error:
-        raise InvalidInput([Problem("max_cost", str(error))]) from None
-    if amount < Usd(0):
-        raise InvalidInput([Problem("max_cost", f"{text} is below zero")])
-    return amount
-
-
 def parts_at(server: str | None, app: App) -> App | Remote:
     """Whoever does the work: the gateway that is named, else that of the settings, else this process.
 
@@ -98,17 +80,6 @@ def absolute_output(text: str | None) -> str | None:
     if text.startswith("~"):
         return os.path.expanduser(text)  # noqa: PTH111 - a Path would lose the slash at the end
     return text if os.path.isabs(text) else os.path.join(Path.cwd(), text)  # noqa: PTH117, PTH118
-
-
-def with_preset(request: GenerationRequest, name: str | None, app: App) -> GenerationRequest:
-    """The request with the preset of that name under it, where one is named.
-
-    Raises:
-        InvalidInput: there is none.
-    """
-    if name is None:
-        return request
-    return lay_under(request, find_preset(app.settings.presets, name), resolve=app.catalog.resolve)
 
 
 def wanted_cache(cache: bool | None, *, new: bool) -> bool | None:

@@ -141,14 +141,15 @@ def show(prediction_id: Id, json: Json = False, config: Config = None) -> None:
     from imagen.cli.output import print_json, print_lines
     from imagen.cli.run import run_app
     from imagen.cli.tables import format_facts
+    from imagen.domain.money import to_dollars
 
     async def command(parts: App) -> None:
         found = await find_prediction(parts, prediction_id)
         finals = await parts.drafts.finals(found)
         spent = await parts.drafts.spent(found)
         if json:
-            saved = None if spent is None or spent.saved is None else spent.saved.to_json()
-            lineage = {"finals": [one.id for one in finals], "saved_usd": saved}
+            saved = None if spent is None else spent.saved
+            lineage = {"finals": [one.id for one in finals], "saved_usd": to_dollars(saved)}
             print_json(_facts(parts, found) | lineage)
             return
         lines = _lines(parts, found)
@@ -230,7 +231,7 @@ def _addresses(parts: App, one: Prediction) -> list[str]:
     from imagen.service.adopt import REMEMBERED_UPSTREAM
 
     addresses = [address if len(address) <= _LONGEST_VALUE else f"{address[:60]}…" for address in one.output]
-    if one.backend_type == "emulator":
+    if one.practice:
         addresses.append("(of practice: gone with the process that made them)")
     elif one.ended_at is not None:
         gone_at = one.ended_at + REMEMBERED_UPSTREAM
@@ -242,7 +243,7 @@ def _addresses(parts: App, one: Prediction) -> list[str]:
 def _shown_cost(one: Prediction) -> str:
     from imagen.domain.prediction import Status
 
-    if one.backend_type == "emulator":
+    if one.practice:
         return "nothing: it was practice"
     if one.charged is None:
         return "nobody can tell" if one.status is Status.UNKNOWN else "open until it ends"
@@ -392,6 +393,8 @@ def _facts(parts: App, one: Prediction) -> dict[str, Any]:
     """Everything, for machines."""
     import msgspec
 
+    from imagen.domain.money import to_dollars
+
     facts = {
         name: getattr(one, name)
         for name in one.__struct_fields__
@@ -400,12 +403,12 @@ def _facts(parts: App, one: Prediction) -> dict[str, Any]:
     return {
         **{name: msgspec.to_builtins(value) for name, value in facts.items()},
         "input": _open_input(parts, one),
-        "cost_usd": None if one.cost is None else one.cost.to_json(),
-        "quoted_usd": None if one.quote.likely is None else one.quote.likely.to_json(),
+        "cost_usd": to_dollars(one.spent),
+        "quoted_usd": to_dollars(one.quote.likely),
         "latency_ms": one.latency_ms,
         "finished": one.finished,
         "followed": one.owner is not None and parts.owners.alive(one.owner),
-        "practice": one.backend_type == "emulator",
+        "practice": one.practice,
         "next": [step.partition("  ")[0] for step in _next_steps(parts, one) if step],
     }
 
@@ -431,7 +434,7 @@ def _value(value: Any) -> str:
 
 
 def _cost(one: Prediction) -> str:
-    if one.charged is None:
+    if one.charged is None:  # open: no price is missing
         return "-"
     return "?" if one.cost is None else str(one.cost)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,20 +100,19 @@ def promote(
     from imagen.cli.options import (
         absolute_output,
         parts_at,
-        read_cost,
         read_image,
         read_options,
         wanted_format,
-        with_preset,
     )
     from imagen.cli.output import print_json, remark
     from imagen.cli.predictions import find_prediction
     from imagen.cli.render import PRACTICE, REAL, REAL_THERE, Renderer
     from imagen.cli.run import leave, run_app
-    from imagen.domain.money import Usd
+    from imagen.domain.draft import saving_line
+    from imagen.domain.money import read_dollars, to_dollars
+    from imagen.domain.preset import with_preset
     from imagen.domain.request import GenerationRequest
     from imagen.service.deliver import Destination
-    from imagen.settings import EMULATOR
 
     renderer = Renderer(quiet=json)
 
@@ -131,14 +131,14 @@ def promote(
             negative_prompt=negative_prompt,
             input_image=None if input_image is None else read_image(input_image),
             text_options=read_options(opt or []),
-            max_cost=None if max_cost is None else read_cost(max_cost),
+            max_cost=None if max_cost is None else read_dollars(max_cost, field="max_cost"),
             deadline_seconds=timeout,
             output_format=wanted_format(output),
             semaphore=semaphore,
             repeat_lost=not never_repeat,
             resume=not new,
         )
-        said = with_preset(said, preset, app)
+        said = with_preset(said, preset, app.settings.presets, resolve=app.catalog.resolve)
         place = Destination(
             output=absolute_output(output), force=force, metadata=app.settings.metadata and not no_metadata
         )
@@ -156,14 +156,14 @@ def promote(
         )
         if not outcomes:
             return 0
-        practice = any(one.prediction.backend_type == EMULATOR for one in outcomes)
+        practice = any(one.prediction.practice for one in outcomes)
         spent = await maker.spent([outcome.prediction for outcome in outcomes])
         if json:
             saved = quote.saved if spent is None else spent.saved
             print_json(
                 {
                     **final_report(quote, outcomes, practice=practice),
-                    "saved_usd": None if saved is None else saved.to_json(),
+                    "saved_usd": to_dollars(saved),
                     "spent": spent_json(spent),
                 }
             )
@@ -171,10 +171,7 @@ def promote(
         if spent is not None:
             remark(str(spent))
         elif quote.saved is not None:
-            less = quote.saved >= Usd(0)
-            remark(
-                f"choosing {'saved' if less else 'cost'} {quote.saved if less else quote.saved * -1}{'' if less else ' more'}"
-            )
+            remark(f"choosing {saving_line(quote.saved)}")
         if practice:
             remark(PRACTICE)
             remark(REAL if here else REAL_THERE)
@@ -185,4 +182,4 @@ def promote(
         leave(status)
 
 
-promote.__doc__ = f"{promote.__doc__}\n\n{EXAMPLES}"
+promote.__doc__ = f"{cleandoc(promote.__doc__ or '')}\n\n{EXAMPLES}"

@@ -10,7 +10,6 @@ from imagen.cli.parameters import Config, Server
 
 if TYPE_CHECKING:
     from imagen.assembly import App
-    from imagen.domain.money import Usd
     from imagen.service.choice_shapes import ModelChoice, RecommendAnswer
 
 EXAMPLES = """\b
@@ -56,10 +55,11 @@ def recommend(
     from imagen.cli.output import print_json, print_lines, print_table, remark
     from imagen.cli.run import run_app
     from imagen.cli.tables import format_table
+    from imagen.domain.money import read_dollars
 
     async def command(app: App) -> RecommendAnswer:
         return await parts_at(server, app).recommender.recommend(
-            budget=_read_budget(budget),
+            budget=read_dollars(budget, field="budget"),
             iterations=iterations,
             high=_read_quality(quality),
             prompt=None if prompt is None else read_prompt(prompt),
@@ -79,16 +79,6 @@ def recommend(
         remark("learning is switched off: what you kept and rejected was not looked at")
 
 
-def _read_budget(text: str) -> Usd:
-    from imagen.domain.money import Usd
-    from imagen.errors import InvalidInput, Problem
-
-    try:
-        return Usd.parse(text)
-    except ValueError as error:
-        raise InvalidInput([Problem("budget", str(error))]) from None
-
-
 def _read_quality(text: str) -> bool:
     from imagen.errors import InvalidInput, Problem
 
@@ -98,12 +88,12 @@ def _read_quality(text: str) -> bool:
 
 
 def _row(one: ModelChoice) -> tuple[str, ...]:
-    from imagen.domain.money import Usd
+    from imagen.domain.money import from_dollars
 
     parts = ", ".join(f"{name} {points:+g}" for name, points in one.parts.items())
     return (
         one.model,
-        "?" if one.price_usd is None else str(Usd.parse(str(one.price_usd))),
+        "?" if one.price_usd is None else str(from_dollars(one.price_usd)),
         "?" if one.seconds is None else f"{one.seconds:g}",
         "?" if one.quality is None else str(one.quality),
         f"{one.score:g}",

@@ -13,9 +13,9 @@ from imagen.cli.exit_status import exit_status
 from imagen.cli.output import on_terminal, print_json, remark
 from imagen.domain import events
 from imagen.domain.aspect_ratio import aspect_ratio_of
-from imagen.domain.money import Usd
+from imagen.domain.money import Usd, to_dollars
 from imagen.domain.prediction import Prediction
-from imagen.errors import money_facts
+from imagen.errors import Refused, money_facts
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -161,9 +161,11 @@ def _line(event: events.Event) -> str | None:  # noqa: C901, PLR0912 - a table o
 def left_out_line(note: events.LeftOut) -> str:
     """What a preset offered, or was carried over, and is not sent."""
     names, model = ", ".join(note.fields), _model_name(note.model)
+    several = len(note.fields) > 1
+    left_out = "which are left out" if several else "which is left out"
     if note.preset is not None:
-        return f"preset {note.preset}: {model} does not take {names}, which is left out"
-    return f"{model} does not take {names} as it was, which is left out"
+        return f"preset {note.preset}: {model} does not take {names}, {left_out}"
+    return f"{model} does not take {names} as {'they were' if several else 'it was'}, {left_out}"
 
 
 def _passed(shortage: Shortage) -> str:
@@ -238,7 +240,7 @@ def show_outcome(outcome: Outcome, *, json: bool, urls: bool) -> None:
         return
     prediction = outcome.prediction
     seconds = (prediction.latency_ms or 0) / 1000
-    cost = "unknown price" if prediction.cost is None else str(prediction.cost)
+    cost = "unknown price" if prediction.spent is None else str(prediction.spent)
     if prediction.reused:
         cost = f"{cost} (nothing was bought)"
     facts = [prediction.model, f"seed {prediction.seed}", f"{seconds:.1f} s", cost, prediction.id]
@@ -250,11 +252,9 @@ def build_report(outcomes: Sequence[Outcome], *, practice: bool) -> dict[str, An
     reports = [_report(outcome, practice=practice) for outcome in outcomes]
     if len(reports) == 1:
         return reports[0]
-    costs = [outcome.prediction.cost for outcome in outcomes if outcome.prediction.cost is not None]
-    whole = len(costs) == len(reports)
     return {
         **reports[0],
-        "cost_usd_estimate": Usd.total(costs).to_json() if whole else None,
+        "cost_usd_estimate": _total(outcome.prediction.spent for outcome in outcomes),
         "cost_usd": _total(outcome.prediction.spent for outcome in outcomes),
         "quoted_usd": _total(outcome.prediction.quote.likely for outcome in outcomes),
         "files": [file for report in reports for file in report["files"]],
@@ -265,9 +265,7 @@ def build_report(outcomes: Sequence[Outcome], *, practice: bool) -> dict[str, An
 
 def _total(amounts: Iterable[Usd | None]) -> float | None:
     """All of them in dollars; None where one is not known."""
-    found = list(amounts)
-    known = [amount for amount in found if amount is not None]
-    return Usd.total(known).to_json() if len(known) == len(found) else None
+    return to_dollars(Usd.total_or_none(amounts))
 
 
 def _report(outcome: Outcome, *, practice: bool) -> dict[str, Any]:
@@ -277,7 +275,7 @@ def _report(outcome: Outcome, *, practice: bool) -> dict[str, Any]:
     height = size.height if size else prediction.input.get("height")
     report: dict[str, Any] = {
         "id": prediction.id,
-        "status": prediction.status.value,
+        "status": _status(outcome),
         "backend": prediction.backend,
         "backend_type": prediction.backend_type,
         "model": prediction.model,
@@ -291,9 +289,9 @@ def _report(outcome: Outcome, *, practice: bool) -> dict[str, Any]:
         or None,
         "latency_ms": prediction.latency_ms,
         "predict_time_seconds": prediction.predict_seconds,
-        "cost_usd_estimate": None if prediction.cost is None else prediction.cost.to_json(),
-        "cost_usd": _total([prediction.spent]),
-        "quoted_usd": _total([prediction.quote.likely]),
+        "cost_usd_estimate": to_dollars(prediction.spent),
+        "cost_usd": to_dollars(prediction.spent),
+        "quoted_usd": to_dollars(prediction.quote.likely),
         "charged": prediction.charged,
         "cached": prediction.reused,
         "files": [str(picture.path) for picture in outcome.pictures],
@@ -308,6 +306,13 @@ def _report(outcome: Outcome, *, practice: bool) -> dict[str, Any]:
         report |= {"error": outcome.error.code, "detail": outcome.error.detail, "hint": outcome.error.hint}
         report |= money_facts(outcome.error)
     return report
+
+
+def _status(outcome: Outcome) -> str:
+    """How it stands: what was refused before it was bought never came as far as a status."""
+    prediction = outcome.prediction
+    never_bought = isinstance(outcome.error, Refused) and prediction.sent_at is None
+    return "refused" if never_bought and not prediction.status.terminal else prediction.status.value
 
 
 def _limit_in_words(limit: str) -> str:

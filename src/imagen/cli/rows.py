@@ -10,7 +10,7 @@ import msgspec
 
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
-from imagen.domain.preset import BUILT_IN, Preset, find_preset, lay_under
+from imagen.domain.preset import BUILT_IN, Preset, with_preset
 from imagen.domain.request import GenerationRequest
 from imagen.errors import InvalidInput, InvalidRequest, Problem
 from imagen.pictures import OutputPattern, numbered
@@ -182,9 +182,7 @@ class Reading:
         said["deadline_seconds"] = said.pop("timeout", self._common.deadline_seconds)
         preset = said.pop("preset", None) or self._common.preset
         request = msgspec.structs.replace(self._shaped(said), **said, **self._options(own, typed=row.typed))
-        if preset is not None:
-            request = lay_under(request, find_preset(self._presets, preset), resolve=self._resolve)
-        return Wanted(request, place)
+        return Wanted(with_preset(request, preset, self._presets, resolve=self._resolve), place)
 
     def _shaped(self, said: Mapping[str, Any]) -> GenerationRequest:
         """What holds for all rows; a shape that the row gives in one way takes the place of one in another way."""

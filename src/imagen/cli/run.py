@@ -110,19 +110,23 @@ def show_error(error: ImagenError, *, json: bool) -> None:
     """One line for people; with `json`, the same as an object on stdout besides."""
     remark(f"imagen: {error}")
     if json:
-        import msgspec
+        print_json(error_facts(error))
 
-        shown: dict[str, Any] = {"error": error.code, "detail": error.detail, "hint": error.hint}
-        shown |= {
-            name: value
-            for name in ("prediction_id", "charged", "retry_after", "category", "reason")
-            if (value := getattr(error, name, None)) is not None
-        }
-        shown |= money_facts(error)
-        if problems := getattr(error, "problems", ()):
-            shown["problems"] = [msgspec.to_builtins(problem) for problem in problems]
-        shown = {name: printable(value) if isinstance(value, str) else value for name, value in shown.items()}
-        print_json(shown)
+
+def error_facts(error: ImagenError) -> dict[str, Any]:
+    """An error for machines."""
+    import msgspec
+
+    shown: dict[str, Any] = {"error": error.code, "detail": error.detail, "hint": error.hint}
+    shown |= {
+        name: value
+        for name in ("prediction_id", "charged", "retry_after", "category", "reason")
+        if (value := getattr(error, name, None)) is not None
+    }
+    shown |= money_facts(error)
+    if problems := getattr(error, "problems", ()):
+        shown["problems"] = [msgspec.to_builtins(problem) for problem in problems]
+    return {name: printable(value) if isinstance(value, str) else value for name, value in shown.items()}
 
 
 def leave(status: int) -> NoReturn:

@@ -54,7 +54,12 @@ def status(as_json: Json = False, config: Config = None) -> None:
         lines = [f"{facts['kind']}: {'answers' if facts['answers'] else facts['trouble']}"]
         if facts["hint"]:
             lines.append(f"  {facts['hint']}")
-        print_lines([*lines, f"{_entries(facts['waiting'])} not written there yet"])
+        lines.append(f"{_entries(facts['waiting'])} not written there yet")
+        if facts["refused"]:
+            lines.append(
+                f"{_entries(facts['refused'])} of them refused; `imagen sink sync` tries again and says why"
+            )
+        print_lines(lines)
 
 
 @app.command(epilog=SYNC_EXAMPLES)
@@ -105,8 +110,12 @@ async def _stand(app: App) -> dict[str, Any]:
 
     sink = app.mirror.sink
     if sink is None:
-        return {"kind": NONE, "answers": True, "waiting": 0, "trouble": None, "hint": None}
-    facts: dict[str, Any] = {"kind": sink.name.partition(":")[0], "waiting": await app.mirror.waiting()}
+        return {"kind": NONE, "answers": True, "waiting": 0, "refused": 0, "trouble": None, "hint": None}
+    facts: dict[str, Any] = {
+        "kind": sink.name.partition(":")[0],
+        "waiting": await app.mirror.waiting(),
+        "refused": await app.mirror.refused(),
+    }
     try:
         await sink.read(limit=1)
     except SinkError as error:

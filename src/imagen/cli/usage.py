@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagen.cli.parameters import Config, Server
+from imagen.cli.parameters import Config, Force, Server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +65,7 @@ def usage(
         Path | None,
         typer.Option("--html", metavar="FILE", help="Write a report that any browser shows, in one file."),
     ] = None,
+    force: Force = False,
     source: Annotated[
         str, typer.Option("--source", metavar="NAME", help="ledger, or sink: the ledger's other place.")
     ] = "ledger",
@@ -75,6 +76,7 @@ def usage(
     from imagen.cli.options import parts_at
     from imagen.cli.output import remark
     from imagen.cli.run import run_app
+    from imagen.errors import InvalidRequest
     from imagen.service.usage import make_query
 
     async def command(app: App) -> None:
@@ -83,8 +85,17 @@ def usage(
             {"--json": json, "--csv": csv, "--plot": plot, "--html": html is not None},
             *({"--raw": raw, name: wanted} for name, wanted in (("--plot", plot), ("--html", bool(html)))),
         )
+        if html is not None:
+            _check_page(html, force=force)
+        elif force:
+            raise InvalidRequest("--force belongs to --html.", hint="Leave it out.")
         query = make_query(since=since, until=until, by=by, now=app.clock.now(), local=True, named="--")
         parts = parts_at(server, app)
+        if source != "ledger" and parts is not app:
+            raise InvalidRequest(
+                "--source and --server exclude each other: a gateway tells its ledger alone.",
+                hint='Leave out one of them; --server "" where IMAGEN_SERVER is set.',
+            )
         if parts is app and (late := await app.bookkeeper.catch_up()):
             remark(f"wrote {late} late {'entry' if late == 1 else 'entries'} into the ledger")
         book = parts.usage if source == "ledger" else _other_book(app, source)
@@ -142,7 +153,7 @@ def _print_groups(report: UsageReport, limit: int | None, *, csv: bool) -> None:
 
     shown = report.groups[:limit]
     if csv:
-        print_csv(GROUP_FIELDS, map(csv_row, shown))
+        print_csv(GROUP_FIELDS, map(csv_row, [*shown, report.total]))
     else:
         print_json(msgspec.structs.replace(report, groups=shown))
 
@@ -177,6 +188,23 @@ def _plot(days: UsageReport) -> None:
     print_lines(["", *plot_days(days, columns=shutil.get_terminal_size((100, 24)).columns)])
 
 
+def _check_page(path: Path, *, force: bool) -> None:
+    """Refuse a name that is no file's, or that of a file which is there."""
+    from imagen.errors import InvalidInput, Problem
+
+    target, shown = path.expanduser(), str(path)[:200]
+    try:
+        there, is_file = target.exists(), target.is_file()
+    except OSError as error:
+        problem = Problem("html", f"{shown} cannot be written: {error.strerror or error}")
+        raise InvalidInput([problem], hint="Give a file in a folder that exists.") from None
+    if not target.name or (there and not is_file):
+        raise InvalidInput([Problem("html", f"{shown} is no file")], hint="Name one, such as usage.html.")
+    if there and not force:
+        problem = Problem("html", f"{shown} exists already; nothing is overwritten without --force")
+        raise InvalidInput([problem], hint="Use another name, or --force.")
+
+
 def _write_page(path: Path, report: UsageReport, days: UsageReport) -> None:
     """Write the report; whoever reads the file meanwhile has the old one or the new one, never half of one."""
     import os
@@ -209,9 +237,10 @@ async def _show_raw(book: Book, query: UsageQuery, limit: int | None, *, json: b
     from imagen.service.usage import ENTRY_FIELDS, csv_row, entry_of, facts_of
 
     if csv:
-        print_csv(ENTRY_FIELDS, ())
+        header = True  # with the first page: nothing is printed where there is none to be had
         async for page in _pages(book, query, limit):
-            print_csv(ENTRY_FIELDS, map(csv_row, page), header=False)
+            print_csv(ENTRY_FIELDS, map(csv_row, page), header=header)
+            header = False
         return
     found = [
         facts async for page in _pages(book, query, None if limit is None else limit + 1) for facts in page

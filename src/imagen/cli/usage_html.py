@@ -19,7 +19,8 @@ from imagen.cli.usage_tables import (
     shown_cost,
     shown_rate,
 )
-from imagen.service.usage import GroupFacts, UsageReport, dollars
+from imagen.domain.money import from_dollars
+from imagen.service.usage import GroupFacts, UsageReport
 
 Days = Sequence[tuple[str, GroupFacts | None]]
 
@@ -141,9 +142,9 @@ def _facts(total: GroupFacts) -> str:
     if total.judged:
         told += [("Kept pictures", total.kept)]
     if total.cost_per_kept_usd is not None:
-        told += [("Cost per kept picture", dollars(total.cost_per_kept_usd))]
+        told += [("Cost per kept picture", from_dollars(total.cost_per_kept_usd))]
     if total.cached:
-        told += [("Saved by the cache", dollars(total.saved_usd))]
+        told += [("Saved by the cache", from_dollars(total.saved_usd))]
     pairs = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in told)
     return f"<dl>{pairs}</dl>"
 
@@ -187,7 +188,7 @@ def _spend(days: Days) -> str:
             f'<rect class="bar" x="{_LEFT + number * step + step * 0.1:.2f}" y="{_base() - height:.2f}" '
             f'width="{step * 0.8:.2f}" height="{height:.2f}"><title>{_text(day)}: {_text(shown_cost(group))}</title></rect>'
         )
-    top = f"{dollars(round(most, 6))}"
+    top = f"{from_dollars(round(most, 6))}"
     return _figure("spend", "Cost of each day", days, "".join(bars), top=top)
 
 

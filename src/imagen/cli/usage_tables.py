@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 from imagen.cli.tables import format_table
+from imagen.domain.money import from_dollars
 from imagen.domain.usage import UsageEntry
-from imagen.service.usage import GroupFacts, UsageReport, dollars
+from imagen.service.usage import GroupFacts, UsageReport
 
 RAW_COLUMNS = (
     "created_at",
@@ -48,7 +49,7 @@ def group_cells(group: GroupFacts) -> Sequence[str]:
         f"{group.p50_seconds:.1f}" if made else "",
         f"{group.p95_seconds:.1f}" if made else "",
         str(group.kept) if group.judged else "",
-        "" if group.cost_per_kept_usd is None else str(dollars(group.cost_per_kept_usd)),
+        "" if group.cost_per_kept_usd is None else str(from_dollars(group.cost_per_kept_usd)),
     )
 
 
@@ -61,7 +62,7 @@ def shown_cost(group: GroupFacts) -> str:
     """What is unknown is no zero: it shows."""
     if group.cost_usd is None:
         return "?"
-    return f"{dollars(group.cost_usd)} + ?" if group.unpriced else str(dollars(group.cost_usd))
+    return f"{from_dollars(group.cost_usd)} + ?" if group.unpriced else str(from_dollars(group.cost_usd))
 
 
 def notes_on(total: GroupFacts) -> list[str]:
@@ -77,11 +78,11 @@ def notes_on(total: GroupFacts) -> list[str]:
         requests = "request was" if total.cached == 1 else "requests were"
         notes.append(
             f"{total.cached} {requests} answered with pictures of equal ones, not counted above: "
-            f"{dollars(total.saved_usd)} saved."
+            f"{from_dollars(total.saved_usd)} saved."
         )
     if total.quoted_usd:
         notes.append(
-            f"Quoted {dollars(total.quoted_usd)}, came to {dollars(total.quoted_cost_usd)}, "
+            f"Quoted {from_dollars(total.quoted_usd)}, came to {from_dollars(total.quoted_cost_usd)}, "
             "of those where both are known."
         )
     if total.judged:

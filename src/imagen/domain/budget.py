@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from imagen.domain.model_ref import ModelRef
-from imagen.domain.money import Usd
+from imagen.domain.money import MOST_BUDGET, Usd
 from imagen.errors import BudgetExceeded, InvalidInput, Problem
 
 Scope = Literal["all", "key", "caller", "model"]
@@ -23,7 +23,6 @@ EACH = "*"
 """As the subject of a budget: everyone has their own."""
 MOST_BUDGETS = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MOST = Usd.parse("1000000000")
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +60,10 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
             problems.append(
                 Problem("name", "1 to 64 letters, digits, dots, dashes and underscores are allowed")
             )
-        if not Usd(0) <= self.limit <= _MOST:
-            problems.append(Problem("usd", f"{self.limit} is not allowed; it must be from $0 to {_MOST}"))
+        if not Usd(0) <= self.limit <= MOST_BUDGET:
+            problems.append(
+                Problem("usd", f"{self.limit} is not allowed; it must be from $0 to {MOST_BUDGET}")
+            )
         if (self.scope == "all") != (self.subject == ""):
             problems.append(Problem("scope", f"a budget of scope {self.scope!r} needs whom it counts"))
         if problems:
@@ -164,20 +165,29 @@ class Shortage(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         balance: of the budget that it does not fit in.
         quote: the most that it can cost; None when nobody knows.
+        caller: for whom it is, which is also what their key is called.
     """
 
     balance: Balance
     quote: Usd | None
+    caller: str = ""
 
     @property
     def may_pass(self) -> bool:
         """Whether it fits when what is under way should cost nothing, so that waiting may help."""
         return self.quote is not None and self.balance.may_have_room_for(self.quote)
 
+    @property
+    def lasting(self) -> bool:
+        """Whether it would not even fit if nothing had been spent, or cannot be told to fit."""
+        return self.quote is None or self.quote > self.balance.budget.limit
+
     def to_error(self) -> BudgetExceeded:
         """The refusal, with the budget, the quote and when it renews."""
         balance, budget = self.balance, self.balance.budget
-        whose = f" ({balance.subject})" if budget.subject == EACH else ""
+        # Nobody who shows a key knows its id.
+        subject = self.caller if budget.scope == "key" and self.caller else balance.subject
+        whose = f" ({subject})" if budget.subject == EACH else ""
         if self.quote is None:
             detail = (
                 f"nobody knows what this costs, so it cannot be held within the budget {budget.name!r}{whose} "
@@ -197,7 +207,7 @@ class Shortage(msgspec.Struct, frozen=True, kw_only=True):
             )
         return BudgetExceeded(
             detail, hint=hint, budget=budget.name, quote_micros=None if self.quote is None else self.quote.micros,
-            renews_at=balance.renews_at,
+            renews_at=balance.renews_at, lasting=self.lasting,
         )  # fmt: skip
 
 

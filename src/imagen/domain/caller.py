@@ -30,5 +30,14 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 OWN_TOKEN = "token:"  # noqa: S105 - a prefix
 """How the names of strangers begin: of them the ledger knows no more than a fingerprint of their token."""
+ADMIN = "admin"
+"""Whom the ledger names for what the admin of a gateway asks for."""
+LONGEST_CALLER = 200
+"""Characters of a caller's name."""
 UNKNOWN = Caller(name="unknown")
 """Somebody of whom nothing is known."""
+
+
+def is_stranger(key: str | None, caller: str) -> bool:
+    """Whether something that was asked for with that key and name came of a stranger, who has no key of ours."""
+    return key is None and caller.startswith(OWN_TOKEN)

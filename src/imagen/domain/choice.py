@@ -25,7 +25,7 @@ from typing import Final, Literal
 import msgspec
 
 from imagen.domain.complexity import Complexity
-from imagen.domain.money import Usd
+from imagen.domain.money import MOST_BUDGET, Usd
 from imagen.domain.preference import Preference
 from imagen.errors import InvalidInput, Problem
 
@@ -50,7 +50,6 @@ ABILITIES: Final = (
 """What may be needed of a model."""
 MOST_ITERATIONS: Final = 1_000_000
 MOST_SECONDS: Final = 86_400.0
-MOST_BUDGET: Final = Usd.parse("1000000000")
 
 RULE, EACH_QUALITY, EACH_STEP, EACH_ABILITY, SPEED, PRICE, KEPT = 20.0, 2.0, 15.0, 30.0, 5.0, 5.0, 50.0
 """The weights of the table above."""
@@ -331,7 +330,7 @@ def _listed(reasons: Sequence[str]) -> str:
 
 
 def _takes(one: Candidate) -> str:
-    return "takes nobody knows how long" if one.seconds is None else f"takes {one.seconds:g} s"
+    return "takes nobody knows how long" if one.seconds is None else f"takes {round(one.seconds, 2):g} s"
 
 
 def _short(model: str) -> str:

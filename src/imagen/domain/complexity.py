@@ -22,7 +22,6 @@ import msgspec
 
 Kind = Literal["text", "photo", "illustration", "logo", "design", "other"]
 """What sort of picture a prompt asks for: by this it is remembered what somebody kept."""
-KINDS: Final[tuple[Kind, ...]] = ("text", "photo", "illustration", "logo", "design", "other")
 
 MOST: Final = {"length": 25, "clauses": 20, "text": 25, "counts": 15, "style": 15}
 """The most points of each part."""

@@ -73,9 +73,12 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
         if self.saved is None:
             return made
         many = f"{_count(self.previews, 'final')} would have cost {self.instead}"
-        if self.saved < Usd(0):
-            return f"{made}; {many}: {self.saved * -1} more"
-        return f"{made}; {many}: saved {self.saved}"
+        return f"{made}; {many}: {saving_line(self.saved)}"
+
+
+def saving_line(saved: Usd) -> str:
+    """What choosing did to the cost: `saved $0.03`, or `cost $0.02 more` where it is below zero."""
+    return f"saved {saved}" if saved >= Usd(0) else f"cost {saved * -1} more"
 
 
 def without_secrets(options: Mapping[str, Any], *, secret: frozenset[str] = frozenset()) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import msgspec
 
-from imagen.domain.caller import Caller
+from imagen.domain.caller import ADMIN, OWN_TOKEN, UNKNOWN, Caller
 from imagen.domain.model_ref import ModelRef
 from imagen.errors import InvalidInput, NotFound, PermissionDenied, Problem
 
@@ -22,6 +22,8 @@ MAX_PER_MINUTE = 1_000_000
 MAX_MODELS = 100
 _SHOWN_MODELS = 10
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
+_ALLOWED_NAME = "must be 1 to 100 letters, digits and . _ : - and begin with a letter or digit"
+_TAKEN = frozenset({ADMIN, UNKNOWN.name})
 _PLAIN = re.compile(rf"{PREFIX}_[0-9a-hjkmnp-tv-z]{{32}}")
 
 
@@ -46,6 +48,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     concurrent: int | None = None
     per_minute: int | None = None
     revoked_at: datetime | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name; a revoked one says so, as the name may be another's by now."""
+        return self.name if self.revoked_at is None else f"{self.name} (revoked)"
 
     @property
     def caller(self) -> Caller:
@@ -152,11 +159,24 @@ def unknown_key(name: str) -> NotFound:
     )
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that no key can have.
+
+    Raises:
+        InvalidInput: naming what is allowed.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidInput([Problem("name", f"{name[:100]!r} {_ALLOWED_NAME}")], subject="the key")
+
+
 def _name_problems(name: str) -> Iterator[Problem]:
     if not _NAME.fullmatch(name):
+        yield Problem("name", f"{name[:100]!r} {_ALLOWED_NAME}")
+    elif name.lower() in _TAKEN or name.lower().startswith(OWN_TOKEN):
         yield Problem(
             "name",
-            f"{name[:100]!r} must be 1 to 100 letters, digits and . _ : - and begin with a letter or digit",
+            f"{name!r} is what the ledger calls callers without a key; every name is allowed but "
+            f"{', '.join(sorted(_TAKEN))} and those that begin with {OWN_TOKEN}",
         )
 
 

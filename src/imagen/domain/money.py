@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from typing import overload
 
 import msgspec
 
+from imagen.errors import InvalidInput, Problem
+
 MICROS = 1_000_000
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,6})?")
 _ONE_MICRO = Decimal("0.000001")
+
+
+def read_decimal(text: str) -> Decimal:
+    """A number of dollars, exactly as it was written: `5`, `$0.05`, `1e-06`.
+
+    Raises:
+        ValueError: not a decimal number in ASCII; `1_000` and the digits of other scripts are none.
+    """
+    digits = text.strip().removeprefix("$").lstrip()
+    if _DECIMAL.fullmatch(digits) is None:
+        raise ValueError(f"{_shown(text)} is not an amount in dollars such as 0.05")
+    return Decimal(digits)
 
 
 class Usd(msgspec.Struct, frozen=True, order=True):
@@ -24,9 +41,9 @@ class Usd(msgspec.Struct, frozen=True, order=True):
             ValueError: not a finite number, or beyond anything that money can be.
         """
         try:
-            amount = Decimal(text.strip().removeprefix("$") if isinstance(text, str) else text)
+            amount = read_decimal(text) if isinstance(text, str) else Decimal(text)
             exact = amount.quantize(_ONE_MICRO, ROUND_HALF_UP)
-        except InvalidOperation:
+        except (InvalidOperation, ValueError):
             raise ValueError(f"{_shown(text)} is not an amount in dollars such as 0.05") from None
         if not exact.is_finite():
             raise ValueError(f"{_shown(text)} is not an amount in dollars such as 0.05")
@@ -36,6 +53,13 @@ class Usd(msgspec.Struct, frozen=True, order=True):
     def total(cls, amounts: Iterable[Usd]) -> Usd:
         """Their sum, zero for none."""
         return cls(sum(amount.micros for amount in amounts))
+
+    @classmethod
+    def total_or_none(cls, amounts: Iterable[Usd | None]) -> Usd | None:
+        """Their sum, zero for no amounts at all; None where one of them is not known."""
+        found = list(amounts)
+        known = [amount for amount in found if amount is not None]
+        return cls.total(known) if len(known) == len(found) else None
 
     def scaled(self, factor: Decimal) -> Usd:
         """This amount times `factor`, rounded half up to a whole micro-dollar."""
@@ -68,6 +92,39 @@ class Usd(msgspec.Struct, frozen=True, order=True):
         text = f"{Decimal(micros) / MICROS:f}"
         whole, _, part = text.partition(".")
         return f"{sign}${whole}.{part.rstrip('0'):0<2}"
+
+
+MOST_BUDGET = Usd.parse("1000000000")
+"""No budget is larger: whoever means more has made a mistake."""
+
+
+def to_dollars(amount: Usd | None) -> float | None:
+    """Money as the JSON number that faces show; null where it is not known."""
+    return None if amount is None else amount.to_json()
+
+
+@overload
+def from_dollars(told: float) -> Usd: ...
+@overload
+def from_dollars(told: None) -> None: ...
+def from_dollars(told: float | None) -> Usd | None:
+    """The way back: an amount that was told as a JSON number, exactly as it was."""
+    return None if told is None else Usd.parse(str(told))
+
+
+def read_dollars(told: str | float, *, field: str) -> Usd:
+    """Dollars that somebody gave under the name of `field`.
+
+    Raises:
+        InvalidInput: not an amount, or below zero.
+    """
+    try:
+        amount = Usd.parse(str(told))
+    except ValueError as error:
+        raise InvalidInput([Problem(field, str(error))]) from None
+    if amount < Usd(0):
+        raise InvalidInput([Problem(field, f"{amount} is below zero")])
+    return amount
 
 
 def _shown(text: object) -> str:

@@ -58,6 +58,8 @@ _NEXT: dict[Status, frozenset[Status]] = {
     Status.ABORTED: frozenset(),
     Status.UNKNOWN: frozenset(),
 }
+EMULATOR = "emulator"
+"""The type of the backends that paint by themselves, for nothing, and run no model."""
 HIDDEN = "[hidden]"
 """What stands in a stored input where a secret was sent."""
 TERMINAL = frozenset(status for status, following in _NEXT.items() if not following)
@@ -174,11 +176,16 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         return self.status is Status.SUCCEEDED and self.upstream_id is None and self.charged is False
 
     @property
+    def practice(self) -> bool:
+        """Whether the emulator painted it, and no model was run."""
+        return self.backend_type == EMULATOR
+
+    @property
     def spent(self) -> Usd | None:
         """What it cost; None while it may still cost something, or nobody knows the price."""
         if self.charged is False:
             return Usd(0)
-        if self.upstream_id is None:
+        if self.charged is None and self.upstream_id is None:
             return Usd(0) if self.sent_at is None else None
         return self.cost
 

@@ -111,6 +111,22 @@ def find_preset(presets: Mapping[str, Preset], name: str) -> Preset:
     return found
 
 
+def with_preset(
+    request: GenerationRequest,
+    name: str | None,
+    presets: Mapping[str, Preset],
+    *,
+    resolve: Callable[[str], ModelRef],
+) -> GenerationRequest:
+    """The request with the preset of that name under it; as it is where none is named.
+
+    Raises:
+        InvalidInput: for the field `preset`: there is none.
+        NotFound, InvalidModelRef: the preset names a model that there is not.
+    """
+    return request if name is None else lay_under(request, find_preset(presets, name), resolve=resolve)
+
+
 def lay_under(
     request: GenerationRequest, preset: Preset, *, resolve: Callable[[str], ModelRef]
 ) -> GenerationRequest:

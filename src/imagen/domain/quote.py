@@ -32,9 +32,9 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
         """Their sum, zero for none; an end of it is not known where one of them is not."""
         found = list(quotes)
         return cls(
-            low=_total(quote.low for quote in found),
-            likely=_total(quote.likely for quote in found),
-            high=_total(quote.high for quote in found),
+            low=Usd.total_or_none(quote.low for quote in found),
+            likely=Usd.total_or_none(quote.likely for quote in found),
+            high=Usd.total_or_none(quote.high for quote in found),
         )
 
     @property
@@ -52,12 +52,3 @@ class Quote(msgspec.Struct, frozen=True, kw_only=True):
 
 UNKNOWN_PRICE = Quote()
 """Of what nobody knows the price."""
-
-
-def _total(amounts: Iterable[Usd | None]) -> Usd | None:
-    total = Usd(0)
-    for amount in amounts:
-        if amount is None:
-            return None
-        total += amount
-    return total

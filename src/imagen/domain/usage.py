@@ -61,7 +61,7 @@ class UsageEntry(msgspec.Struct, frozen=True, kw_only=True):
             seed=prediction.seed,
             prompt_hash=prediction.prompt_hash or hash_prompt(prediction.prompt),
             latency_ms=prediction.latency_ms or 0,
-            cost=prediction.cost if prediction.charged is not False else Usd(0),
+            cost=prediction.spent,
             caller=prediction.caller,
             outcome=prediction.status.value,
             images=len(prediction.output) if prediction.status is Status.SUCCEEDED else 0,

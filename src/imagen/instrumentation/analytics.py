@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 from imagen.domain.events import Ended, Event
+from imagen.domain.money import to_dollars
 from imagen.domain.prediction import Prediction, Status
 
 COMPLETED, REPLICATE = "generation_completed", "replicate_generation"
@@ -60,9 +61,7 @@ def _tell(prediction: Prediction) -> None:
     if not _log.isEnabledFor(logging.INFO):
         return
     successful = prediction.status is Status.SUCCEEDED
-    cost = None if prediction.cost is None else prediction.cost.to_json()
-    if prediction.charged is False:
-        cost = 0.0
+    cost = to_dollars(prediction.spent)
     _write(
         COMPLETED,
         {"user_id": prediction.caller, "model": prediction.model, "cost": cost, "successful": successful},

@@ -15,7 +15,7 @@ from imagen.domain.limits import Admitted, Need, Patience, Refusal
 from imagen.domain.prediction import Allowance, Prediction
 from imagen.domain.semaphore import Lease, check_lease
 from imagen.errors import BackendRateLimited, NotFound, StoreError
-from imagen.limits.line import Line
+from imagen.limits.line import Line, Told
 from imagen.ports import Clock, Limits
 
 _TOLD_EVERY_SECONDS = 0.5
@@ -94,7 +94,8 @@ class Place:
         """
         left = self._until - self._admission.now()
         need = replace(self._need, intent=None, charge=None)  # the money for it is reserved
-        admitted = await self._admission.line.enter(need, wait_seconds=left, since=self._since)
+        admitted, need = await self._admission.in_line(need, wait_seconds=left, since=self._since)
+        self._need = replace(self._need, semaphore=need.semaphore)
         self._sequence = admitted.sequence
 
     async def told(self, allowance: Allowance | None, *, sent_at: float) -> None:
@@ -240,7 +241,11 @@ class Admission:
             await self.hold(need)
             sequence, intent = 0, None
         else:
-            admitted, need = await self._in_line(need, patience, notify)
+
+            def told(limit: str, position: int) -> None:
+                notify(InLine(limit, position))
+
+            admitted, need = await self.in_line(need, wait_seconds=patience.line_seconds, told=told)
             sequence, intent = admitted.sequence, admitted.intent
             for shortage in admitted.passed:
                 notify(BudgetPassed(shortage))
@@ -255,19 +260,20 @@ class Admission:
             notify=notify,
         )
 
-    async def _in_line(self, need: Need, patience: Patience, notify: Notify) -> tuple[Admitted, Need]:
-        """Wait in line. What was begun before its semaphore was removed goes on without it."""
+    async def in_line(
+        self, need: Need, *, wait_seconds: float, told: Told | None = None, since: float | None = None
+    ) -> tuple[Admitted, Need]:
+        """Wait in line; the need as it was met. What was begun before its semaphore was removed goes on without it.
 
-        def told(limit: str, position: int) -> None:
-            notify(InLine(limit, position))
-
+        The rest is as of `Line.enter`, which says what it raises.
+        """
         try:
-            return await self.line.enter(need, wait_seconds=patience.line_seconds, told=told), need
+            return await self.line.enter(need, wait_seconds=wait_seconds, told=told, since=since), need
         except NotFound:
             if need.intent is not None:
                 raise
         need = replace(need, semaphore=None)
-        return await self.line.enter(need, wait_seconds=patience.line_seconds, told=told), need
+        return await self.line.enter(need, wait_seconds=wait_seconds, told=told, since=since), need
 
     async def give_back(self, lease: str) -> None:
         """A place that cannot be given back now ends by itself; the picture is there all the same."""

@@ -339,10 +339,6 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
             self.empty_until = value
         return True
 
-    def would_change(self, now: float, *, remaining: int, sequence: int, age: float) -> bool:
-        """Whether `told` would change anything; arguments as there."""
-        return self._news(now, remaining, sequence, age) is not None
-
     # -- low credit ------------------------------------------------------------------------------------------------
 
     def _low_at(self, now: float) -> LowCredit | None:

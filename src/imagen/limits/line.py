@@ -61,12 +61,14 @@ class LineRules(msgspec.Struct, frozen=True, kw_only=True):
 class _Waiter:
     """One need in line."""
 
-    __slots__ = ("admitted", "asked", "need", "told", "turn", "until")
+    __slots__ = ("admitted", "asked", "knows", "need", "tells", "told", "turn", "until")
 
     def __init__(self, need: Need, until: float, told: Told | None) -> None:
         self.need = need
         self.until = until
-        self.told = told
+        self.told = told  # none once it has been told for what it waits
+        self.tells = told
+        self.knows = ""
         self.asked = False
         self.turn = 0.0
         self.admitted: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
@@ -386,6 +388,7 @@ class Line:
                 flow.blocked_by, flow.shortage = limit, shortage
                 if shortage is not None:
                     self._short[flow] = now + self._pause
+                    self._tell_of_money(waiter, limit)
                 elif until is None:
                     self._full[limit] = now + self._pause
                 else:
@@ -476,7 +479,14 @@ class Line:
                 if waiter.told is None:
                     break  # those before it were told before
                 told, waiter.told = waiter.told, None
-                told(self._reason(flow), before - index)
+                waiter.knows = self._reason(flow)
+                told(waiter.knows, before - index)
+
+    def _tell_of_money(self, waiter: _Waiter, limit: str) -> None:
+        """Let one know that was told of something else before, and now waits for money."""
+        if waiter.told is None and waiter.tells is not None and waiter.knows != limit:
+            waiter.knows = limit
+            waiter.tells(limit, 1)
 
     def _reason(self, flow: _Flow) -> str:
         if flow in self._short and flow.blocked_by is not None:

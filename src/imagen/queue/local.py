@@ -114,10 +114,6 @@ class LocalQueue:
         """How many items are being worked on now, or were broken off and are still to be queued again."""
         return len(self._tasks) + sum(len(held.dropped) for held in self._dropping.values())
 
-    def holds(self, batch_id: str) -> bool:
-        """Whether this process works on that batch."""
-        return batch_id in self._held
-
     def wake(self) -> None:
         """See the port."""
         self._asked = True

@@ -14,7 +14,7 @@ import msgspec
 from imagen.domain.batch import Batch, BatchStatus, Control, Item, ItemStatus, Tally
 from imagen.domain.events import Event
 from imagen.domain.identifiers import new_secret
-from imagen.domain.money import Usd
+from imagen.domain.money import Usd, from_dollars
 from imagen.domain.prediction import Prediction, Status
 from imagen.domain.quote import Quote
 from imagen.errors import (
@@ -323,7 +323,7 @@ class RemoteBatches:
             total=counts.total,
             created_at=state.created_at,
             name=shown(state.name),
-            quoted=_usd(cost.quoted_usd),
+            quoted=from_dollars(cost.quoted_usd),
             unpriced=cost.unpriced,
             control=Control.PAUSE if state.status is BatchStatus.PAUSED else Control.RUN,
             reason=None if state.reason is None else shown(state.reason),
@@ -337,7 +337,7 @@ class RemoteBatches:
             failed=counts.failed,
             canceled=counts.canceled,
             expired=counts.expired,
-            cost=_usd(cost.so_far_usd),
+            cost=from_dollars(cost.so_far_usd),
             unpriced=cost.unpriced,
             images=state.images,
         )
@@ -433,7 +433,7 @@ class RemoteBatches:
             code=code,
             hint=None if state.hint is None else shown(state.hint),
             charged=state.charged,
-            cost=None if state.cost_usd is None else _usd(state.cost_usd),
+            cost=from_dollars(state.cost_usd),
             files=tuple(files),
             seed=state.seed,
             images=len(state.files),
@@ -489,10 +489,6 @@ def _path_of(batch_id: str) -> str:
     return f"{PATH}/{quote(batch_id, safe='')}"
 
 
-def _usd(dollars: float) -> Usd:
-    return Usd.parse(str(dollars))
-
-
 def _in_groups(states: Sequence[_ItemState], size: int) -> Iterator[Sequence[_ItemState]]:
     return (states[start : start + size] for start in range(0, len(states), size))
 
@@ -507,7 +503,6 @@ def _together(row: int, parts: Sequence[Item]) -> Item:
         ItemStatus.CANCELED,
     )
     worst = min(parts, key=lambda part: order.index(part.status) if part.status in order else len(order))
-    costs = [part.cost for part in parts]
     return msgspec.structs.replace(
         worst,
         index=row,
@@ -523,12 +518,12 @@ def _together(row: int, parts: Sequence[Item]) -> Item:
         files=tuple(name for part in parts for name in part.files),
         images=sum(part.images for part in parts),
         charged=_any_charged(parts),
-        cost=None if None in costs else Usd.total(cost for cost in costs if cost is not None),
+        cost=Usd.total_or_none(part.cost for part in parts),
     )
 
 
 def _quote(state: _ItemState) -> Quote:
-    return Quote(likely=None if state.quoted_usd is None else _usd(state.quoted_usd))
+    return Quote(likely=from_dollars(state.quoted_usd))
 
 
 def _any_charged(parts: Sequence[Item]) -> bool | None:

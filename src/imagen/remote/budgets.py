@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from imagen.domain.budget import Balance, Budget, Counts, Per, Scope
-from imagen.domain.money import Usd
+from imagen.domain.money import from_dollars
 from imagen.remote.connection import Connection
 from imagen.service.budgets import Standing
 
@@ -39,7 +39,7 @@ class _Budget(msgspec.Struct, frozen=True, kw_only=True):
         scope, whom = next(((name, told) for name, told in given.items() if told is not None), ("all", ""))
         budget = Budget(
             name=self.name,
-            limit=_dollars(self.usd),
+            limit=from_dollars(self.usd),
             per=self.per,
             scope=scope,
             subject=whom,
@@ -50,8 +50,8 @@ class _Budget(msgspec.Struct, frozen=True, kw_only=True):
         balance = Balance(
             budget=budget,
             subject=self.subject,
-            settled=_dollars(self.settled_usd),
-            reserved=_dollars(self.reserved_usd),
+            settled=from_dollars(self.settled_usd),
+            reserved=from_dollars(self.reserved_usd),
             renews_at=self.renews_at,
         )
         return Standing(balance=balance, whom=whom, subject=self.subject or whom)
@@ -104,7 +104,3 @@ class RemoteBudgets:
         """See `BudgetBook.list`; without the admin's key those that count for the key that is shown."""
         found = await self._connection.ask("GET", _PATH, _List, admin=True)
         return [one.to_standing() for one in found.budgets]
-
-
-def _dollars(told: float) -> Usd:
-    return Usd.parse(str(told))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -93,10 +94,12 @@ class RemoteTastes:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def judge(self, prediction_id: str, *, kept: bool) -> FeedbackState:
+    async def judge(self, prediction_id: str, *, kept: bool, dry_run: bool = False) -> FeedbackState:
         """See `Tastes.judge`. The id is a whole one of the gateway's."""
         path = f"/predictions/{quote(prediction_id, safe='')}/feedback"
-        body = {"verdict": "keep" if kept else "reject"}
+        body: dict[str, Any] = {"verdict": "keep" if kept else "reject"}
+        if dry_run:
+            body["dry_run"] = True
         return await _ask(self._connection, "POST", path, FeedbackState, body=body)
 
     async def show(self, caller: str | None) -> PreferenceList:
@@ -110,6 +113,18 @@ class RemoteTastes:
 
 def _path(caller: str | None) -> str:
     return _PREFERENCES if caller is None else f"{_PREFERENCES}?caller={quote(caller, safe='')}"
+
+
+async def quote_previews(connection: Connection, body: Mapping[str, Any], *, count: int) -> QuoteAnswer:
+    """What `count` previews cost and the final of one of them, and which budget has no room for all.
+
+    Args:
+        connection: to a gateway.
+        body: of one preview, as `POST /generate` takes it.
+        count: how many there are.
+    """
+    asked = {**body, "runs": count, "final": True}
+    return await _ask(connection, "POST", "/quote", QuoteAnswer, body=asked)
 
 
 async def _ask(

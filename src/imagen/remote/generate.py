@@ -20,11 +20,12 @@ from imagen.domain.caller import UNKNOWN, Caller
 from imagen.domain.events import Ended, HungUp, LeftOut, Submitted
 from imagen.domain.identifiers import new_id
 from imagen.domain.model_ref import ModelRef
-from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, Status, Tier
+from imagen.domain.money import Usd, from_dollars
+from imagen.domain.prediction import EMULATOR, Prediction, Status, Tier
 from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
 from imagen.errors import (
+    BackendError,
     GarbledResponse,
     ImagenError,
     InvalidInput,
@@ -314,7 +315,7 @@ class RemoteGateway:
             )
             prediction = self._as_told(run.intent, made, sent_at)
         except ImagenError as error:
-            ended = _without_success(run.intent, error)
+            ended = _without_success(run.intent, error, sent_at)
             notify(Ended(msgspec.structs.replace(ended, id=run.intent.id)))
             return Outcome(ended, error=error)
         waiting[run.intent.id] = prediction
@@ -334,7 +335,7 @@ class RemoteGateway:
             intent,
             id=made.prediction_id,
             upstream_id=made.replicate_id,
-            backend_type="emulator" if made.practice else intent.backend_type,
+            backend_type=EMULATOR if made.practice else intent.backend_type,
             model=model,
             version=made.version,
             predict_seconds=made.predict_seconds,
@@ -346,8 +347,8 @@ class RemoteGateway:
             tier=made.tier,
             parent=made.parent,
             draft=made.draft,
-            cost=None if made.cost_usd is None else Usd.parse(str(made.cost_usd)),
-            quote=intent.quote if made.quoted_usd is None else Quote(likely=Usd.parse(str(made.quoted_usd))),
+            cost=from_dollars(made.cost_usd),
+            quote=intent.quote if made.quoted_usd is None else Quote(likely=from_dollars(made.quoted_usd)),
             created_at=sent_at,
             sent_at=sent_at,
             ended_at=sent_at + timedelta(seconds=made.seconds),
@@ -453,11 +454,12 @@ def _is_here(url: str) -> bool:
         return False
 
 
-def _without_success(intent: Prediction, error: ImagenError) -> Prediction:
-    """The intent with what the error tells of its prediction, if one was made."""
+def _without_success(intent: Prediction, error: ImagenError, sent_at: datetime) -> Prediction:
+    """The intent with what the error tells of its prediction, if one was made or may have been: that may be billed."""
     prediction_id = getattr(error, "prediction_id", None)
     if not prediction_id:
-        return intent
+        lost = isinstance(error, BackendError) and error.delivered == "unknown"
+        return msgspec.structs.replace(intent, sent_at=sent_at) if lost else intent
     status = next((status for kind, status in _ENDINGS if isinstance(error, kind)), intent.status)
     charged = getattr(error, "charged", None)
-    return msgspec.structs.replace(intent, id=prediction_id, status=status, charged=charged)
+    return msgspec.structs.replace(intent, id=prediction_id, status=status, charged=charged, sent_at=sent_at)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from imagen.domain.key import Key, check_key, unknown_key
+from imagen.domain.key import Key, check_name, unknown_key
 from imagen.domain.secret import Secret
 from imagen.errors import InvalidInput
 from imagen.remote.connection import Connection
@@ -43,6 +43,10 @@ class _Key(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Created(_Key, frozen=True, kw_only=True):
     key: _Text
+
+
+class _Revoked(_Key, frozen=True, kw_only=True):
+    budgets: list[_Text] = []  # an older gateway tells none
 
 
 class _List(msgspec.Struct, frozen=True):
@@ -80,11 +84,12 @@ class RemoteKeys:
         """See `KeyBook.list`."""
         return [one.to_key() for one in (await self._connection.ask("GET", _PATH, _List, admin=True)).keys]
 
-    async def revoke(self, name: str) -> Key:
+    async def revoke(self, name: str) -> tuple[Key, Sequence[str]]:
         """See `KeyBook.revoke`."""
         try:
-            check_key(name=name)
+            check_name(name)
         except InvalidInput:
             raise unknown_key(name) from None
         path = f"{_PATH}/{quote(name, safe='')}"
-        return (await self._connection.ask("DELETE", path, _Key, admin=True)).to_key()
+        told = await self._connection.ask("DELETE", path, _Revoked, admin=True)
+        return told.to_key(), told.budgets

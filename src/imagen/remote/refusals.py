@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from imagen import errors
-from imagen.domain.money import Usd
+from imagen.domain.money import from_dollars
 from imagen.errors import (
     BackendBroken,
     BackendRejected,
@@ -105,7 +105,7 @@ def read_refusal(response: HttpResponse, *, url: str) -> ImagenError:
         ("prediction_id", prediction_id),
         ("charged", told.charged),
         ("budget", None if told.budget is None else shown(told.budget)),
-        ("quote_micros", None if told.quote is None else Usd.parse(str(told.quote)).micros),
+        ("quote_micros", None if told.quote is None else from_dollars(told.quote).micros),
         ("renews_at", told.renews_at),
     ):
         if hasattr(error, name):

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from imagen.domain.caller import OWN_TOKEN, Caller
+from imagen.domain.caller import ADMIN, OWN_TOKEN, Caller
 from imagen.domain.key import check_route
+from imagen.domain.prediction import Prediction
 from imagen.domain.secret import Secret
 from imagen.errors import Unauthenticated
 from imagen.ports import Backend, Clock
@@ -67,6 +68,21 @@ def scope_of(visitor: Visitor) -> str:
 def sight_of(visitor: Visitor) -> str | None:
     """The scope that a visitor sees; None for the admin, who sees all."""
     return None if visitor.admin else scope_of(visitor)
+
+
+def owns(visitor: Visitor, prediction: Prediction) -> bool:
+    """Whether a prediction was asked for with the same key or token, or by whoever shows none; the admin has them all."""
+    if visitor.admin:
+        return True
+    if visitor.own_token:
+        return prediction.account == visitor.backend.account
+    if visitor.caller.key is not None:
+        return prediction.key == visitor.caller.key
+    return (
+        prediction.key is None
+        and prediction.caller == visitor.caller.name
+        and prediction.account == visitor.backend.account
+    )
 
 
 class Proven:
@@ -191,7 +207,7 @@ class Door:
             PermissionDenied: the key is not good for this route.
         """
         if self.is_admin(headers):
-            return Visitor(caller=Caller(name="admin"), backend=self._accounts.own(), admin=True)
+            return Visitor(caller=Caller(name=ADMIN), backend=self._accounts.own(), admin=True)
         if (key := _shown_key(headers)) is not None:
             return await self._by_key(key, route)
         if credentials is None and (token := headers.get(TOKEN_HEADER)) is not None:

@@ -43,6 +43,7 @@ from imagen.errors import (
     Unauthenticated,
     WaitTimeout,
     WebhookRejected,
+    money_facts,
 )
 
 HTTP_STATUS: tuple[tuple[type[ImagenError], int], ...] = (
@@ -85,7 +86,8 @@ class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
     Attributes:
         cost_usd: what was paid all the same, where pictures were asked for; null where nobody can tell.
         budget: the budget that has no room for it; null where the caller's own `max_cost` was passed.
-        quote: the most that it would have cost, in US dollars; null when nobody knows.
+        quote_usd: the most that it would have cost; null when nobody knows.
+        quote: the same.
         renews_at: when that budget renews; null where it does not.
     """
 
@@ -99,6 +101,7 @@ class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
     supported_models: list[str] | None = None
     cost_usd: float | UnsetType | None = UNSET
     budget: str | UnsetType | None = UNSET
+    quote_usd: float | UnsetType | None = UNSET
     quote: float | UnsetType | None = UNSET
     renews_at: datetime | UnsetType | None = UNSET
 
@@ -154,10 +157,9 @@ def error_body(error: ImagenError) -> ErrorBody:
 
 
 def over_budget(error: ImagenError | None) -> dict[str, Any]:
-    """What an answer tells besides when there is no money for it: `budget`, `quote` and `renews_at`; of others nothing."""
-    if not isinstance(error, BudgetExceeded):
-        return {}
-    return {"budget": error.budget, "quote": error.quote_usd, "renews_at": error.renews_at}
+    """What an answer tells besides when there is no money for it: `money_facts`, and the quote under its first name too."""
+    facts = money_facts(error)
+    return {**facts, "quote": facts["quote_usd"]} if facts else {}
 
 
 def stored_error(

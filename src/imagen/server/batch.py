@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from imagen.domain.batch import Idempotency, Item, ItemStatus
 from imagen.domain.limits import Lane
-from imagen.domain.money import Usd
+from imagen.domain.money import Usd, to_dollars
 from imagen.domain.prediction import Tier
 from imagen.errors import ImagenError
 from imagen.limits.line import draining
@@ -31,11 +31,9 @@ from imagen.server.results import (
     GeneratedFile,
     Turn,
     cost_header,
-    dollars,
     generated_files,
     refusal,
     tells_cost,
-    total_cost,
 )
 from imagen.server.tasks import MOST_STORED_BYTES, MOST_TASKS, prepare_tasks, read_tasks
 from imagen.server.wishes import Credentials, DraftName, FileName, Seconds, Text, Wish, as_told, name_for
@@ -134,8 +132,8 @@ class TaskFailure(msgspec.Struct, kw_only=True):
         hint: what to do next.
         cost_usd: what it cost all the same; null where nobody can tell.
         quoted_usd: what it was likely to cost, told before; null where the price is not known.
-        budget: the budget that had no room for it; quote: the most that it would have cost; renews_at: when that budget
-            renews. Of other errors there are none of these.
+        budget: the budget that had no room for it; quote_usd: the most that it would have cost; quote: the same; renews_at:
+            when that budget renews. Of other errors there are none of these.
     """
 
     task_index: int
@@ -150,6 +148,7 @@ class TaskFailure(msgspec.Struct, kw_only=True):
     quoted_usd: float | None
     success: bool = False
     budget: str | UnsetType | None = UNSET
+    quote_usd: float | UnsetType | None = UNSET
     quote: float | UnsetType | None = UNSET
     renews_at: datetime | UnsetType | None = UNSET
 
@@ -199,8 +198,8 @@ async def generate_batch(context: Context, request: Request) -> Response:
         _result(context, request, visitor, wish, outcome, index=index, left_out=order.left_out)
         for index, (wish, order, outcome) in enumerate(zip(wishes, orders, outcomes, strict=True))
     ]
-    cost = total_cost([outcome.prediction.spent for outcome in outcomes])
-    quoted = total_cost([outcome.prediction.quote.likely for outcome in outcomes])
+    cost = Usd.total_or_none([outcome.prediction.spent for outcome in outcomes])
+    quoted = Usd.total_or_none([outcome.prediction.quote.likely for outcome in outcomes])
     return _answered(visitor, fields, results, cost, quoted, semaphore=semaphore, headers=turn.headers())
 
 
@@ -236,8 +235,8 @@ async def _generate_batch_once(
         visitor,
         fields,
         [_stored_result(context, request, visitor, item) for item in items],
-        total_cost([item.cost for item in items]),
-        total_cost([see_order(item.order).quote.likely for item in items]),
+        Usd.total_or_none([item.cost for item in items]),
+        Usd.total_or_none([see_order(item.order).quote.likely for item in items]),
         semaphore=fields.get("external_semaphore_id"),
         headers=headers,
     )
@@ -266,8 +265,8 @@ def _answered(
         external_semaphore_used=semaphore is not None,
         semaphore_id=semaphore,
         results=results,
-        cost_usd=dollars(cost),
-        quoted_usd=dollars(quoted),
+        cost_usd=to_dollars(cost),
+        quoted_usd=to_dollars(quoted),
         practice=visitor.backend.practice,
     )
     return json_answer(answer, headers=cost_header(cost) | dict(headers))
@@ -333,8 +332,8 @@ def _result(
             prediction_id=prediction.id if prediction.sent_at else None,
             charged=prediction.charged,
             hint=error.hint,
-            cost_usd=dollars(prediction.spent),
-            quoted_usd=dollars(prediction.quote.likely),
+            cost_usd=to_dollars(prediction.spent),
+            quoted_usd=to_dollars(prediction.quote.likely),
             **over_budget(error),
         )
     files = generated_files(context, request, wish, outcome, name=name)
@@ -346,8 +345,8 @@ def _result(
         count=len(files),
         prediction_id=prediction.id,
         seed=prediction.seed,
-        cost_usd=dollars(prediction.cost),
-        quoted_usd=dollars(prediction.quote.likely),
+        cost_usd=to_dollars(prediction.spent),
+        quoted_usd=to_dollars(prediction.quote.likely),
         cached=prediction.reused,
         **lineage_of(prediction, left_out),
     )
@@ -369,8 +368,8 @@ def _stored_result(
             prediction_id=item.problem.get("prediction_id"),
             charged=item.charged,
             hint=error.hint,
-            cost_usd=dollars(item.cost),
-            quoted_usd=dollars(order.quote.likely),
+            cost_usd=to_dollars(item.cost),
+            quoted_usd=to_dollars(order.quote.likely),
             **over_budget(error),
         )
     files = item_files(context, request, item, name=note.output_filename)
@@ -382,8 +381,8 @@ def _stored_result(
         count=len(files),
         prediction_id=item.predictions[0],
         seed=item.seed,
-        cost_usd=dollars(item.cost),
-        quoted_usd=dollars(order.quote.likely),
+        cost_usd=to_dollars(item.cost),
+        quoted_usd=to_dollars(order.quote.likely),
         **lineage_of(order, note.left_out),
     )
 

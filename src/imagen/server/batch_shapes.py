@@ -11,12 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen.domain.batch import Batch, BatchStatus, Item, ItemStatus, Tally
+from imagen.domain.money import to_dollars
 from imagen.domain.prediction import Tier
 from imagen.errors import ImagenError
 from imagen.server.answers import json_answer, over_budget, stored_error
 from imagen.server.context import Context
 from imagen.server.lineage import lineage_of
-from imagen.server.results import GeneratedFile, cost_header, dollars
+from imagen.server.results import GeneratedFile, cost_header
 from imagen.server.wishes import DEFAULT_EXTENSION, file_names
 from imagen.service.batches import View
 from imagen.service.orders import see_order
@@ -149,10 +150,10 @@ class ItemState(msgspec.Struct, kw_only=True):
         error: what went wrong, a sentence for people; code: the stable name of the error; hint: what to do next.
         prediction_ids: ours, of the last attempt.
         seed: with which the same picture can be made again.
-        cost_usd: of all attempts; null where a part of it is not known.
+        cost_usd: of all attempts; null while it is not at its end, and where a part of it is not known.
         quoted_usd: what one attempt was likely to cost, told before; null where the price is not known.
-        budget: the budget that had no room for it; quote: the most that it would have cost; renews_at: when that budget
-            renews. Of other errors there are none of these.
+        budget: the budget that had no room for it; quote_usd: the most that it would have cost; quote: the same; renews_at:
+            when that budget renews. Of other errors there are none of these.
         charged: whether any of it is billed; null while that is open, or when nobody can tell.
         attempts: how often it was begun.
         ended_at: when it ended.
@@ -180,6 +181,7 @@ class ItemState(msgspec.Struct, kw_only=True):
     attempts: int
     ended_at: datetime | None
     budget: str | UnsetType | None = UNSET
+    quote_usd: float | UnsetType | None = UNSET
     quote: float | UnsetType | None = UNSET
     renews_at: datetime | UnsetType | None = UNSET
     preset: str | None = None
@@ -274,9 +276,9 @@ def batch_state(context: Context, request: Request, view: View) -> BatchState:
 
 
 def batch_answer(context: Context, request: Request, view: View) -> Response:
-    """A batch as an answer, with what it has cost so far."""
+    """A batch as an answer, with what it has cost: nobody can tell while it is under way."""
     tally = view.tally
-    cost = None if tally.unpriced else tally.cost
+    cost = tally.cost if view.status.terminal and not tally.unpriced else None
     return json_answer(batch_state(context, request, view), headers=cost_header(cost))
 
 
@@ -339,8 +341,8 @@ def item_state(context: Context, request: Request, item: Item) -> ItemState:
         hint=item.hint,
         prediction_ids=list(item.predictions),
         seed=item.seed,
-        cost_usd=dollars(item.cost),
-        quoted_usd=dollars(order.quote.likely),
+        cost_usd=to_dollars(item.cost) if item.status.terminal else None,
+        quoted_usd=to_dollars(order.quote.likely),
         charged=item.charged,
         attempts=item.attempt,
         ended_at=item.ended_at,

@@ -11,7 +11,6 @@ from starlette.responses import Response, StreamingResponse
 
 from imagen.domain.batch import ItemStatus
 from imagen.domain.limits import Lane
-from imagen.domain.money import Usd
 from imagen.errors import InvalidInput, InvalidRequest, Problem
 from imagen.server.access import Visitor, scope_of, sight_of
 from imagen.server.answers import json_answer
@@ -105,7 +104,7 @@ async def create_batch(context: Context, request: Request) -> Response:
             webhook=wanted.webhook,
         )
     state = accepted_state(context, request, batch)
-    headers |= cost_header(Usd(0)) | {"location": state.urls.get}
+    headers |= cost_header(None) | {"location": state.urls.get}
     return json_answer(state, status=202, headers=headers)
 
 

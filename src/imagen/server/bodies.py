@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from imagen.domain.plain_words import place_of, what_is_allowed
 from imagen.errors import InvalidInput, InvalidRequest, Problem, QueueFull
 
 T = TypeVar("T")
@@ -27,16 +27,6 @@ SILENCE_SECONDS = 30.0
 """Who sends nothing for so long in the middle of a body is not waited for."""
 MOST_GROUPS, MOST_VALUES, MOST_NAMES = 200_000, 2_000_000, 500_000
 """Objects and lists, commas, and colons: read into memory, some bytes of JSON become a hundred, and names take longest."""
-_LONGEST_SHOWN = 200
-_KINDS: Mapping[str, str] = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "str": "text",
-    "array": "a list",
-    "object": "an object",
-}
-_OTHER_KIND = re.compile(r"Expected `([a-z |]+)`, got `[a-z]+`")
 _FILES_TOO = "/batches"
 _HINT = "Send a JSON object with Content-Type: application/json."
 _FILES_HINT = "Send a JSON object with Content-Type: application/json, JSONL with application/x-ndjson, or CSV with text/csv."
@@ -137,17 +127,7 @@ def to_value(found: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as error:
-        field = str(error).partition(" - at `")[2].rstrip("`").removeprefix("$.") or "body"
-        raise InvalidInput([Problem(field, what_is_allowed(error))]) from None
-
-
-def what_is_allowed(error: msgspec.ValidationError) -> str:
-    """What a value must be, in words that callers know, without its place."""
-    text = str(error).partition(" - at `")[0]
-    if (found := _OTHER_KIND.fullmatch(text)) is None:
-        return text[:1].lower() + text[1:_LONGEST_SHOWN]
-    kinds = [kind for kind in found[1].split(" | ") if kind != "null"]
-    return f"it must be {' or '.join(_KINDS.get(kind, kind) for kind in kinds)}"
+        raise InvalidInput([Problem(place_of(error) or "body", what_is_allowed(error, kind))]) from None
 
 
 def check_parts(body: bytes) -> None:

@@ -6,9 +6,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from imagen.domain.caller import LONGEST_CALLER
 from imagen.domain.prediction import Prediction
 from imagen.errors import NotFound, PermissionDenied
-from imagen.server.access import Visitor
+from imagen.server.access import Visitor, owns
 from imagen.server.answers import json_answer
 from imagen.server.bodies import read_json
 from imagen.server.context import Context
@@ -16,7 +17,6 @@ from imagen.server.operation import Operation, Parameter
 from imagen.service.choice_shapes import Erased, FeedbackState, PreferenceList, Verdict
 
 _PREFERENCES = "/preferences"
-_LONGEST_CALLER = 200
 
 
 class FeedbackBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,9 +24,11 @@ class FeedbackBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         verdict: `keep` or `reject`; the last one counts.
+        dry_run: check it, and write nothing down.
     """
 
     verdict: Verdict
+    dry_run: bool = False
 
 
 async def give_feedback(context: Context, request: Request) -> Response:
@@ -36,7 +38,8 @@ async def give_feedback(context: Context, request: Request) -> Response:
     tastes = context.app.tastes
     tastes.check_learns()
     prediction = await _find(context, request, visitor)
-    return json_answer(await tastes.note(prediction, kept=given.verdict == "keep"))
+    said = await tastes.note(prediction, kept=given.verdict == "keep", dry_run=given.dry_run)
+    return json_answer(said)
 
 
 async def show_preferences(context: Context, request: Request) -> Response:
@@ -66,19 +69,9 @@ async def _find(context: Context, request: Request, visitor: Visitor) -> Predict
         found = await context.app.store.get(wanted)
     except NotFound:
         raise missing from None
-    if found.id != wanted or not _is_theirs(found, visitor):
+    if found.id != wanted or not owns(visitor, found):
         raise missing
     return found
-
-
-def _is_theirs(prediction: Prediction, visitor: Visitor) -> bool:
-    if visitor.admin:
-        return True
-    if visitor.own_token:
-        return prediction.account == visitor.backend.account
-    if visitor.caller.key is not None:
-        return prediction.key == visitor.caller.key
-    return prediction.key is None and prediction.caller == visitor.caller.name
 
 
 def _whose(request: Request, visitor: Visitor) -> str:
@@ -95,7 +88,7 @@ def _whose(request: Request, visitor: Visitor) -> str:
             "you may see and erase your own preferences only",
             hint="Leave `caller` away, or show the admin key.",
         )
-    return named[:_LONGEST_CALLER]
+    return named[:LONGEST_CALLER]
 
 
 _TAG = "choice"

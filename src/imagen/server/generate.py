@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from imagen.domain.batch import Batch, Idempotency, ItemStatus
 from imagen.domain.limits import Lane
-from imagen.domain.money import Usd
+from imagen.domain.money import Usd, to_dollars
 from imagen.domain.prediction import Prediction, Tier
 from imagen.errors import Draining, ImagenError, WaitTimeout
 from imagen.server.access import Visitor, scope_of
@@ -27,7 +27,6 @@ from imagen.server.results import (
     Turn,
     cache_header,
     cost_header,
-    dollars,
     generated_files,
     refusal,
     tells_cost,
@@ -212,16 +211,16 @@ def _answered(
         model=prediction.model,
         version=prediction.version,
         seed=prediction.seed,
-        cost_usd=dollars(prediction.cost),
-        quoted_usd=dollars(prediction.quote.likely),
+        cost_usd=to_dollars(prediction.spent),
+        quoted_usd=to_dollars(prediction.quote.likely),
         seconds=(prediction.latency_ms or 0) / 1000,
         predict_seconds=prediction.predict_seconds,
         practice=visitor.backend.practice,
         cached=prediction.reused,
-        saved_usd=dollars(saved) if prediction.tier == "final" else None,
+        saved_usd=to_dollars(saved) if prediction.tier == "final" else None,
         **lineage_of(prediction, note.left_out),
     )
-    told = {"x-imagen-prediction-id": prediction.id} | cost_header(prediction.cost)
+    told = {"x-imagen-prediction-id": prediction.id} | cost_header(prediction.spent)
     return json_answer(answer, headers=told | dict(headers))
 
 

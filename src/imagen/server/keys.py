@@ -65,6 +65,24 @@ class KeyAnswer(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: datetime | None
 
 
+class RevokedKey(KeyAnswer, frozen=True, kw_only=True):
+    """A key that is good for nothing any more.
+
+    Attributes:
+        name: whom the ledger names.
+        id: stays its own when the name is given again.
+        models: `owner/name` of the models it was good for; none for all.
+        routes: the paths it was good for, each with all that is under it; none for all.
+        concurrent: predictions at the same time; null left it to the account.
+        rpm: predictions a minute; null left it to the account.
+        created_at: an instant.
+        revoked_at: an instant.
+        budgets: names of those that counted this key alone, and now count nobody.
+    """
+
+    budgets: list[str]
+
+
 class CreatedKey(KeyAnswer, frozen=True, kw_only=True):
     """A new key. This answer is the only place where `key` is ever shown.
 
@@ -122,7 +140,8 @@ async def create_key(context: Context, request: Request) -> Response:
 async def revoke_key(context: Context, request: Request) -> Response:
     """Let one be good for nothing."""
     context.door.require_admin(request.headers)
-    return json_answer(shown_key(await context.app.keys.revoke(request.path_params["name"])))
+    key, idle = await context.app.keys.revoke(request.path_params["name"])
+    return json_answer(RevokedKey(budgets=list(idle), **msgspec.structs.asdict(shown_key(key))))
 
 
 def shown_key(key: Key) -> KeyAnswer:
@@ -179,10 +198,13 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/keys/{name}",
         handler=revoke_key,
         summary="Revoke a key",
-        description="It is refused from now on, by other processes of the gateway within a second.",
+        description=(
+            "It is refused from now on, by other processes of the gateway within a second. Budgets that counted this key "
+            "alone count nobody from now on: the answer names them."
+        ),
         tag=_TAG,
         access="admin",
-        answers={200: KeyAnswer},
+        answers={200: RevokedKey},
         errors=(401, 404),
         parameters=(Parameter(name="name", place="path", description="The key's name.", required=True),),
     ),

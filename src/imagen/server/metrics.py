@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
+from imagen.domain.caller import OWN_TOKEN, is_stranger
 from imagen.domain.events import Called, Delivered, Ended, Event, LetIn, Throttled
 from imagen.domain.limits import AccountState
 from imagen.domain.money import Usd
@@ -34,7 +35,8 @@ MOST_SEMAPHORES = 200
 MOST_PAIRS = 500
 """Each name is a time series in Prometheus for good, and callers choose names."""
 _LONGEST_NAME = 200
-_STRANGER = "token"
+_STRANGERS = OWN_TOKEN.removesuffix(":")
+"""All of them together, as a label."""
 """Whoever comes with a Replicate token of their own; the ledger tells them apart."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _LOOK_SECONDS = 2.0
@@ -203,7 +205,7 @@ class Metrics:
 
     def _add_cost(self, pair: tuple[str, str], prediction: Prediction) -> None:
         _, model = pair
-        if not prediction.charged:
+        if not prediction.charged:  # by `spent` a lost one would be unpriced, and perhaps it was never bought
             return
         if prediction.cost is None:
             self._unpriced(model).inc()
@@ -310,8 +312,7 @@ class _Pairs:
 
 def _caller(prediction: Prediction) -> str:
     """Whom it was made for. Of callers with tokens of their own there can be any number, so they are one."""
-    stranger = prediction.key is None and prediction.caller.startswith(f"{_STRANGER}:")
-    return _STRANGER if stranger else prediction.caller
+    return _STRANGERS if is_stranger(prediction.key, prediction.caller) else prediction.caller
 
 
 class _All(Collector):

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen.domain.batch import Batch, Item
-from imagen.domain.money import Usd
+from imagen.domain.money import Usd, to_dollars
 from imagen.domain.prediction import Prediction, Tier
 from imagen.errors import InvalidRequest
 from imagen.server.access import Visitor, scope_of, sight_of
@@ -24,7 +24,7 @@ from imagen.server.generate import GenerateBody
 from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
 from imagen.server.lineage import lineage_of
 from imagen.server.operation import Operation, Parameter
-from imagen.server.results import GeneratedFile, cost_header, dollars, tells_cost, total_cost
+from imagen.server.results import GeneratedFile, cost_header, tells_cost
 from imagen.service.batches import View
 from imagen.service.notices import COMPLETED, START
 
@@ -78,8 +78,8 @@ class PredictionState(msgspec.Struct, kw_only=True):
         seed: with which the same picture can be made again.
         cost_usd: what it cost; null while that is open, and where the price is not known.
         quoted_usd: what it was likely to cost, told before; null where the price is not known.
-        budget: the budget that had no room for it; quote: the most that it would have cost; renews_at: when that budget
-            renews. Of other errors there are none of these.
+        budget: the budget that had no room for it; quote_usd: the most that it would have cost; quote: the same; renews_at:
+            when that budget renews. Of other errors there are none of these.
         charged: whether it is billed; null while that is open, or when nobody can tell.
         attempts: how often it was begun.
         created_at: when it was accepted; ended_at: when it ended.
@@ -120,6 +120,7 @@ class PredictionState(msgspec.Struct, kw_only=True):
     batch_id: str | None
     urls: PredictionUrls
     budget: str | UnsetType | None = UNSET
+    quote_usd: float | UnsetType | None = UNSET
     quote: float | UnsetType | None = UNSET
     renews_at: datetime | UnsetType | None = UNSET
     saved_usd: float | None = None
@@ -157,7 +158,7 @@ async def accepted(
     """The answer when one prediction was taken on as `batch`."""
     (item,) = await context.app.batches.items(batch.id, limit=1)
     state = _accepted(context, request, batch, item)
-    told = {**headers, **cost_header(Usd(0)), "location": state.urls.get}
+    told = {**headers, **cost_header(None), "location": state.urls.get}
     return json_answer(state, status=202, headers=told)
 
 
@@ -197,15 +198,15 @@ async def _found(context: Context, request: Request, visitor: Visitor) -> Respon
     state = _state(context, request, view, item, prediction)
     if prediction is not None and prediction.tier == "final" and prediction.status.terminal:
         spent = await context.app.drafts.spent(prediction)
-        state.saved_usd = None if spent is None else dollars(spent.saved)
+        state.saved_usd = None if spent is None else to_dollars(spent.saved)
     return json_answer(state, headers=cost_header(_cost(item, prediction)))
 
 
 def _cost(item: Item, prediction: Prediction | None) -> Usd | None:
     """What it has cost, all attempts together; None while that is open, or nobody knows the price."""
-    if item.status.terminal or prediction is None:
+    if item.status.terminal:
         return item.cost
-    return total_cost([item.cost, prediction.spent])
+    return None if prediction is None else Usd.total_or_none([item.cost, prediction.spent])
 
 
 def _state(
@@ -228,7 +229,7 @@ def _state(
         trouble=None if view.trouble is None else trouble_state(view.trouble),
         replicate_id=None if prediction is None else prediction.upstream_id,
         seed=told.seed,
-        cost_usd=dollars(_cost(item, prediction)),
+        cost_usd=to_dollars(_cost(item, prediction)),
         quoted_usd=told.quoted_usd,
         charged=told.charged,
         attempts=told.attempts,
@@ -239,6 +240,7 @@ def _state(
         batch_id=None if batch.kind == "single" else batch.id,
         urls=_urls(context, request, _id_of(batch, item)),
         budget=told.budget,
+        quote_usd=told.quote_usd,
         quote=told.quote,
         renews_at=told.renews_at,
         saved_usd=_likely_saving(item),
@@ -264,7 +266,7 @@ def _accepted(context: Context, request: Request, batch: Batch, item: Item) -> P
         trouble=None,
         replicate_id=None,
         seed=None,
-        cost_usd=0.0,
+        cost_usd=None,
         quoted_usd=told.quoted_usd,
         charged=None,
         attempts=1,
@@ -282,7 +284,7 @@ def _accepted(context: Context, request: Request, batch: Batch, item: Item) -> P
 def _likely_saving(item: Item) -> float | None:
     """Of a final, what choosing was likely to save, as it was reckoned when it was accepted."""
     saved = remembered(item).saved_micros
-    return None if saved is None else dollars(Usd(saved))
+    return None if saved is None else to_dollars(Usd(saved))
 
 
 def _standing(item: Item, prediction: Prediction | None) -> Standing:

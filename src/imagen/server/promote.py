@@ -12,13 +12,12 @@ from starlette.responses import Response
 
 from imagen.domain.key import check_scope
 from imagen.domain.limits import Lane
-from imagen.domain.money import Usd
+from imagen.domain.money import Usd, read_dollars, to_dollars
 from imagen.domain.prediction import Prediction, Tier
-from imagen.domain.preset import find_preset, lay_under
-from imagen.domain.quote import Quote
+from imagen.domain.preset import with_preset
 from imagen.domain.request import GenerationRequest
 from imagen.errors import InvalidInput, InvalidRequest, NotFound, Problem
-from imagen.server.access import Visitor, scope_of, sight_of
+from imagen.server.access import Visitor, owns, scope_of, sight_of
 from imagen.server.answers import ModelNotSupported, json_answer
 from imagen.server.bodies import to_value
 from imagen.server.context import Context
@@ -28,7 +27,7 @@ from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
 from imagen.server.lineage import lineage_of
 from imagen.server.operation import Operation, Parameter
 from imagen.server.predictions import EVENTS, PredictionState, accepted
-from imagen.server.results import cost_header, dollars, tells_cost
+from imagen.server.results import cost_header, tells_cost
 from imagen.server.wishes import (
     Credentials,
     FileName,
@@ -39,12 +38,11 @@ from imagen.server.wishes import (
     check_name,
     check_options,
     prepare_request,
-    read_cost,
 )
 from imagen.service.choice_shapes import QuoteRange, quote_range
+from imagen.service.drafts import check_picked, final_of
 from imagen.service.notices import COMPLETED
 from imagen.service.prepare import Order
-from imagen.service.promote import check_picked, final_of
 
 
 class PromoteBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,12 +132,10 @@ async def promote(context: Context, request: Request) -> Response:
         preview = await _picked(context, visitor, request.path_params["prediction_id"])
         options = {name: value for name, value in fields.items() if name not in _KNOWN and value is not None}
         order = await _prepare(context, visitor, preview, body, options)
-        quote = Quote.total(intent.quote for intent, _ in order.intents)
-        images = sum(plan.expected_images for _, plan in order.intents)
-        expected = await context.app.drafts.expected(preview, quote, images)
+        expected = await context.app.drafts.expected(preview, order.quote, order.images)
         saved = None if expected is None else expected.saved
         if body.dry_run:
-            told = _quoted(order, quote, images, saved=dollars(saved))
+            told = _quoted(order, saved=to_dollars(saved))
             return json_answer(told, headers=cost_header(Usd(0)))
         wish = Wish(
             model_name=body.model_name or order.intents[0][0].model,
@@ -171,25 +167,10 @@ async def _picked(context: Context, visitor: Visitor, prediction_id: str) -> Pre
             f"{prediction_id[:80]} has not been begun, so there is nothing to make a final of",
             hint="Wait until it has succeeded.",
         ) from None
-    if found.id != prediction_id or not _is_of(visitor, found):
+    if found.id != prediction_id or not owns(visitor, found):
         raise NotFound(f"no prediction here is called {prediction_id[:80]!r}")
     check_picked(found)
     return found
-
-
-def _is_of(visitor: Visitor, prediction: Prediction) -> bool:
-    """Whether a prediction was asked for with the same key or token, or by whoever shows none; the admin has them all."""
-    if visitor.admin:
-        return True
-    if visitor.own_token:
-        return prediction.account == visitor.backend.account
-    if visitor.caller.key is not None:
-        return prediction.key == visitor.caller.key
-    return (
-        prediction.key is None
-        and prediction.caller == visitor.caller.name
-        and prediction.account == visitor.backend.account
-    )
 
 
 async def _prepare(
@@ -212,15 +193,14 @@ async def _prepare(
         prompt=body.prompt or "",
         model=model,
         options=options,
-        max_cost=None if body.max_cost is None else read_cost(body.max_cost),
+        max_cost=None if body.max_cost is None else read_dollars(body.max_cost, field="max_cost"),
         deadline_seconds=body.timeout,
         semaphore=body.external_semaphore_id,
         cache=body.cache,
         resume=False,
         plain=True,
     )
-    if body.preset is not None:
-        said = lay_under(said, find_preset(app.settings.presets, body.preset), resolve=app.catalog.resolve)
+    said = with_preset(said, body.preset, app.settings.presets, resolve=app.catalog.resolve)
     request = final_of(preview, said)
     if request.model is not None:
         check_scope(visitor.models, request.model)
@@ -234,15 +214,15 @@ async def _prepare(
     )
 
 
-def _quoted(order: Order, quote: Quote, images: int, *, saved: float | None) -> PromotionQuote:
+def _quoted(order: Order, *, saved: float | None) -> PromotionQuote:
     intent, _ = order.intents[0]
     return PromotionQuote(
         model=intent.model,
         prompt=intent.prompt,
         seed=intent.seed,
         input=intent.input,
-        images=images,
-        quote=quote_range(quote),
+        images=order.images,
+        quote=quote_range(order.quote),
         saved_usd=saved,
         **lineage_of(intent, order.left_out),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
@@ -19,38 +20,54 @@ from imagen.server.operation import Operation
 from imagen.server.wishes import prepare_order, read_wish
 from imagen.service.choice_shapes import QuoteAnswer
 
-_RUNS = "runs"
+_BESIDES = ("runs", "final")
 _Runs = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MAX_COUNT})]
 
 
 class QuoteBody(GenerateBody, frozen=True, kw_only=True):
-    """The body of `/generate`, and one field more.
+    """The body of `/generate`, and two fields more.
 
     Attributes:
         runs: how many such wishes come at once, 1 to 100.
+        final: with `tier: preview`, quote the final of one of them too, and look for room for all of it in the budgets.
     """
 
     runs: _Runs = 1
+    final: bool = False
 
 
-class _RunsAlone(msgspec.Struct, frozen=True):
+class _Besides(msgspec.Struct, frozen=True):
     runs: int = 1
+    final: bool = False
 
 
 async def quote(context: Context, request: Request) -> Response:
     """Check a wish as `/generate` does, and tell what would become of it."""
     visitor, fields = await context.arrive(request, any_key=True)
-    runs = _read_runs(fields.pop(_RUNS, None))
+    besides = _read_besides(
+        {name: value for name in _BESIDES if (value := fields.pop(name, None)) is not None}
+    )
     wish, options = read_wish(fields, context.app.settings.presets)
+    if besides.final and wish.tier is None:
+        raise InvalidInput([Problem("final", "it belongs to tier: preview")])
     order = await prepare_order(context, visitor, wish, options, lane=Lane.INTERACTIVE)
-    return json_answer(await context.app.estimator.weigh(order, times=runs, models=visitor.models))
+    final = None
+    if besides.final:
+        whole = msgspec.structs.replace(wish, tier=None, draft=None, max_cost=None)
+        # The seed is the previews'; a final takes over that of the one that is picked.
+        given = {name: value for name, value in options.items() if name != "seed"}
+        final = await prepare_order(context, visitor, whole, given, lane=Lane.INTERACTIVE)
+    told = await context.app.estimator.weigh(order, times=besides.runs, models=visitor.models, final=final)
+    return json_answer(told)
 
 
-def _read_runs(told: object) -> int:
-    runs = 1 if told is None else to_value({_RUNS: told}, _RunsAlone).runs
-    if not 1 <= runs <= MAX_COUNT:
-        raise InvalidInput([Problem(_RUNS, f"{runs} is not allowed; it must be from 1 to {MAX_COUNT}")])
-    return runs
+def _read_besides(told: Mapping[str, Any]) -> _Besides:
+    besides = to_value(told, _Besides)
+    if not 1 <= besides.runs <= MAX_COUNT:
+        raise InvalidInput(
+            [Problem("runs", f"{besides.runs} is not allowed; it must be from 1 to {MAX_COUNT}")]
+        )
+    return besides
 
 
 OPERATIONS: tuple[Operation, ...] = (

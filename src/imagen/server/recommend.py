@@ -9,9 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen.domain.choice import ABILITIES, MOST_ITERATIONS, MOST_SECONDS
-from imagen.domain.money import Usd
+from imagen.domain.money import read_dollars
 from imagen.domain.request import MAX_PROMPT_CHARACTERS
-from imagen.errors import InvalidInput, Problem
 from imagen.server.answers import json_answer
 from imagen.server.bodies import to_value
 from imagen.server.context import Context
@@ -60,7 +59,7 @@ async def recommend(context: Context, request: Request) -> Response:
     check_credentials(fields)
     asked = to_value(fields, RecommendBody)
     answer = await context.app.recommender.recommend(
-        budget=_read_budget(asked.budget),
+        budget=read_dollars(asked.budget, field="budget"),
         iterations=asked.iterations,
         high=asked.quality == "high",
         prompt=asked.prompt,
@@ -70,13 +69,6 @@ async def recommend(context: Context, request: Request) -> Response:
         models=visitor.models,
     )
     return json_answer(answer)
-
-
-def _read_budget(told: float | str) -> Usd:
-    try:
-        return Usd.parse(str(told))
-    except ValueError as error:
-        raise InvalidInput([Problem("budget", str(error))]) from None
 
 
 OPERATIONS: tuple[Operation, ...] = (

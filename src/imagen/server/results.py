@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import wraps
 from types import MappingProxyType
 
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen.domain.events import BudgetPassed, Event, InLine, LetIn, Submitted
-from imagen.domain.money import Usd
+from imagen.domain.money import Usd, to_dollars
 from imagen.errors import ImagenError
 from imagen.server.answers import error_answer
 from imagen.server.context import Context
@@ -110,27 +110,16 @@ def cache_header(outcome: Outcome) -> dict[str, str]:
     return {} if told is None else {"x-imagen-cache": told}
 
 
-def dollars(cost: Usd | None) -> float | None:
-    """Money as it is shown in JSON."""
-    return None if cost is None else cost.to_json()
-
-
 def cost_header(cost: Usd | None) -> dict[str, str]:
     """What it cost; `unknown` where nobody knows the price."""
     return {"x-imagen-cost-usd": "unknown" if cost is None else f"{cost.to_decimal():f}"}
-
-
-def total_cost(costs: Sequence[Usd | None]) -> Usd | None:
-    """All of it; None when a part is not known."""
-    known = [cost for cost in costs if cost is not None]
-    return Usd.total(known) if len(known) == len(costs) else None
 
 
 def refusal(
     error: ImagenError, *, cost: Usd | None, headers: Mapping[str, str] = MappingProxyType({})
 ) -> Response:
     """The answer for an error, with what was paid all the same."""
-    answer = error_answer(error, besides={"cost_usd": dollars(cost)})
+    answer = error_answer(error, besides={"cost_usd": to_dollars(cost)})
     answer.headers.update(cost_header(cost) | dict(headers))
     return answer
 

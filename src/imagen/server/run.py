@@ -18,6 +18,7 @@ import uvicorn
 
 from imagen.assembly import GATEWAY, App, build
 from imagen.domain.batch import Batch
+from imagen.domain.prediction import EMULATOR
 from imagen.errors import ConfigError
 from imagen.ports import Clock
 from imagen.server.access import Door
@@ -26,7 +27,7 @@ from imagen.server.context import Context
 from imagen.server.metrics import Metrics
 from imagen.service.heed import StoreHeed
 from imagen.service.recover import Recovery
-from imagen.settings import EMULATOR, Settings
+from imagen.settings import Settings
 from imagen.transport.message import is_loopback
 
 LEAST_ADMIN_KEY = 16

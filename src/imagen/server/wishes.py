@@ -15,8 +15,9 @@ from imagen.domain.identifiers import new_id
 from imagen.domain.key import check_scope
 from imagen.domain.limits import Lane, Patience
 from imagen.domain.model_ref import ModelRef
-from imagen.domain.money import Usd
-from imagen.domain.preset import Preset, find_preset, lay_under
+from imagen.domain.money import read_dollars
+from imagen.domain.plain_words import what_is_allowed
+from imagen.domain.preset import Preset, find_preset, with_preset
 from imagen.domain.request import MAX_PROMPT_CHARACTERS, GenerationRequest
 from imagen.errors import (
     BackendUnauthenticated,
@@ -30,7 +31,7 @@ from imagen.errors import (
 )
 from imagen.server.access import WRONG_TOKEN, Visitor
 from imagen.server.answers import ModelNotSupported
-from imagen.server.bodies import to_value, what_is_allowed
+from imagen.server.bodies import to_value
 from imagen.server.context import Context
 from imagen.service.deliver import Destination
 from imagen.service.prepare import Order
@@ -135,8 +136,13 @@ def read_wish(
         InvalidInput: naming the field and what is allowed.
     """
     preset = fields.get("preset")
-    if isinstance(preset, str) and fields.get("model_name") in {None, ""}:
+    if isinstance(preset, str) and fields.get("model_name") in (None, ""):
         model = find_preset(presets, preset).fields.get("model")
+        if model is None and "model" not in fields:
+            raise InvalidRequest(
+                f"Missing required field: model_name; the preset {preset[:80]!r} names no model",
+                hint="Name one in `model_name`.",
+            )
         fields = fields if model is None else {**fields, "model_name": model}
     for name in ("model_name", "prompt"):
         if name not in fields or fields[name] is None or fields[name] == "":
@@ -174,7 +180,7 @@ def read_texts(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]
         try:
             known[name] = msgspec.convert(text, _TYPES[name], strict=False)
         except msgspec.ValidationError as error:
-            problems.append(Problem(name, what_is_allowed(error)))
+            problems.append(Problem(name, what_is_allowed(error, _TYPES[name])))
     if problems:
         raise InvalidInput(problems)
     check_options(others)
@@ -266,17 +272,14 @@ def request_of(
         prompt=wish.prompt,
         model=model,
         text_options=texts,
-        max_cost=None if wish.max_cost is None else read_cost(wish.max_cost),
+        max_cost=None if wish.max_cost is None else read_dollars(wish.max_cost, field="max_cost"),
         deadline_seconds=wish.timeout,
         semaphore=wish.external_semaphore_id,
         cache=wish.cache,
         resume=False,
         plain=True,
     )
-    if wish.preset is not None:
-        request = lay_under(
-            request, find_preset(app.settings.presets, wish.preset), resolve=app.catalog.resolve
-        )
+    request = with_preset(request, wish.preset, app.settings.presets, resolve=app.catalog.resolve)
     documented = _as_documented(wish.model_name, options, texts, offered=request.offers)
     return msgspec.structs.replace(request, options=documented)
 
@@ -449,18 +452,3 @@ def _is_shallow(value: Any, levels: int) -> bool:
         return True
     parts = value.values() if isinstance(value, dict) else value
     return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
-
-
-def read_cost(told: float | str) -> Usd:
-    """Dollars, as `max_cost` has them.
-
-    Raises:
-        InvalidInput: not an amount, or below zero.
-    """
-    try:
-        amount = Usd.parse(str(told))
-    except ValueError as error:
-        raise InvalidInput([Problem("max_cost", str(error))]) from None
-    if amount < Usd(0):
-        raise InvalidInput([Problem("max_cost", f"{amount} is below zero")])
-    return amount

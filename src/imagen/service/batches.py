@@ -122,7 +122,7 @@ class Draft:
             InvalidInput: one has secret parameters, and there is no key to encrypt them with.
         """
         self.batch = await self._batches.write(self.batch, entries)
-        asked = (charge_of(one.order, intent) for one in entries for intent, _ in one.order.intents)
+        asked = (charge_of(one.order, intent, plan) for one in entries for intent, plan in one.order.intents)
         self._charges += [charge for charge in asked if charge is not None]
 
     async def accept(self) -> Batch:
@@ -265,7 +265,7 @@ class Batches:
             likely = [intent.quote.likely for intent, _ in entry.order.intents]
             quoted += Usd.total(amount for amount in likely if amount is not None)
             unpriced += None in likely
-            images += sum(plan.expected_images for _, plan in entry.order.intents)
+            images += entry.order.images
             order = to_stored(entry.order, sealer=self._sealer)
             items.append(
                 Item(
@@ -373,7 +373,10 @@ class Batches:
             NotFound: it belongs to none, or to somebody else's.
         """
         item = await self._store.of_prediction(prediction_id)
-        view = await self.view(item.batch_id, scope=scope)
+        try:
+            view = await self.view(item.batch_id, scope=scope)
+        except NotFound:  # somebody else's: told as if there were none, and without the batch's id
+            raise NotFound(f"no prediction that was taken on here is called {prediction_id[:80]!r}") from None
         try:
             return view, item, await self._predictions.get(item.predictions[0])
         except NotFound:

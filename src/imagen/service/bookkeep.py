@@ -11,7 +11,7 @@ from imagen.domain.events import Event, LedgerDelayed
 from imagen.domain.prediction import Prediction
 from imagen.domain.usage import UsageEntry
 from imagen.errors import StoreError
-from imagen.ports import Clock, Ledger, PredictionStore
+from imagen.ports import Budgets, Clock, Ledger, PredictionStore
 
 
 class Keeper(Protocol):
@@ -30,7 +30,10 @@ class Keeper(Protocol):
 class Bookkeeper:
     """Settles predictions that ended, exactly once each."""
 
-    def __init__(self, *, ledger: Ledger, store: PredictionStore, kept: Keeper, clock: Clock) -> None:
+    def __init__(
+        self, *, ledger: Ledger, store: PredictionStore, budgets: Budgets, kept: Keeper, clock: Clock
+    ) -> None:
+        self._budgets = budgets
         self._ledger = ledger
         self._store = store
         self._kept = kept
@@ -57,12 +60,16 @@ class Bookkeeper:
             await self.catch_up()
 
     async def catch_up(self) -> int:
-        """Write what earlier runs could not; how many entries that were. Never raises for a ledger that still fails."""
+        """Write what earlier runs could not; how many entries that were. Never raises for a ledger that still fails.
+
+        What other programs have ended without a word to the budgets is closed there as well.
+        """
         kept = self._kept.read()
         try:
             ended = await self._store.unsettled()
             late = [UsageEntry.from_prediction(one, at=one.ended_at or self._clock.now()) for one in ended]
             await self._ledger.record([*kept, *late])
+            await self._budgets.heal(now=self._clock.now())
         except StoreError:
             return 0
         if kept:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, get_args
 
 import msgspec
 
 from imagen.catalog import Catalog
 from imagen.domain.budget import EACH, Balance, Budget, Counts, Per, Scope, model_of
-from imagen.domain.caller import Caller
+from imagen.domain.caller import LONGEST_CALLER, Caller
 from imagen.domain.key import Key
-from imagen.domain.money import MICROS, Usd
+from imagen.domain.money import MICROS, Usd, read_decimal
 from imagen.errors import InvalidInput, InvalidRequest, Problem
 from imagen.ports import Budgets, Clock, Keys
 
@@ -22,7 +22,6 @@ COUNTED: tuple[Counts, ...] = get_args(Counts)
 SUBJECTS = ("key", "caller", "model", "all")
 """Whom a budget can count, as faces name it: exactly one of them is given."""
 _MOST_DECIMALS = len(str(MICROS)) - 1
-_LONGEST_CALLER = 200
 _ONE_OF_THEM = f"exactly one of {', '.join(SUBJECTS)} must be given"
 
 
@@ -32,14 +31,16 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         balance: in the present period, for one subject; of a budget that everyone has for themselves the subject is `*` as
             long as nobody has spent anything.
-        whom: whom the budget counts: the name of a key (its id when it was revoked), a caller, `owner/name`, `*` for each
+        whom: whom the budget counts: the name of a key (and that it was revoked), a caller, `owner/name`, `*` for each
             of them, or empty for everything.
         subject: the same for this one balance.
+        idle: it counts nobody, as its one key was revoked.
     """
 
     balance: Balance
     whom: str
     subject: str
+    idle: bool = False
 
     @property
     def budget(self) -> Budget:
@@ -163,7 +164,7 @@ class BudgetBook:
             StoreError: they could not be read.
         """
         balances = await self._budgets.list(now=self._clock.now())
-        keys = await self._keys.list() if any(one.budget.scope == "key" for one in balances) else ()
+        keys = await self._keys.ever() if any(one.budget.scope == "key" for one in balances) else ()
         return [_standing(one, keys) for one in balances]
 
     async def list_for(self, caller: Caller, *, models: frozenset[str] = frozenset()) -> Sequence[Standing]:
@@ -241,8 +242,8 @@ def read_limit(told: str | float | Decimal) -> tuple[Usd, list[Problem]]:
     """Dollars as they were told, without rounding; with the problem when they are no limit."""
     shown = str(told)[:40]
     try:
-        amount = Decimal(str(told).strip().removeprefix("$"))
-    except InvalidOperation:
+        amount = read_decimal(str(told))
+    except ValueError:
         return Usd(), [Problem("usd", f"{shown!r} is not an amount in dollars such as 5 or 0.25")]
     if not amount.is_finite() or amount <= 0:
         return Usd(), [Problem("usd", f"{shown} is not allowed; it must be above zero")]
@@ -267,8 +268,8 @@ def _key_id(told: str, keys: Sequence[Key]) -> str:
 
 
 def _caller(told: str) -> str:
-    if not told.strip() or not told.isprintable() or len(told) > _LONGEST_CALLER:
-        raise _wrong("caller", f"it must be 1 to {_LONGEST_CALLER} printable characters, or {EACH} for each")
+    if not told.strip() or not told.isprintable() or len(told) > LONGEST_CALLER:
+        raise _wrong("caller", f"it must be 1 to {LONGEST_CALLER} printable characters, or {EACH} for each")
     return told
 
 
@@ -281,6 +282,11 @@ def _untouched(budget: Budget, subject: str, renews_at: datetime | None) -> Bala
 
 
 def _standing(balance: Balance, keys: Sequence[Key]) -> Standing:
-    names = {key.id: key.name for key in keys} if balance.budget.scope == "key" else {}
+    names = {key.id: key.label for key in keys} if balance.budget.scope == "key" else {}
     whom, subject = balance.budget.subject, balance.subject or balance.budget.subject
-    return Standing(balance=balance, whom=names.get(whom, whom), subject=names.get(subject, subject))
+    return Standing(
+        balance=balance,
+        whom=names.get(whom, whom),
+        subject=names.get(subject, subject),
+        idle=any(key.id == whom and key.revoked_at is not None for key in keys),
+    )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from imagen.domain.choice import Choice
 from imagen.domain.complexity import Complexity, Kind
 from imagen.domain.feedback import Feedback
-from imagen.domain.money import Usd
+from imagen.domain.money import from_dollars, to_dollars
 from imagen.domain.preference import Preference
 from imagen.domain.quote import Quote
+from imagen.errors import BudgetExceeded
 
 Verdict = Literal["keep", "reject"]
+_Dollars = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 class QuoteRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,17 +28,17 @@ class QuoteRange(msgspec.Struct, frozen=True, kw_only=True):
         high_usd: it costs at most that; so much is reserved.
     """
 
-    low_usd: float | None
-    likely_usd: float | None
-    high_usd: float | None
+    low_usd: _Dollars | None
+    likely_usd: _Dollars | None
+    high_usd: _Dollars | None
 
     def to_quote(self) -> Quote:
         """The same in whole micro-dollars."""
-        low, likely, high = (
-            None if each is None else Usd.parse(str(each))
-            for each in (self.low_usd, self.likely_usd, self.high_usd)
+        return Quote(
+            low=from_dollars(self.low_usd),
+            likely=from_dollars(self.likely_usd),
+            high=from_dollars(self.high_usd),
         )
-        return Quote(low=low, likely=likely, high=high)
 
 
 class BudgetRefusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +59,16 @@ class BudgetRefusal(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     hint: str | None
 
+    def to_error(self, quote: Quote) -> BudgetExceeded:
+        """The refusal of what would cost `quote`."""
+        return BudgetExceeded(
+            self.detail,
+            hint=self.hint,
+            budget=self.budget,
+            quote_micros=None if quote.high is None else quote.high.micros,
+            renews_at=self.renews_at,
+        )
+
 
 class CheaperModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model that does the same for less.
@@ -76,6 +88,18 @@ class CheaperModel(msgspec.Struct, frozen=True, kw_only=True):
     lost: list[str]
 
 
+class FinalQuote(msgspec.Struct, frozen=True, kw_only=True):
+    """The final that is to be made of one of the previews.
+
+    Attributes:
+        model: as it would be run.
+        quote: what it would cost here.
+    """
+
+    model: str
+    quote: QuoteRange
+
+
 class QuoteAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What a wish would cost and when it would be ready, if it came now. Nothing was bought.
 
@@ -90,11 +114,13 @@ class QuoteAnswer(msgspec.Struct, frozen=True, kw_only=True):
         starts_in, ends_in: seconds until its first run would be sent, and until the last would have ended; null where nobody
             can tell.
         starts_at, ends_at: the same as instants.
-        budget: the first budget that has no room for it; null: all have.
+        short_of: the first budget that has no room for it; null: all have.
         cheaper: models that do it for less, the least loss first, three at most.
         preset: the named set of inputs that is laid under it.
         left_out: what that preset offers and the model does not take.
         practice: it would be practice, and no model is run.
+        final: with `final`, the final that comes after these previews; it is no part of the numbers above, and
+            `short_of` looks for room for all.
     """
 
     model: str
@@ -109,11 +135,12 @@ class QuoteAnswer(msgspec.Struct, frozen=True, kw_only=True):
     ends_in: float | None
     starts_at: datetime | None
     ends_at: datetime | None
-    budget: BudgetRefusal | None
+    short_of: BudgetRefusal | None
     cheaper: list[CheaperModel]
     preset: str | None = None
     left_out: list[str] = []
     practice: bool = False
+    final: FinalQuote | None = None
 
 
 class PromptPoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,7 +281,7 @@ class Erased(msgspec.Struct, frozen=True, kw_only=True):
 def quote_range(quote: Quote) -> QuoteRange:
     """A quote in dollars."""
     return QuoteRange(
-        low_usd=_dollars(quote.low), likely_usd=_dollars(quote.likely), high_usd=_dollars(quote.high)
+        low_usd=to_dollars(quote.low), likely_usd=to_dollars(quote.likely), high_usd=to_dollars(quote.high)
     )
 
 
@@ -270,8 +297,8 @@ def model_choice(choice: Choice) -> ModelChoice:
     one = choice.candidate
     return ModelChoice(
         model=one.model,
-        price_usd=_dollars(one.price),
-        seconds=one.seconds,
+        price_usd=to_dollars(one.price),
+        seconds=None if one.seconds is None else round(one.seconds, 2),
         quality=one.quality,
         score=choice.score,
         parts=choice.parts,
@@ -303,7 +330,3 @@ def preference_state(one: Preference) -> PreferenceState:
         chance=round(one.mean, 4),
         sureness=round(one.sureness, 4),
     )
-
-
-def _dollars(amount: Usd | None) -> float | None:
-    return None if amount is None else amount.to_json()

@@ -15,6 +15,7 @@ from imagen.errors import (
     BackendError,
     ImagenError,
     ModelNotFound,
+    NotFound,
     OutcomeUnknown,
     OutputDefective,
     StoreError,
@@ -344,6 +345,10 @@ class Finisher:
     async def _as_stored(self, prediction: Prediction) -> Prediction:
         try:
             return await self._store.get(prediction.id)
+        except NotFound:
+            return msgspec.structs.replace(
+                prediction, sent_at=None
+            )  # withdrawn, as nothing came of sending it
         except ImagenError:
             return prediction
 

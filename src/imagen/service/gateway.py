@@ -16,6 +16,7 @@ from imagen.domain.prediction import Prediction, Status
 from imagen.domain.request import GenerationRequest
 from imagen.domain.usage import UsageEntry
 from imagen.errors import (
+    BudgetExceeded,
     ImagenError,
     InvalidRequest,
     NotFound,
@@ -137,8 +138,7 @@ class Gateway:
         intents = await self._preparation.intend(
             backend, request, plans, caller=caller, destination=destination
         )
-        check_cost(request, intents)
-        return Order(
+        order = Order(
             request=request,
             backend=backend,
             intents=tuple(zip(intents, plans, strict=True)),
@@ -147,6 +147,8 @@ class Gateway:
             patience=patience,
             watched=watched,
         )
+        check_cost(order)
+        return order
 
     async def carry_out(self, order: Order, *, observer: Observer | None = None) -> Sequence[Outcome]:
         """Buy, follow and deliver: one prediction, or several where the model makes fewer pictures at a time.
@@ -395,6 +397,7 @@ class Gateway:
         """Hold what it needs, and bring it to its end. A fresh one is written down in the moment it is let in."""
         if prediction.status.terminal:
             return await self._fetch(order, prediction, notify=notify, source=source)
+        may_buy = fresh or order.request.repeat_lost
         need = Need(
             lease=prediction.id,
             holder=order.caller.name,
@@ -405,8 +408,40 @@ class Gateway:
             lane=order.lane,
             running=prediction.upstream_id is not None,
             intent=prediction if fresh else None,
-            charge=charge_of(order, prediction) if fresh else None,
+            charge=charge_of(order, prediction, plan) if may_buy and prediction.unheard else None,
         )
+        try:
+            return await self._held_and_finished(
+                order, prediction, plan, need, fresh=fresh, may_buy=may_buy, notify=notify, source=source
+            )
+        except BudgetExceeded as error:
+            if fresh:
+                raise
+            found = await self._fetch(
+                order, prediction, notify=notify, source=source
+            )  # it may be bought already
+            if not found.prediction.unheard:
+                return found
+            error.lasting = False  # nobody can tell yet whether it was bought, so that it is looked for again
+            return msgspec.structs.replace(found, error=error)
+
+    async def _held_and_finished(
+        self,
+        order: Order,
+        prediction: Prediction,
+        plan: Plan,
+        need: Need,
+        *,
+        fresh: bool,
+        may_buy: bool,
+        notify: Notify,
+        source: PictureSource | None,
+    ) -> Outcome:
+        """Its end, after it has waited for what it needs.
+
+        Raises:
+            ImagenError: it was not let in.
+        """
         async with (
             self._ownership.held(prediction) as owned,
             self._admission.admit(need, patience=order.patience, notify=notify) as place,
@@ -415,7 +450,6 @@ class Gateway:
             if fresh and place.intent is not None:
                 prediction = place.intent
                 notify(Submitted(prediction, plan.typical_seconds))
-            may_buy = fresh or order.request.repeat_lost
             outcome = owned.ended(
                 await self._finisher.finish(
                     order.backend,
@@ -436,7 +470,7 @@ class Gateway:
     async def _fetch(
         self, order: Order, prediction: Prediction, *, notify: Notify, source: PictureSource | None
     ) -> Outcome:
-        """Only its pictures are missing. It does not run any more, so it needs no place."""
+        """It runs no more and only its pictures are missing, or it may not be bought: so it needs no place."""
         async with self._ownership.held(prediction) as owned:
             return owned.ended(
                 await self._finisher.finish(

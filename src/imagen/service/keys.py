@@ -18,7 +18,7 @@ from imagen.domain.key import (
 )
 from imagen.domain.secret import Secret
 from imagen.errors import InvalidInput, InvalidRequest, Problem
-from imagen.ports import Clock, Keys
+from imagen.ports import Budgets, Clock, Keys
 
 REMEMBERED_SECONDS = 1.0
 """How long a key that was looked up is not looked up again: what a revocation by another process may take at most."""
@@ -32,12 +32,14 @@ class KeyBook:
 
     Args:
         keys: where they are kept.
+        budgets: may count a key alone.
         catalog: knows what models are called.
         clock: tells when something remembered is too old.
     """
 
-    def __init__(self, *, keys: Keys, catalog: Catalog, clock: Clock) -> None:
+    def __init__(self, *, keys: Keys, budgets: Budgets, catalog: Catalog, clock: Clock) -> None:
         self._keys = keys
+        self._budgets = budgets
         self._catalog = catalog
         self._clock = clock
         # By digest, so that no plain key stays in memory; the one that was asked for longest ago is first.
@@ -93,16 +95,26 @@ class KeyBook:
         """
         return await self._keys.list()
 
-    async def revoke(self, name: str) -> Key:
+    async def revoke(self, name: str) -> tuple[Key, Sequence[str]]:
         """Let a key be good for nothing: here at once, in other processes within a second.
+
+        Returns:
+            The key, and the names of the budgets that counted it alone: they count nobody now.
 
         Raises:
             NotFound: no key that is good is called so.
             StoreError: it was not written down, so the key is still good.
         """
-        revoked = await self._keys.revoke(name, at=self._clock.now())
+        now = self._clock.now()
+        balances = await self._budgets.list(now=now)
+        revoked = await self._keys.revoke(name, at=now)
         self._remembered.clear()
-        return revoked
+        idle = {
+            one.budget.name
+            for one in balances
+            if (one.budget.scope, one.budget.subject) == ("key", revoked.id)
+        }
+        return revoked, sorted(idle)
 
     async def find(self, shown: str) -> Key | None:
         """The key that was shown; None when there is none, or it was revoked.

@@ -27,6 +27,7 @@ LEAVE_SECONDS = 2.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 300.0
 """After a failure, and after many in a row."""
 _JITTER = 0.2
+_REFUSED_HINT = "`imagen sink sync` offers them again, once the table takes them."
 
 _log = logging.getLogger(__name__)
 
@@ -65,11 +66,12 @@ class Mirror:
         self._clock = clock
         self._chance = chance
         self._trouble: Trouble | None = None
+        self._refusal: Trouble | None = None
 
     @property
     def trouble(self) -> Trouble | None:
-        """Why entries wait; None while all is well."""
-        return self._trouble
+        """Why entries wait: that the sink is away, else what it refused since we look; None while all is well."""
+        return self._trouble or self._refusal
 
     async def waiting(self) -> int:
         """How many entries the sink does not have yet.
@@ -79,24 +81,72 @@ class Mirror:
         """
         return 0 if self.sink is None else await self._ledger.count_unsunk(self.sink.name)
 
-    async def sync(self) -> int:
-        """Write everything that waits; how many entries that were.
+    async def refused(self) -> int:
+        """How many of those that wait are passed over, since the sink refuses them.
 
         Raises:
-            SinkError: it was not taken. What was taken before stays so.
+            StoreError: our own database could not be read.
+        """
+        return 0 if self.sink is None else await self._ledger.count_refused(self.sink.name)
+
+    async def sync(self) -> int:
+        """Write everything that waits, with what was refused before; how many entries that were.
+
+        Raises:
+            SinkError: it was not taken, or not all of it. What was taken stays so.
             StoreError: our own database could not be read or written.
         """
-        written = 0
-        while self.sink is not None and (some := await self._ledger.unsunk(self.sink.name, limit=BATCH)):
-            try:
-                await _write(self.sink, some)
-                await self._ledger.sunk(self.sink.name, some)
-            except ImagenError as error:
-                self._in_trouble(error)
-                raise
-            self._well_again()
-            written += len(some)
+        if self.sink is None:
+            return 0
+        try:
+            await self._ledger.offer_again(self.sink.name)
+            passed_over, written = await self._catch_up(self.sink)
+        except ImagenError as error:
+            self._note(error)  # whoever asked tells it
+            raise
+        self._refusal = None
+        if passed_over is not None:
+            self._note(passed_over)
+            raise SinkError(f"{passed_over.detail}; {written} written", hint=passed_over.hint, unfit=True)
         return written
+
+    async def _catch_up(self, sink: UsageSink) -> tuple[SinkError | None, int]:
+        """Write what waits, without what was refused before; why the last one was refused, and how many were written."""
+        written, refused = 0, 0
+        last: SinkError | None = None
+        while some := await self._ledger.unsunk(sink.name, limit=BATCH):
+            for error in await self._offer(sink, some):
+                last, refused = error, refused + 1
+            written += len(some)
+        if last is not None:
+            many = "1 entry was" if refused == 1 else f"{refused} entries were"
+            last = SinkError(
+                f"{many} refused and passed over: {last.detail}", hint=last.hint or _REFUSED_HINT, unfit=True
+            )
+        return last, written - refused
+
+    async def _offer(self, sink: UsageSink, entries: Sequence[UsageEntry]) -> list[SinkError]:
+        """Write these. Of a batch that is refused the halves are tried, until what does not fit is alone.
+
+        Returns:
+            Why single ones were refused.
+
+        Raises:
+            SinkError: the sink is away. What was taken before stays so.
+        """
+        try:
+            await _write(sink, entries)
+        except SinkError as error:
+            if not error.unfit:
+                raise
+            if len(entries) == 1:
+                await self._ledger.refused(sink.name, entries)
+                return [SinkError(f"{entries[0].id}: {error.detail}", hint=error.hint, unfit=True)]
+            half = len(entries) // 2
+            return [*await self._offer(sink, entries[:half]), *await self._offer(sink, entries[half:])]
+        await self._ledger.sunk(sink.name, entries)
+        self._well_again()
+        return []
 
     async def flush(self, *, within_seconds: float = LEAVE_SECONDS) -> None:
         """Write what waits as far as the time reaches, unless another process does. Never raises for a sink that fails."""
@@ -105,29 +155,44 @@ class Mirror:
         try:
             if self._turn.mine():
                 async with asyncio.timeout(within_seconds):
-                    await self.sync()
-        except (ImagenError, TimeoutError):
-            return  # it was told, and is left for the next one
+                    self._tell((await self._catch_up(self.sink))[0])
+        except ImagenError as error:
+            self._tell(error)  # and it is left for the next one
+        except TimeoutError:
+            return
 
     async def run(self) -> None:
-        """Write what waits, now and whenever there is something, until cancelled."""
-        failed = 0
+        """Write what waits, now and whenever there is something, until cancelled. What was refused is offered again once."""
+        failed, again = 0, True
         while True:
             try:
-                if self._turn.mine():
-                    await self.sync()
+                if self.sink is not None and self._turn.mine():
+                    if again:
+                        await self._ledger.offer_again(self.sink.name)
+                    again = False
+                    self._tell((await self._catch_up(self.sink))[0])
+                    if self._refusal is not None and not await self.refused():
+                        self._refusal = None  # somebody had them written
                 failed = 0
             except ImagenError as error:
-                self._in_trouble(error)
+                self._tell(error)
                 failed += 1
             await self._clock.sleep(pause_after(failed, chance=self._chance()) if failed else LOOK_SECONDS)
 
-    def _in_trouble(self, error: ImagenError) -> None:
-        known = self._trouble
-        if known is None:
+    def _tell(self, error: ImagenError | None) -> None:
+        """Say in the log why entries wait: of an outage once, of those that are refused whenever there are more."""
+        if error is None:
+            return
+        if self._trouble is None or (isinstance(error, SinkError) and error.unfit):
             _log.warning("entries of the ledger wait for their sink: %s", error)
-        since = self._clock.now() if known is None else known.since
-        self._trouble = Trouble(error.detail, error.hint, since)
+        self._note(error)
+
+    def _note(self, error: ImagenError) -> None:
+        if isinstance(error, SinkError) and error.unfit:
+            self._refusal = Trouble(error.detail, error.hint, self._clock.now())
+        else:
+            since = self._clock.now() if self._trouble is None else self._trouble.since
+            self._trouble = Trouble(error.detail, error.hint, since)
 
     def _well_again(self) -> None:
         if self._trouble is not None:
@@ -140,6 +205,8 @@ async def _write(sink: UsageSink, entries: Sequence[UsageEntry]) -> None:
         await sink.write(entries)
     except ImagenError:
         raise
+    except UnicodeError:
+        raise SinkError("it holds text that cannot be written as UTF-8", unfit=True) from None
     except Exception as error:  # noqa: BLE001 - whatever a library brings about, its text may hold what is secret
         raise SinkError(f"unexpected fault of the sink ({type(error).__name__})") from None
 

@@ -9,6 +9,7 @@ from typing import Any
 from imagen.domain.batch import Batch, Item, Tally
 from imagen.domain.delivery import Delivery
 from imagen.domain.identifiers import new_id
+from imagen.domain.money import to_dollars
 from imagen.domain.prediction import Prediction
 from imagen.ports import Clock
 from imagen.service.orders import see_order
@@ -82,10 +83,8 @@ class Notices:
             "error": item.error,
             "code": item.code,
             "charged": item.charged,
-            "cost_usd": None if item.cost is None else item.cost.to_json(),
-            "quoted_usd": None
-            if (quoted := see_order(item.order).quote.likely) is None
-            else quoted.to_json(),
+            "cost_usd": to_dollars(item.cost),
+            "quoted_usd": to_dollars(see_order(item.order).quote.likely),
             **({"output_filename": item.note["output_filename"]} if "output_filename" in item.note else {}),
         }
 

@@ -55,9 +55,10 @@ def passing(outcomes: Sequence[Outcome]) -> ImagenError | None:
 
 
 def unpaid(outcomes: Sequence[Outcome]) -> BudgetExceeded | None:
-    """The error of a budget that has no room for one of them, so that it was not bought."""
+    """The error of a budget that has no room for one of them, so that it was not bought; one that lasts before others."""
     errors = [each.error for each in outcomes if isinstance(each.error, BudgetExceeded)]
-    return next((error for error in errors if error.budget is not None), None)
+    of_budgets = (error for error in errors if error.budget is not None)
+    return max(of_budgets, key=lambda error: error.lasting, default=None)
 
 
 def keeps_places(outcomes: Sequence[Outcome], trouble: ImagenError) -> bool:
@@ -117,7 +118,7 @@ def ended(item: Item, outcomes: Sequence[Outcome]) -> Item:
         hint=None if error is None else error.hint,
         problem={} if error is None else _problem_of(error),
         charged=_charged(predictions),
-        cost=_sum([item.cost, *(each.spent for each in predictions)]),
+        cost=Usd.total_or_none([item.cost, *(each.spent for each in predictions)]),
         files=tuple(name for each in outcomes for name in _files_of(each)),
         urls=tuple(url for each in predictions for url in each.output),
         seed=predictions[0].seed if predictions else None,
@@ -193,8 +194,3 @@ def _charged(predictions: Sequence[Prediction]) -> bool | None:
     if any(told):
         return True
     return None if None in told else False
-
-
-def _sum(costs: Sequence[Usd | None]) -> Usd | None:
-    known = [cost for cost in costs if cost is not None]
-    return Usd.total(known) if len(known) == len(costs) else None

@@ -11,6 +11,7 @@ from imagen.domain.caller import Caller
 from imagen.domain.events import LeftOut
 from imagen.domain.identifiers import new_id
 from imagen.domain.limits import Lane, Patience
+from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, hash_prompt, request_key
 from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
@@ -48,6 +49,16 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     def notes(self) -> Sequence[LeftOut]:
         """The same as it is told: what of it the preset offered, and what was carried over."""
         return left_out_of(self.request, self.left_out, model=self.intents[0][0].model)
+
+    @property
+    def quote(self) -> Quote:
+        """What all of its predictions together would cost."""
+        return Quote.total(intent.quote for intent, _ in self.intents)
+
+    @property
+    def images(self) -> int:
+        """How many pictures are expected of all of its predictions together."""
+        return sum(plan.expected_images for _, plan in self.intents)
 
 
 class Preparation:
@@ -157,23 +168,31 @@ def left_out_of(request: GenerationRequest, names: Sequence[str], *, model: str)
     return [LeftOut(model, fields, preset) for fields, preset in told if fields]
 
 
-def check_cost(request: GenerationRequest, intents: Sequence[Prediction]) -> None:
-    """Refuse what could cost more than it may.
+def check_cost(order: Order) -> None:
+    """Refuse an order that could cost more than it may.
 
     Raises:
         BudgetExceeded: it would, or nobody knows what it costs.
     """
-    if request.max_cost is None:
+    check_most(order.quote, order.request.max_cost, model=order.intents[0][0].model)
+
+
+def check_most(quote: Quote, most: Usd | None, *, model: str) -> None:
+    """Refuse what could cost more than `most`; None allows everything.
+
+    Raises:
+        BudgetExceeded: it could, or nobody knows what `model` costs.
+    """
+    if most is None:
         return
-    quote = Quote.total(intent.quote for intent in intents)
     if quote.high is None:
         raise BudgetExceeded(
-            f"the price of {intents[0].model} is not known, so it cannot be held below {request.max_cost}",
+            f"the price of {model} is not known, so it cannot be held below {most}",
             hint="Leave --max-cost away to buy it all the same.",
         )
-    if quote.high > request.max_cost:
+    if quote.high > most:
         raise BudgetExceeded(
-            f"this costs {'' if quote.low == quote.high else 'up to '}{quote.high}, more than the {request.max_cost} "
+            f"this costs {'' if quote.low == quote.high else 'up to '}{quote.high}, more than the {most} "
             "that you allow; nothing was bought",
             quote_micros=quote.high.micros,
         )

@@ -20,7 +20,7 @@ from imagen.domain.semaphore import unknown_semaphore
 from imagen.limits.line import Line
 from imagen.ports import Backends, Budgets, Clock
 from imagen.service.charges import charge_of
-from imagen.service.choice_shapes import BudgetRefusal, CheaperModel, QuoteAnswer, quote_range
+from imagen.service.choice_shapes import BudgetRefusal, CheaperModel, FinalQuote, QuoteAnswer, quote_range
 from imagen.service.gateway import Gateway
 from imagen.service.prepare import Order
 from imagen.service.prices import PriceBook, takes
@@ -80,8 +80,23 @@ class Estimator:
         order = await self._gateway.prepare(request, backend=self._backends.get(backend), caller=caller)
         return await self.weigh(order)
 
+    async def check_room(self, orders: Sequence[Order]) -> None:
+        """Refuse what the budgets do not hold together.
+
+        Raises:
+            BudgetExceeded: naming the budget.
+        """
+        shortage = await self._shortage(orders)
+        if shortage is not None and not shortage.may_pass:
+            raise shortage.to_error()
+
     async def weigh(
-        self, order: Order, *, times: int = 1, models: frozenset[str] = frozenset()
+        self,
+        order: Order,
+        *,
+        times: int = 1,
+        models: frozenset[str] = frozenset(),
+        final: Order | None = None,
     ) -> QuoteAnswer:
         """What would become of an order.
 
@@ -89,6 +104,7 @@ class Estimator:
             order: checked, and not to be carried out.
             times: so many of them at once.
             models: that the caller may use; empty for all.
+            final: is to be made after them: the budgets need room for it too.
 
         Raises:
             NotFound: it names a semaphore that there is not.
@@ -96,21 +112,21 @@ class Estimator:
         await self._prices.recall()
         intents = [intent for intent, _ in order.intents]
         first, plan = order.intents[0]
-        quote = Quote.total([intent.quote for intent in intents] * times)
+        quote = Quote.total([order.quote] * times)
         listed = (
             Quote.total([self._prices.quote(intent) for intent in intents] * times)
             if order.backend.practice
             else quote
         )
-        images = times * sum(plan.expected_images for _, plan in order.intents)
+        images = times * order.images
         seconds = self._prices.seconds(order.backend, first.model, plan.typical_seconds)
-        shortage = await self._shortage(order, times)
+        shortage = await self._shortage([order] * times + ([] if final is None else [final]))
         now = self._clock.now()
         outlook = await self._look_ahead(order, len(intents) * times, seconds)
         if shortage is not None:
-            outlook = Outlook(
-                limit=budget_limit(shortage.balance.budget.name), position=0, starts_in=None, ends_in=None
-            )
+            # Only what would wait for a budget is in its line; what would be refused is in none.
+            limit = budget_limit(shortage.balance.budget.name) if shortage.may_pass else None
+            outlook = Outlook(limit=limit, position=0, starts_in=None, ends_in=None)
         return QuoteAnswer(
             model=first.model,
             quote=quote_range(quote),
@@ -124,20 +140,24 @@ class Estimator:
             ends_in=_rounded(outlook.ends_in),
             starts_at=_instant(now, outlook.starts_in),
             ends_at=_instant(now, outlook.ends_in),
-            budget=None if shortage is None else _refusal(shortage),
+            short_of=None if shortage is None else _refusal(shortage),
             cheaper=self._cheaper(order, listed, images, models),
             preset=order.request.preset,
             left_out=list(order.left_out),
             practice=order.backend.practice,
+            final=None if final is None else _final(final),
         )
 
     # --- money and limits --------------------------------------------------------------------------------
 
-    async def _shortage(self, order: Order, times: int) -> Shortage | None:
-        charges = [charge for intent, _ in order.intents if (charge := charge_of(order, intent)) is not None]
-        if not charges:
-            return None
-        return await self._budgets.shortage(charges * times, now=self._clock.now())
+    async def _shortage(self, orders: Sequence[Order]) -> Shortage | None:
+        charges = [
+            charge
+            for order in orders
+            for intent, plan in order.intents
+            if (charge := charge_of(order, intent, plan)) is not None
+        ]
+        return await self._budgets.shortage(charges, now=self._clock.now()) if charges else None
 
     async def _look_ahead(self, order: Order, count: int, seconds: float | None) -> Outlook:
         need = Need(
@@ -247,10 +267,14 @@ def _refusal(shortage: Shortage) -> BudgetRefusal:
         budget=balance.budget.name,
         left_usd=balance.left.to_json(),
         renews_at=balance.renews_at,
-        waits=shortage.quote is not None and balance.may_have_room_for(shortage.quote),
+        waits=shortage.may_pass,
         detail=error.detail,
         hint=error.hint,
     )
+
+
+def _final(order: Order) -> FinalQuote:
+    return FinalQuote(model=order.intents[0][0].model, quote=quote_range(order.quote))
 
 
 def _shown_limit(limit: str) -> str:
@@ -278,5 +302,5 @@ def combined(answers: Sequence[QuoteAnswer]) -> QuoteAnswer:
         predictions=sum(one.predictions for one in answers),
         ends_in=last.ends_in,
         ends_at=last.ends_at,
-        budget=next((one.budget for one in answers if one.budget is not None), None),
+        short_of=next((one.short_of for one in answers if one.short_of is not None), None),
     )

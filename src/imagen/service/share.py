@@ -318,8 +318,7 @@ class Reuse:
     async def _record(self, prediction: Prediction, outcome: str, made: Prediction) -> None:
         """Write down what has ended without a purchase of its own; what `made` cost was saved."""
         entry = UsageEntry.from_prediction(prediction, at=prediction.ended_at or self._clock.now())
-        saved = Usd(0) if made.charged is False else made.cost
-        entry = msgspec.structs.replace(entry, outcome=outcome, saved=saved)
+        entry = msgspec.structs.replace(entry, outcome=outcome, saved=made.spent)
         await self._store.add(prediction, entry=entry)
 
 

@@ -81,17 +81,14 @@ class Stranded:
 
     async def _end(self, batch: Batch, item: Item, now: datetime) -> None:
         bought = [found for each in item.predictions if (found := await self._find(each)) is not None]
-        charged = _charged(bought)
-        costs = [each.cost for each in bought if each.charged is not False]
-        known = [cost for cost in (item.cost, *costs) if cost is not None]
         failed = msgspec.structs.replace(
             item,
             status=ItemStatus.FAILED,
             code=batch.details.get(STOPPED_BY, BackendUnauthenticated.code),
             error=batch.reason or "the Replicate token of its caller was not brought again",
             hint="Ask for it once more.",
-            charged=charged,
-            cost=Usd.total(known) if charged is not None and len(known) == len(costs) + 1 else None,
+            charged=_charged(bought),
+            cost=Usd.total_or_none([item.cost, *(each.spent for each in bought)]),
             ended_at=now,
         )
         await self._store.end(failed, deliveries=self._notices.of_item(batch, failed, bought))

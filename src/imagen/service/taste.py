@@ -39,12 +39,13 @@ class Tastes:
         self._clock = clock
         self.learns = learns
 
-    async def judge(self, prediction_id: str, *, kept: bool) -> FeedbackState:
+    async def judge(self, prediction_id: str, *, kept: bool, dry_run: bool = False) -> FeedbackState:
         """Write down that the pictures of a prediction were kept or rejected; the last word counts.
 
         Args:
             prediction_id: ours, or its unique beginning, or the service's.
             kept: else they were rejected.
+            dry_run: check it, and write nothing down.
 
         Raises:
             PermissionDenied: learning is switched off; nothing was written.
@@ -57,9 +58,9 @@ class Tastes:
                 f"{prediction_id[:40]!r} is too short for an id: give {_SHORTEST_ID} characters of it at least",
                 hint="`imagen predictions list` shows them.",
             )
-        return await self.note(await self._store.get(prediction_id), kept=kept)
+        return await self.note(await self._store.get(prediction_id), kept=kept, dry_run=dry_run)
 
-    async def note(self, prediction: Prediction, *, kept: bool) -> FeedbackState:
+    async def note(self, prediction: Prediction, *, kept: bool, dry_run: bool = False) -> FeedbackState:
         """As `judge`, of a prediction that is at hand."""
         self.check_learns()
         if prediction.status is not Status.SUCCEEDED:
@@ -75,8 +76,7 @@ class Tastes:
             kept=kept,
             at=self._clock.now(),
         )
-        await self._feedback.put(said)
-        return feedback_state(said)
+        return feedback_state(said if dry_run else await self._feedback.put(said))
 
     async def taste(self, caller: str) -> preference.Taste | None:
         """What a caller likes, for recommendations; None where learning is switched off: then nothing is read."""

@@ -154,11 +154,13 @@ class Troubles:
         self._clock = clock
         self._closed: dict[str, _Closed] = {}
         self._short: dict[str, _Short] = {}
+        self._in_line: dict[tuple[str, int], Trouble] = {}
 
     def now(self) -> Sequence[Trouble]:
         """All that is in trouble, the oldest first."""
         self._forget_short()
-        short = {each.trouble.subject: each.trouble for each in self._short.values()}
+        short = {each.subject: each for each in self._in_line.values()}
+        short |= {each.trouble.subject: each.trouble for each in self._short.values()}
         found = [*(each.trouble for each in self._closed.values()), *short.values()]
         return sorted(found, key=lambda trouble: trouble.since)
 
@@ -166,9 +168,23 @@ class Troubles:
         """What keeps the work of an account waiting, or this batch alone."""
         self._forget_short()
         found = self._closed.get(STORE) or self._closed.get(account) or self._short.get(batch_id)
-        return None if found is None else found.trouble
+        if found is not None:
+            return found.trouble
+        return next((each for (batch, _), each in self._in_line.items() if batch == batch_id), None)
 
     # --- money -------------------------------------------------------------------------------------------
+
+    def stand_short(self, batch_id: str, index: int, limit: str | None) -> None:
+        """An item stands in line for money that is reserved for others, and goes when it is free; None: it does no more.
+
+        The rest of its batch waits for nothing but that line.
+        """
+        self._in_line.pop((batch_id, index), None)
+        if limit is not None:
+            at = self._clock.now()
+            reason = f"the rest of the budget {limit.removeprefix(budget_limit(''))!r} is reserved for what is under way"
+            trouble = Trouble(subject=limit, reason=reason, since=at, next_try=at)
+            self._in_line[batch_id, index] = trouble
 
     def run_short(self, batch_id: str, error: BudgetExceeded) -> float:
         """A budget has no room for a batch: seconds until it is to be tried again, a minute at most."""

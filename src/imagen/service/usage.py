@@ -9,12 +9,11 @@ import asyncio
 import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
 
-from imagen.domain.money import Usd
+from imagen.domain.money import from_dollars, to_dollars
 from imagen.domain.prediction import Tier
 from imagen.domain.usage import (
     GROUPINGS,
@@ -194,7 +193,7 @@ def facts_of(group: UsageGroup, *, label: str | None = None, key_id: str | None 
         quoted_cost_usd=group.quoted_cost.to_json(),
         judged=group.judged,
         kept=group.kept,
-        cost_per_kept_usd=None if per_kept is None else per_kept.to_json(),
+        cost_per_kept_usd=to_dollars(per_kept),
         practice=group.practice,
         key_id=key_id,
     )
@@ -205,9 +204,9 @@ def entry_facts(entry: UsageEntry) -> EntryFacts:
     return EntryFacts(
         **{name: getattr(entry, name) for name in ENTRY_FIELDS if name not in _DOLLARS and name != "key_id"},
         key_id=entry.key,
-        cost_usd_estimate=_told(entry.cost),
-        quoted_usd=_told(entry.quoted),
-        saved_usd=_told(entry.saved),
+        cost_usd_estimate=to_dollars(entry.cost),
+        quoted_usd=to_dollars(entry.quoted),
+        saved_usd=to_dollars(entry.saved),
     )
 
 
@@ -220,9 +219,9 @@ def entry_of(facts: EntryFacts) -> UsageEntry:
             if name not in {"key", "cost", "quoted", "saved"}
         },
         key=facts.key_id,
-        cost=dollars(facts.cost_usd_estimate),
-        quoted=dollars(facts.quoted_usd),
-        saved=dollars(facts.saved_usd),
+        cost=from_dollars(facts.cost_usd_estimate),
+        quoted=from_dollars(facts.quoted_usd),
+        saved=from_dollars(facts.saved_usd),
     )
 
 
@@ -230,20 +229,11 @@ def csv_row(facts: GroupFacts | EntryFacts) -> dict[str, Any]:
     """Facts as cells of a table for spreadsheets: exact dollars, and what is unknown is None."""
     row = msgspec.structs.asdict(facts)
     for name in _DOLLARS & row.keys():
-        amount = dollars(row[name])
+        amount = from_dollars(row[name])
         row[name] = None if amount is None else f"{amount.to_decimal():f}"
     if isinstance(facts, EntryFacts):
         row["created_at"] = facts.created_at.isoformat()
     return row
-
-
-def dollars(amount: float | None) -> Usd | None:
-    """An amount that was told, exactly as it was."""
-    return None if amount is None else Usd.parse(Decimal(repr(amount)))
-
-
-def _told(amount: Usd | None) -> float | None:
-    return None if amount is None else amount.to_json()
 
 
 # --- adding up -------------------------------------------------------------------------------------------
@@ -326,10 +316,7 @@ class UsageBook:
 
     async def _names(self) -> dict[str, str]:
         """The names of the keys by their ids; a revoked one says so, as its name may be another's by now."""
-        return {
-            key.id: key.name if key.revoked_at is None else f"{key.name} (revoked)"
-            for key in await self._keys.ever()
-        }
+        return {key.id: key.label for key in await self._keys.ever()}
 
 
 # --- what people ask -------------------------------------------------------------------------------------

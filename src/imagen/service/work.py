@@ -12,7 +12,8 @@ from functools import partial
 import msgspec
 
 from imagen.domain.batch import Batch, Control, Item, ItemStatus
-from imagen.domain.events import Event, Resumed, Submitted
+from imagen.domain.events import Event, InLine, LetIn, Resumed, Submitted
+from imagen.domain.limits import budget_limit
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import (
     BackendError,
@@ -54,6 +55,8 @@ from imagen.service.troubles import STORE, Ticket, Troubles, reason_of
 MOST_ATTEMPTS = 3
 """So often an item that the service itself interrupted is bought; each time before was free."""
 _SHORT_PAUSE_SECONDS = 1.0
+_SHORT_TOLD_AFTER_SECONDS = 2.0
+"""What is reserved comes free all the time: only who has waited longer for it is told of."""
 _FETCH_PAUSE_SECONDS = 5.0
 _STOP_SECONDS = 30.0
 _STOP_PAUSE_SECONDS = 0.25
@@ -175,11 +178,13 @@ class Worker:
             )  # of what cannot be read nothing is known
             await self._faulted(batch, item, fault, told)
             return None
-        if batch.kind == "batch" and (short := unpaid(outcomes)) is not None:
+        short = unpaid(outcomes)
+        if batch.kind == "batch" and short is not None and not short.lasting:
             refused = [each for each in outcomes if was_refused(each)]
             await self._requeue(batch, queued_again(item, self._renew(item, refused)))
             return self.troubles.run_short(batch.id, short)
-        self.troubles.afford(batch.id, since=began)
+        if short is None:
+            self.troubles.afford(batch.id, since=began)
         await self._conclude(batch, item, outcomes)
         return None
 
@@ -267,7 +272,16 @@ class Worker:
         order = from_stored(
             item.order, batch=batch, backend=backend, owner=self._owners.me, sealer=self._sealer
         )
-        return await self._gateway.carry_out(order, observer=_Beginning(self._begun, item))
+        beginning = _Beginning(self._begun, item, self._stands_short, self._clock)
+        try:
+            return await self._gateway.carry_out(order, observer=beginning)
+        finally:
+            beginning.over()
+
+    def _stands_short(self, item: Item, limit: str | None) -> None:
+        """An item waits for money that is reserved for somebody else; with None it waits no more."""
+        self.troubles.stand_short(item.batch_id, item.index, limit)
+        self._news.tell(item.batch_id)
 
     def backend_of(self, batch: Batch) -> Backend:
         """Where a batch is made.
@@ -463,18 +477,44 @@ class Worker:
 
 
 class _Beginning:
-    """Notes that an item has begun in the moment in which it is let in."""
+    """Notes that an item has begun in the moment in which it is let in, and that it has waited for money for a while."""
 
-    __slots__ = ("_begun", "_place")
+    __slots__ = ("_begun", "_clock", "_item", "_telling", "_tells")
 
-    def __init__(self, begun: set[tuple[str, int]], item: Item) -> None:
+    def __init__(
+        self,
+        begun: set[tuple[str, int]],
+        item: Item,
+        tells: Callable[[Item, str | None], None],
+        clock: Clock,
+    ) -> None:
         self._begun = begun
-        self._place = (item.batch_id, item.index)
+        self._item = item
+        self._tells = tells
+        self._clock = clock
+        self._telling: asyncio.Task[None] | None = None
 
     def notify(self, event: Event) -> None:
         """See `ports.Observer`."""
-        if isinstance(event, Submitted | Resumed):
-            self._begun.add(self._place)
+        match event:
+            case Submitted() | Resumed():
+                self._begun.add((self._item.batch_id, self._item.index))
+            case InLine(limit) if limit.startswith(budget_limit("")):
+                self.over()
+                self._telling = asyncio.get_running_loop().create_task(self._tell(limit))
+            case LetIn():
+                self.over()
+
+    def over(self) -> None:
+        """It waits no more."""
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+            self._tells(self._item, None)
+
+    async def _tell(self, limit: str) -> None:
+        await self._clock.sleep(_SHORT_TOLD_AFTER_SECONDS)
+        self._tells(self._item, limit)
 
 
 def _is_of_one(error: ImagenError) -> bool:

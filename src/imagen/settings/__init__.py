@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from imagen.settings.folders import user_config_folder, user_data_folder
 from imagen.settings.load import load_settings, read_server_url
-from imagen.settings.rows import BACKEND_ROWS, EMULATOR, ROWS, Row
+from imagen.settings.rows import BACKEND_ROWS, ROWS, Row
 from imagen.settings.sample import SAMPLE
 from imagen.settings.shape import (
     BackendSettings,
@@ -33,7 +33,6 @@ from imagen.settings.yaml_file import Place, choose_place, config_places
 
 __all__ = [
     "BACKEND_ROWS",
-    "EMULATOR",
     "ROWS",
     "SAMPLE",
     "BackendSettings",

@@ -38,13 +38,11 @@ class Kind(msgspec.Struct, frozen=True):
         read: makes the value from its stripped, non-empty text; raises ValueError when it is not allowed.
             Relative paths start in the folder that comes with it.
         hidden: the text is never repeated in a message, as it is a secret or may hold one.
-        many: the value is a tuple; `read` reads one element of it.
     """
 
     allowed: str
     read: Callable[[str, Path], Any]
     hidden: bool = False
-    many: bool = False
 
 
 def text(allowed: str = "text without control characters", *, form: re.Pattern[str] | None = None) -> Kind:
@@ -116,11 +114,6 @@ def dollars() -> Kind:
         return amount
 
     return Kind("an amount in dollars such as 0.05", read)
-
-
-def list_of(kind: Kind) -> Kind:
-    """Several of a kind: a list in YAML, separated by commas in the environment."""
-    return Kind(f"a list, each {kind.allowed}", kind.read, hidden=kind.hidden, many=True)
 
 
 def secret() -> Kind:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import imagen.settings.kinds as kinds  # noqa: PLR0402 - `from imagen.settings` would be a cycle
+from imagen.domain.prediction import EMULATOR
 from imagen.domain.secret import Secret
 from imagen.errors import ConfigError, InvalidInput, Problem
 from imagen.settings.environment import refuse_unknown, variables_of_backends, variables_of_settings
@@ -23,7 +24,6 @@ from imagen.settings.rows import (
     BACKEND_ROWS,
     BUILT_IN_BACKENDS,
     BY_NAME,
-    EMULATOR,
     EMULATOR_BACKEND,
     ROWS,
     SECTIONS,
@@ -247,8 +247,6 @@ def _value(row: Row, name: str, given: Given | None) -> Any:
     if given.node.is_null and row.may_be_absent:
         return None
     try:
-        if row.kind.many:
-            return tuple(row.kind.read(text, given.folder) for text in _texts(given.node))
         return row.kind.read(_text(given.node), given.folder)
     except ValueError:
         raise _wrong(name, given, row.kind.allowed, hidden=row.kind.hidden) from None
@@ -258,12 +256,6 @@ def _text(node: Node) -> str:
     if not isinstance(node.content, str) or node.is_null or not (text := node.content.strip()):
         raise ValueError("no text")
     return text
-
-
-def _texts(node: Node) -> list[str]:
-    if isinstance(node.content, list):
-        return [_text(element) for element in node.content]
-    return [text for part in _text(node).split(",") if (text := part.strip())]
 
 
 def _backend(

@@ -10,6 +10,7 @@ import msgspec
 
 import imagen.settings.kinds as kinds  # noqa: PLR0402 - `from imagen.settings` would be a cycle
 from imagen.domain.aspect_ratio import ASPECT_RATIOS
+from imagen.domain.prediction import EMULATOR
 from imagen.settings.kinds import Kind
 
 DAY = 24 * 60 * 60
@@ -51,11 +52,6 @@ class Row(msgspec.Struct, frozen=True):
     def may_be_absent(self) -> bool:
         """Whether the value may be None."""
         return self.default is None and self.absent != REQUIRED
-
-    @property
-    def shown_default(self) -> str:
-        """The default as people read it."""
-        return self.absent if self.default is None else self.default
 
 
 FLUX_SCHNELL_MODEL = "black-forest-labs/flux-schnell"
@@ -386,7 +382,6 @@ TOP_KEYS: tuple[str, ...] = (
 )
 """All that may stand at the top of the file."""
 
-EMULATOR = "emulator"
 FLUX_SCHNELL = "flux-schnell-replicate"
 
 BUILT_IN_BACKENDS: Mapping[str, Mapping[str, str]] = {

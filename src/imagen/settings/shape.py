@@ -9,13 +9,14 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from imagen.domain.prediction import EMULATOR
 from imagen.domain.preset import Preset
 from imagen.domain.secret import Secret, is_secret_name
 from imagen.errors import ConfigError
 from imagen.settings.kinds import is_sendable
 from imagen.settings.models import FACT, Facts
 from imagen.settings.models import KEY as MODELS
-from imagen.settings.rows import BACKEND_ROWS, EMULATOR, FLUX_SCHNELL, ROWS, shown
+from imagen.settings.rows import BACKEND_ROWS, FLUX_SCHNELL, ROWS, shown
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["text", "json"]

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from imagen.domain.secret import Secret, is_secret_name
 from imagen.domain.usage import UsageEntry
 from imagen.errors import SinkError
-from imagen.sinks.refusals import MAKE_IT, missing, told
+from imagen.sinks.refusals import MAKE_IT, is_unfit, missing, redacted
 from imagen.sinks.schema import COLUMNS, SCHEMA, TABLE, from_row, schema_sql, to_row
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class PostgresSink:
             except TimeoutError:
                 await self._drop()
                 raise SinkError(f"PostgreSQL did not answer within {self._seconds:g} s") from None
+            except psycopg.DataError as error:  # the transaction was undone, and the connection is well
+                raise self._translated(error, unfit=True) from None
             except psycopg.ProgrammingError as error:
                 await self._drop()
                 if error.sqlstate is None:
@@ -132,16 +134,16 @@ class PostgresSink:
         if connection is not None:
             await connection.close()
 
-    def _translated(self, error: Exception) -> SinkError:
+    def _translated(self, error: Exception, *, unfit: bool = False) -> SinkError:
         state = getattr(error, "sqlstate", None)
         said = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
-        detail = told(said, secrets=self._secrets) or type(error).__name__
+        detail = redacted(said, secrets=self._secrets) or type(error).__name__
         hint = None
         if state in _NO_SUCH_TABLE:
             hint = f"Run: imagen sink migrate ({MAKE_IT})."
         elif state == _NOT_ALLOWED:
             hint = f"Let that user read and write {SCHEMA}.{TABLE}, or apply the migration as that user."
-        return SinkError(f"PostgreSQL: {detail}", hint=hint)
+        return SinkError(f"PostgreSQL: {detail}", hint=hint, unfit=unfit or is_unfit(state))
 
 
 def _secrets(url: str) -> frozenset[str]:

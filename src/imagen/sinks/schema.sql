@@ -10,7 +10,7 @@ create table if not exists mai.imagen_usage (
     model             text           not null,
     seed              bigint,
     prompt_hash       text           not null,
-    latency_ms        integer        not null,
+    latency_ms        bigint         not null,
     cost_usd_estimate numeric(14, 6),
     caller            text           not null
 );
@@ -26,6 +26,17 @@ alter table mai.imagen_usage add column if not exists saved_usd_micros  bigint;
 alter table mai.imagen_usage add column if not exists predict_seconds   double precision;
 alter table mai.imagen_usage add column if not exists tier              text;
 alter table mai.imagen_usage add column if not exists parent            uuid;
+
+-- 32 bits of milliseconds are 24 days: a prediction that was left behind can take longer. Only an older table is changed,
+-- since every change of a type locks the table.
+do $$
+begin
+    if (select atttypid from pg_attribute
+        where attrelid = 'mai.imagen_usage'::regclass and attname = 'latency_ms') <> 'bigint'::regtype then
+        alter table mai.imagen_usage alter column latency_ms type bigint;
+    end if;
+end
+$$;
 
 comment on table mai.imagen_usage is
     'One row for each picture that imagen asked for. The prompt itself is never here.';

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imagen.domain.secret import Secret
 from imagen.domain.usage import UsageEntry
 from imagen.errors import SinkError
-from imagen.sinks.refusals import MAKE_IT, missing, told
+from imagen.sinks.refusals import MAKE_IT, is_unfit, missing, redacted
 from imagen.sinks.schema import COLUMNS, PAGE, SCHEMA, TABLE, from_row, to_row
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _SELECTED = tuple(
     f"{name}::text" if name == "cost_usd_estimate" else name
     for name in COLUMNS
 )
+_IN_A_HEADER = re.compile(r"[!-~]+")
 _HINTS = {
     "PGRST106": f"In the project's API settings, add {SCHEMA} to the exposed schemas.",
     "PGRST204": f"Run it in the SQL editor: {MAKE_IT}.",
@@ -118,6 +120,12 @@ class SupabaseSink:
                 hint=missing("supabase"),
             ) from None
         key = self._key.reveal()
+        if not _IN_A_HEADER.fullmatch(key):
+            # The libraries would quote it in their errors.
+            raise SinkError(
+                "the key of Supabase has characters that no key has, such as a line break",
+                hint="Check supabase.service_role_key (SUPABASE_SERVICE_ROLE_KEY).",
+            )
         if self._client is None:
             headers = {"apikey": key, "authorization": f"Bearer {key}"}
             self._client = AsyncPostgrestClient(
@@ -136,15 +144,15 @@ class SupabaseSink:
         except APIError as error:
             raise _translated(error.message or "it refused", error.code, key=key) from None
         except (httpx.HTTPError, OSError) as error:
-            detail = told(str(error), secrets=[key]) or type(error).__name__
+            detail = redacted(str(error), secrets=[key]) or type(error).__name__
             raise SinkError(f"Supabase could not be reached: {detail}") from None
 
 
 def _translated(said: str, code: str | None, *, key: str) -> SinkError:
-    detail = told(said if code is None else f"{said} ({code})", secrets=[key])
+    detail = redacted(said if code is None else f"{said} ({code})", secrets=[key])
     # What checks keys before PostgREST gives no codes.
     which = "401" if code is None and "API key" in said else code
-    return SinkError(f"Supabase: {detail}", hint=_HINTS.get(which or ""))
+    return SinkError(f"Supabase: {detail}", hint=_HINTS.get(which or ""), unfit=is_unfit(code))
 
 
 def _minimal() -> Any:

@@ -264,7 +264,7 @@ class SqlBatches:
         if prediction_id.isascii():
             found = await self._database.read(lambda connection: item_of(connection, prediction_id))
         if found is None:
-            raise NotFound(f"no batch has a prediction that is called {prediction_id[:80]!r}")
+            raise NotFound(f"no prediction that was taken on here is called {prediction_id[:80]!r}")
         return found
 
     async def list(

@@ -28,15 +28,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 
 from imagen.domain.budget import EACH, MOST_BUDGETS, Balance, Budget, Charge, Shortage, model_of
-from imagen.domain.caller import OWN_TOKEN
+from imagen.domain.caller import OWN_TOKEN, is_stranger
 from imagen.domain.limits import Blocked, Unaffordable, budget_limit
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Status
+from imagen.domain.prediction import EMULATOR, TERMINAL, Status
 from imagen.domain.usage import UsageEntry
-from imagen.errors import InvalidInput, NotFound, Problem
+from imagen.errors import ImagenError, InvalidInput, NotFound, Problem
 from imagen.store.database import Database
 from imagen.store.statement import Statement
-from imagen.store.tables import RESERVED, balances, budgets, predictions, reservations, usage
+from imagen.store.tables import RESERVED, UNFINISHED, balances, budgets, predictions, reservations, usage
 
 _FIELDS = Budget.__struct_fields__
 _COLUMNS = [budgets.c[name] for name in _FIELDS]
@@ -108,6 +108,27 @@ _LOST = Statement(
     .where(RESERVED, predictions.c.status == Status.UNKNOWN)
 )
 
+_ENDED_OPEN = (
+    select(
+        reservations.c.prediction_id,
+        reservations.c.amount,
+        usage.c.id.label("entry"),
+        usage.c.cost,
+        usage.c.outcome,
+    )
+    .outerjoin(usage, usage.c.id == reservations.c.prediction_id)
+    .outerjoin(predictions, predictions.c.id == reservations.c.prediction_id)
+    .where(
+        RESERVED,
+        or_(
+            usage.c.id.is_not(None),
+            predictions.c.id.is_(None),
+            predictions.c.status.in_(sorted(TERMINAL)) & predictions.c.charged.is_(False),
+        ),
+    )
+)
+"""Reservations whose purchases have ended without closing them, or that nobody knows any more."""
+
 
 class SqlBudgets:
     """`ports.Budgets` on one database.
@@ -165,6 +186,12 @@ class SqlBudgets:
 
         return await self._database.read(job)
 
+    async def heal(self, *, now: datetime) -> int:
+        """See the port."""
+        if not await self._database.read(_left_open):  # as a rule: then nobody waits for the right to write
+            return 0
+        return await self._database.write(lambda connection: _heal(connection, now))
+
     async def shortage(self, charges: Sequence[Charge], *, now: datetime) -> Shortage | None:
         """See the port."""
         return await self._database.read(lambda connection: _shortage(connection, charges, now))
@@ -189,7 +216,7 @@ class Reserving:
         passed, blocked, short = [], None, []
         for budget, subject in self._counting(charge):
             balance = _balance(self._connection, budget, subject, self._now)
-            shortage = Shortage(balance=balance, quote=charge.amount)
+            shortage = Shortage(balance=balance, quote=charge.amount, caller=charge.caller)
             if charge.amount is None:
                 if budget.hard:
                     short.append(shortage)
@@ -202,19 +229,38 @@ class Reserving:
             else:
                 short.append(shortage)
         if short:
-            return Unaffordable(max(short, key=_renewal))
+            return Unaffordable(max(short, key=lambda one: (one.lasting, _renewal(one))))
         return blocked or tuple(passed)
 
+    def judge_left(self, charge: Charge, prediction_id: str) -> tuple[Shortage, ...] | Blocked | Unaffordable:
+        """The same of one that was left behind, perhaps bought and perhaps not.
+
+        Where money is reserved for it that has to fit still: it may have been reserved when the budget was made or made
+        smaller, and not been bought. To wait would not help, as others may wait for what it has reserved itself.
+        """
+        if not self._is_reserved(prediction_id):
+            return self.judge(charge)
+        for budget, subject in self._counting(charge):
+            balance = _balance(self._connection, budget, subject, self._now)
+            if budget.hard and (charge.amount is None or balance.left < Usd(0)):
+                return Unaffordable(Shortage(balance=balance, quote=charge.amount, caller=charge.caller))
+        return ()
+
     def reserve(self, charge: Charge, prediction_id: str) -> None:
-        """Put the most that a purchase can cost aside, wherever it counts."""
+        """Put the most that a purchase can cost aside, wherever it counts; once for each purchase."""
+        if not self._counting(charge) or self._is_reserved(prediction_id):
+            return
         amount = 0 if charge.amount is None else charge.amount.micros
         counted = [
             (budget.name, subject, budget.period(self._now)) for budget, subject in self._counting(charge)
         ]
         for standing in counted:
             _add(self._connection, standing, reserved=amount)
-        if counted:
-            _write(self._connection, prediction_id, "open", amount=amount, counted=counted, at=self._now)
+        _write(self._connection, prediction_id, "open", amount=amount, counted=counted, at=self._now)
+
+    def _is_reserved(self, prediction_id: str) -> bool:
+        row = _FIND.run(self._connection, {"this_id": prediction_id}).fetchone()
+        return row is not None and row[0] == "open"
 
     def _counting(self, charge: Charge) -> list[tuple[Budget, str]]:
         if self._any is None:
@@ -276,11 +322,10 @@ def _close(
 
 
 def _settle_unreserved(connection: Connection, entry: UsageEntry) -> None:
-    of_stranger = entry.key is None and entry.caller.startswith(OWN_TOKEN)
-    if not entry.cost or of_stranger or _ANY.run(connection, {}).fetchone() is None:
+    if not entry.cost or is_stranger(entry.key, entry.caller) or _ANY.run(connection, {}).fetchone() is None:
         return
     cost = entry.cost.micros
-    charge = Charge(amount=entry.cost, key=entry.key, caller=entry.caller, model=model_of(entry.model))
+    charge = Charge(amount=entry.cost, key=entry.key, caller=entry.caller, model=_model_of(entry.model))
     counted = []
     for budget, subject in _counting(connection, charge):
         standing = (budget.name, subject, budget.period(entry.created_at))
@@ -333,6 +378,24 @@ def _standing(balance: Balance, now: datetime) -> Standing:
 def _renewal(shortage: Shortage) -> datetime:
     """When there can be room again: of several the one that takes longest counts."""
     return shortage.balance.renews_at or datetime.max.replace(tzinfo=UTC)
+
+
+# --- healing ---------------------------------------------------------------------------------------------
+
+
+def _left_open(connection: Connection) -> bool:
+    return connection.execute(_ENDED_OPEN.limit(1)).first() is not None
+
+
+def _heal(connection: Connection, now: datetime) -> int:
+    found = connection.execute(_ENDED_OPEN).all()
+    for row in found:
+        if row.entry is None:
+            void(connection, row.prediction_id, now)
+        else:
+            cost = row.amount if row.cost is None else row.cost.micros
+            _close(connection, row.prediction_id, "settled", cost=cost, outcome=row.outcome, at=now)
+    return len(found)
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -390,11 +453,11 @@ def _shortage(connection: Connection, charges: Sequence[Charge], now: datetime) 
                 _, amounts = wanted.setdefault((budget.name, subject), (budget, []))
                 amounts.extend(charge.amount for charge in same)
     for (_, subject), (budget, amounts) in sorted(wanted.items()):
-        known = [amount for amount in amounts if amount is not None]
-        quote = Usd.total(known) if len(known) == len(amounts) else None
+        quote = Usd.total_or_none(amounts)
         balance = _balance(connection, budget, subject, now)
         if quote is None or not balance.has_room_for(quote):
-            return Shortage(balance=balance, quote=quote)
+            caller = next((charge.caller for charge in charges if charge.key == subject), "")
+            return Shortage(balance=balance, quote=quote, caller=caller)
     return None
 
 
@@ -422,11 +485,34 @@ def _recount(connection: Connection, budget: Budget, now: datetime) -> None:
         .join(predictions, predictions.c.id == reservations.c.prediction_id)
         .where(RESERVED)
     ):
-        charge = Charge(amount=None, key=row.key, caller=row.caller, model=model_of(row.model))
+        charge = Charge(amount=None, key=row.key, caller=row.caller, model=_model_of(row.model))
         if (subject := budget.counts_for(charge)) is not None:
             standing = (budget.name, subject, budget.period(row.created_at))
             _add(connection, standing, reserved=row.amount)
             _stand(connection, row.prediction_id, [*row.counted, standing])
+    _reserve_what_is_under_way(connection, budget, now)
+
+
+def _reserve_what_is_under_way(connection: Connection, budget: Budget, now: datetime) -> None:
+    """Reserve for purchases that no budget has counted yet; nothing where nobody knows what they will cost."""
+    under_way = (
+        select(*(predictions.c[name] for name in ("id", "key", "caller", "model", "quote")))
+        .outerjoin(reservations, reservations.c.prediction_id == predictions.c.id)
+        .where(
+            UNFINISHED,
+            predictions.c.status.not_in(sorted(TERMINAL)),
+            predictions.c.backend_type != EMULATOR,
+            or_(predictions.c.key.is_not(None), ~predictions.c.caller.startswith(OWN_TOKEN)),
+            reservations.c.prediction_id.is_(None),
+        )
+    )
+    for row in connection.execute(under_way).all():
+        charge = Charge(amount=row.quote.high, key=row.key, caller=row.caller, model=_model_of(row.model))
+        if (subject := budget.counts_for(charge)) is not None:
+            standing = (budget.name, subject, budget.period(now))
+            amount = 0 if charge.amount is None else charge.amount.micros
+            _add(connection, standing, reserved=amount)
+            _write(connection, row.id, "open", amount=amount, counted=[standing], at=now)
 
 
 def _spent_since(connection: Connection, budget: Budget, since: datetime | None) -> Iterable[Charge]:
@@ -445,7 +531,15 @@ def _spent_since(connection: Connection, budget: Budget, since: datetime | None)
         began = func.coalesce(reservations.c.created_at, usage.c.created_at)
         statement = statement.where(usage.c.created_at >= since - _MARGIN, began >= since)
     for row in connection.execute(statement):
-        yield Charge(amount=Usd(row.micros), key=row.key, caller=row.caller, model=model_of(row.model))
+        yield Charge(amount=Usd(row.micros), key=row.key, caller=row.caller, model=_model_of(row.model))
+
+
+def _model_of(ref: str) -> str:
+    """As budgets count it. What is no name of a model, in an entry of another program, counts under its own words."""
+    try:
+        return model_of(ref)
+    except ImagenError:
+        return ref.lower()
 
 
 def _forget(connection: Connection, name: str) -> None:

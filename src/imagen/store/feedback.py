@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
 from imagen.domain.feedback import Feedback
@@ -21,18 +21,24 @@ class SqlFeedback:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def put(self, feedback: Feedback) -> None:
+    async def put(self, feedback: Feedback) -> Feedback:
         """See the port."""
         row = {name: getattr(feedback, name) for name in _NAMES}
         statement = insert(_TABLE).values(row)
         changed = {name: statement.excluded[name] for name in _NAMES if name != "prediction_id"}
-        statement = statement.on_conflict_do_update(index_elements=["prediction_id"], set_=changed)
-        await self._database.write(lambda connection: connection.execute(statement))
+        # The same said again changes nothing, not even when it was said.
+        statement = statement.on_conflict_do_update(
+            index_elements=["prediction_id"], set_=changed, where=_TABLE.c.kept != statement.excluded.kept
+        )
+        counts = select(*(_TABLE.c[name] for name in _NAMES)).where(
+            _TABLE.c.prediction_id == feedback.prediction_id
+        )
 
-    async def remove(self, prediction_id: str) -> bool:
-        """See the port."""
-        statement = delete(_TABLE).where(_TABLE.c.prediction_id == prediction_id)
-        return bool(await self._database.write(lambda connection: connection.execute(statement).rowcount))
+        def job(connection: Connection) -> Feedback:
+            connection.execute(statement)
+            return Feedback(**connection.execute(counts).one()._mapping)  # noqa: SLF001 - its public name
+
+        return await self._database.write(job)
 
     async def list(self, *, caller: str | None = None) -> Sequence[Feedback]:
         """See the port."""

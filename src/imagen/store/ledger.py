@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from imagen.domain.usage import UsageEntry, UsageQuery, UsageSummary
@@ -88,18 +88,40 @@ class SqlLedger:
 
     async def count_unsunk(self, sink: str) -> int:
         """See the port."""
-        statement = select(func.count()).select_from(usage).where(or_(*_places_without(sink)))
-        return await self._database.read(lambda connection: connection.execute(statement).scalar_one())
+        return await self._count(or_(*_places_without(sink), usage.c.sink == _refusal_of(sink)))
 
     async def sunk(self, sink: str, entries: Sequence[UsageEntry]) -> None:
         """See the port."""
         rows = [{"this_id": entry.id, "this_sink": sink} for entry in entries]
         await self._database.write(lambda connection: _SUNK.run_many(connection, rows))
 
+    async def refused(self, sink: str, entries: Sequence[UsageEntry]) -> None:
+        """See the port."""
+        await self.sunk(_refusal_of(sink), entries)
+
+    async def count_refused(self, sink: str) -> int:
+        """See the port."""
+        return await self._count(usage.c.sink == _refusal_of(sink))
+
+    async def offer_again(self, sink: str) -> None:
+        """See the port."""
+        statement = update(usage).where(usage.c.sink == _refusal_of(sink)).values(sink=None)
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def _count(self, which: ColumnElement[bool]) -> int:
+        statement = select(func.count()).select_from(usage).where(which)
+        return await self._database.read(lambda connection: connection.execute(statement).scalar_one())
+
+
+def _refusal_of(sink: str) -> str:
+    """What stands in the place of a sink's name at an entry that it refused."""
+    return f"refused:{sink}"
+
 
 def _places_without(sink: str) -> tuple[ColumnElement[bool], ...]:
-    """Entries that no sink has, and those that another one has: three ranges of the index."""
-    return usage.c.sink.is_(None), usage.c.sink < sink, usage.c.sink > sink
+    """Entries that no sink has, and those that another one has or refused: three ranges of the index."""
+    others = usage.c.sink != _refusal_of(sink)
+    return usage.c.sink.is_(None), and_(usage.c.sink < sink, others), and_(usage.c.sink > sink, others)
 
 
 def write_entries(connection: Connection, entries: Sequence[UsageEntry]) -> None:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select
 from sqlalchemy.dialects.sqlite import insert
 
+from imagen.domain.budget import Charge, Shortage
 from imagen.domain.limits import (
     AccountRules,
     AccountState,
@@ -20,6 +21,7 @@ from imagen.domain.limits import (
     Missing,
     Need,
     Refusal,
+    Unaffordable,
     Verdict,
     account_limit,
     key_limit,
@@ -342,7 +344,7 @@ class _Taking:
         if need.running:
             self._hold(need, limits, own)
             return Admitted()
-        passed = () if need.charge is None else self._money.judge(need.charge)
+        passed = () if need.charge is None else self._judge_money(need, need.charge)
         if not isinstance(passed, tuple):
             return passed
         for limit in limits:
@@ -362,6 +364,11 @@ class _Taking:
         if intent is not None:
             intent = replace(intent, sent_at=datetime.fromtimestamp(self._now, UTC))
         return Admitted(sequence, intent, passed)
+
+    def _judge_money(self, need: Need, charge: Charge) -> tuple[Shortage, ...] | Blocked | Unaffordable:
+        if need.intent is None:
+            return self._money.judge_left(charge, need.lease)
+        return self._money.judge(charge)
 
     def _closed(self, need: Need) -> Blocked | None:
         """The rate that lets nobody through now."""

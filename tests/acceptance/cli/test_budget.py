@@ -39,6 +39,7 @@ def test_pictures_are_made_until_the_budget_is_used_up(cli: Any, replicate_emula
     refused = cli("generate", "another fox", "--json", code=3)
     told = refused.json
     assert (told["error"], told["budget"], told["quote_usd"]) == ("budget_exceeded", "mine", PRICE)
+    assert told["status"] == "refused"
     assert datetime.fromisoformat(told["renews_at"]) > datetime.now(UTC)
     for part in ("$0.003", "'mine'", "$0.005 a day", "$0.002 is left", "nothing was bought", "It renews at"):
         assert part in refused.stderr

@@ -64,15 +64,15 @@ def test_an_estimate_with_an_account(buyer: Any, replicate_emulator: EmulatorThr
     assert holding.read_line() == "in\n"
     args = ("estimate", "a red fox", "-m", "flux-1.1-pro-ultra")
     told = buyer(*args, "--semaphore", "gpu", "--json", code=0).json
-    assert (told["practice"], told["quote"]["high_usd"], told["budget"]) == (False, 0.06, None)
+    assert (told["practice"], told["quote"]["high_usd"], told["short_of"]) == (False, 0.06, None)
     assert (told["limit"], told["position"]) == ("semaphore:gpu", 1)
     assert all(one["quote"]["likely_usd"] < 0.06 for one in told["cheaper"])
     shown = buyer(*args, "--semaphore", "gpu", code=0).stdout
     assert "number 1 in line for the semaphore gpu" in shown
     holding.stop()
-    shown = buyer(*args, "--count", "2", code=0).stdout
+    shown = buyer(*args, "--count", "2", code=3).stdout
     assert "tiny: it would be refused; this costs up to $0.12" in shown
-    assert "waits for the budget tiny" in shown
+    assert "waits for" not in shown
     assert replicate_emulator.journal.entries(operation=CREATE) == ()
 
 
@@ -104,6 +104,22 @@ def test_an_estimate_of_a_gateway_counts_all_runs(
     told = cli(*args, code=0).json
     assert (told["images"], told["predictions"], told["quote"]["high_usd"]) == (6, 2, 0.15)
     assert replicate_emulator.journal.entries(operation=CREATE) == ()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_would_be_refused_is_told_in_one_way(cli: Any, buyer: Any, served: str, there: bool) -> None:
+    at = ("--server", served) if there else ()
+    args = ("estimate", "a red fox", "-m", "flux-dev", *at)
+    cli("budget", "set", "small", "--usd", "0.01", "--per", "day", "--all", *at, code=0)
+    for more, budget in (((), "small"), (("--max-cost", "0.02"), None)):
+        told = buyer(*args, *more, "--json", code=3).json
+        assert (told["error"], told["budget"], told["quote_usd"]) == ("budget_exceeded", budget, 0.025)
+        assert (told["quote"]["high_usd"], told["limit"], told["short_of"]["waits"]) == (0.025, None, False)
+        shown = buyer(*args, *more, code=3)
+        assert "It renews at" in shown.stdout
+        assert "waits for" not in shown.stdout
+        assert "nothing was bought" in shown.stderr
+    assert told["renews_at"] is None
 
 
 # --- recommend -------------------------------------------------------------------------------------------
@@ -153,6 +169,15 @@ def test_what_is_kept_is_shown_exported_and_erased(buyer: Any) -> None:
     assert buyer("preferences", "show", "--caller", "nobody", "--json", code=0).json["count"] == 0
     assert "2 judgements of unknown erased" in buyer("preferences", "erase", code=0).stderr
     assert "nothing was learned" in buyer("preferences", "show", code=0).stderr
+
+
+def test_of_several_all_are_judged_or_none(cli: Any, served: str, buyer: Any) -> None:
+    for at in ((), ("--server", served)):
+        made = generate(buyer, *at)
+        assert "pred_nothing" in buyer("keep", made["id"], "pred_nothing", *at, code=2).stderr
+        assert buyer("preferences", "export", "--json", *at, code=0).json == []
+        buyer("keep", made["id"], generate(buyer, "-m", "flux-dev", *at)["id"], *at, code=0)
+        assert len(buyer("preferences", "export", "--json", *at, code=0).json) == 2
 
 
 def test_what_is_not_there_or_switched_off_is_said(buyer: Any) -> None:

@@ -44,6 +44,8 @@ def test_help_has_an_example_on_a_line_of_its_own(command: tuple[str, ...]) -> N
     lines = [line.strip() for line in done.output.splitlines()]
     assert "Examples:" in lines
     assert any(line.startswith(f"imagen {' '.join(command)}") for line in lines)
+    prose = done.output.partition("Options:")[0].partition("Arguments:")[0].partition("Examples:")[0]
+    assert not [line for line in prose.splitlines() if "   " in line.strip()]
 
 
 def test_help_loads_nothing_heavy() -> None:

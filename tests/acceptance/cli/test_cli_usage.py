@@ -220,7 +220,11 @@ def test_csv_is_exact_and_leaves_unknown_prices_empty(cli: Any) -> None:
     assert [(row["name"], row["cost_usd"], row["unpriced"]) for row in grouped] == [
         ("someone/unpriced", "0.1", "1"),
         (SCHNELL, "0.009", "0"),
+        ("total", "0.109", "1"),
     ]
+    grouped = list(csv.DictReader(io.StringIO(cli("usage", "--limit", "1", "--csv", code=0).stdout)))
+    assert [row["name"] for row in grouped] == ["someone/unpriced", "total"]
+    assert grouped[-1]["cost_usd"] == "0.109"
 
 
 def test_what_cannot_be_is_refused_in_one_line(cli: Any) -> None:
@@ -383,10 +387,31 @@ def test_an_html_report_of_nothing_and_one_that_cannot_be_written(cli: Any) -> N
     assert not (cli.work / "no").exists()
 
 
+def test_an_html_report_replaces_no_file_and_no_folder(cli: Any) -> None:
+    for name in (".", "", ".."):
+        assert "is no file" in cli("usage", "--html", name, code=2).stderr
+    page = cli.work / "usage.html"
+    page.write_text("mine")
+    assert "nothing is overwritten without --force" in cli("usage", "--html", "usage.html", code=2).stderr
+    assert page.read_text() == "mine"
+    cli("usage", "--html", "usage.html", "--force", code=0)
+    assert page.read_text() != "mine"
+    assert "--force belongs to --html" in cli("usage", "--force", code=2).stderr
+
+
+def test_a_gateway_tells_its_ledger_alone_and_half_a_table_is_none(cli: Any) -> None:
+    there = ("--server", "http://127.0.0.1:9")
+    assert (
+        "--source and --server exclude each other" in cli("usage", "--source", "sink", *there, code=2).stderr
+    )
+    assert cli("usage", "--raw", "--csv", *there, code=4).stdout == ""
+    assert cli("usage", "--raw", "--csv", code=0).stdout.startswith("id,")
+
+
 def test_what_a_spreadsheet_would_run_is_text_in_csv(cli: Any, remember: Callable[..., None]) -> None:
     remember(entry(caller='=HYPERLINK("x")', cost=Usd(5)), entry(caller="@x"), entry(caller="-1+1"))
-    (header, *rows) = csv.reader(io.StringIO(cli("usage", "--by", "caller", "--csv", code=0).stdout))
-    assert header[0] == "name"
+    (header, *rows, total) = csv.reader(io.StringIO(cli("usage", "--by", "caller", "--csv", code=0).stdout))
+    assert (header[0], total[0]) == ("name", "total")
     assert sorted(row[0] for row in rows) == ["'-1+1", '\'=HYPERLINK("x")', "'@x"]
     raw = list(csv.DictReader(io.StringIO(cli("usage", "--raw", "--csv", code=0).stdout)))
     assert {row["caller"][0] for row in raw} == {"'"}

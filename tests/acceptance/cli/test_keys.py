@@ -80,3 +80,26 @@ def test_what_makes_no_sense_is_refused_by_field(cli: Any) -> None:
         assert done.json["error"] == "invalid_input"
         assert told in done.stderr
     assert cli("keys", "list", "--json", code=0).json == []
+
+
+def test_a_revocation_says_which_budgets_count_nobody_now(cli: Any) -> None:
+    cli("keys", "create", "alice", code=0)
+    cli("budget", "set", "hers", "--usd", "1", "--per", "day", "--key", "alice", code=0)
+    said = cli("keys", "revoke", "alice", code=0).stderr
+    assert "budget hers counts nobody now" in said
+    assert "--key alice" in said
+    assert "alice (revoked)" in cli("budget", "list", code=0).stdout
+    assert "hers counts nobody" in cli("doctor", code=0).stdout
+    cli("keys", "create", "alice", code=0)
+    cli("budget", "set", "hers", "--usd", "1", "--per", "day", "--key", "alice", code=0)
+    assert "revoked" not in cli("budget", "list", code=0).stdout
+    assert "counts nobody" not in cli("doctor", code=0).stdout
+
+
+def test_a_sink_that_is_away_is_said_once_by_sync(cli: Any) -> None:
+    cli("generate", "a fox", code=0)
+    done = cli(
+        "sink", "sync", env={"IMAGEN_SINK__POSTGRES_URL": "postgresql://imagen@127.0.0.1:1/usage"}, code=4
+    )
+    assert done.stderr.count("PostgreSQL") == 1
+    assert "WARNING" not in done.stderr

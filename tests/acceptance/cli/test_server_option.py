@@ -386,6 +386,18 @@ def test_a_gateway_that_dies_meanwhile_is_4_and_the_next_step_is_told(
     assert "`imagen predictions list` there tells what became of it" in done.stderr
 
 
+def test_a_preview_that_was_lost_with_its_gateway_is_not_told_as_free(
+    cli: Any, served: Served, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("slow", run_seconds=50.0, times=1)
+    asking = cli.start("generate", "a fox", "-m", "flux-dev", "--preview", "2", "-o", "out/", "--json")
+    wait_for(lambda: list((cli.work / "out").glob("previews-*/*.*")))
+    served.process.stop(signal.SIGKILL)
+    asking.process.wait(20)
+    costs = {bool(one["files"]): one["cost_usd"] for one in asking.stop().json["previews"]}
+    assert costs == {True: 0.003, False: None}
+
+
 # --- semaphores and keys ---------------------------------------------------------------------------------
 
 
@@ -469,6 +481,30 @@ def test_a_key_that_is_made_there_is_good_there(
     assert found == []
 
 
+def test_previews_and_their_final_are_held_below_what_they_may_cost_there(
+    cli: Any, served: Served, replicate_emulator: EmulatorThread
+) -> None:
+    wish = ("generate", PROMPT, "-m", "flux-1.1-pro", "--preview", "2", "--pick", "1", "--json")
+    dear = cli(*wish, "--max-cost", "0.0459", code=3)
+    assert (dear.json["error"], dear.json["quote_usd"]) == ("budget_exceeded", 0.046)
+    cli("budget", "set", "small", "--usd", "0.045", "--per", "day", "--all", env=ADMIN, code=0)
+    short = cli(*wish, code=3)
+    assert (short.json["error"], short.json["budget"], short.json["quote_usd"]) == (
+        "budget_exceeded",
+        "small",
+        0.046,
+    )
+    assert "unknown" not in dear.stderr + short.stderr
+    assert replicate_emulator.purchases == 0
+    cli("budget", "set", "small", "--usd", "0.046", "--per", "day", "--all", env=ADMIN, code=0)
+    done = cli(*wish, "--max-cost", "0.046", code=0)
+    assert len(done.json["finals"]) == 1
+    assert (
+        "2 previews on black-forest-labs/flux-schnell: $0.006; a final on black-forest-labs/flux-1.1-pro: $0.04"
+        in (done.stderr)
+    )
+
+
 def test_previews_and_their_finals_are_made_there(
     cli: Any, served: Served, replicate_emulator: EmulatorThread
 ) -> None:
@@ -492,7 +528,11 @@ def test_previews_and_their_finals_are_made_there(
     assert done.json["spent"]["saved_usd"] == 0.034
     assert "preset pod: flux-1.1-pro does not take negative_prompt" in done.stderr
     assert Path(final["files"][0]).parent == cli.work / "out"
-    later = cli("promote", done.json["previews"][0]["id"], "-m", "nano-banana", "--json", code=0).json
+    picked = done.json["previews"][0]["id"]
+    dry = cli("promote", picked, "--dry-run", "--json", code=0).json
+    assert dry["quote"] == {"low_usd": 0.04, "likely_usd": 0.04, "high_usd": 0.04}
+    assert "$0.04" in cli("promote", picked, "--dry-run", code=0).stdout
+    later = cli("promote", picked, "-m", "nano-banana", "--json", code=0).json
     assert (later["tier"], later["left_out"]) == ("final", ["seed"])
     assert later["saved_usd"] is not None
     bought = [one.body["input"] for one in replicate_emulator.journal.entries(operation=CREATE)]

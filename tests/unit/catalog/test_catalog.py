@@ -84,10 +84,48 @@ def test_the_bare_name_belongs_to_a_model_only_while_no_other_has_it():
     assert claimed.find("fox") is claimed.find("b/hen")
 
 
-def test_our_user_may_give_a_bare_name_to_another_model():
-    mine = load({"flux-2-pro": {"aliases": ["flux-dev"]}})
-    assert mine.resolve("flux-dev") == ModelRef("black-forest-labs", "flux-2-pro")
-    assert mine.resolve("black-forest-labs/flux-dev") == ModelRef("black-forest-labs", "flux-dev")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"flux-2-pro": {"aliases": ["flux-DEV"]}},
+        {"acme/fox": {}, "flux-2-pro": {"aliases": ["fox"]}},
+        {"flux-dev": {"aliases": ["fox"]}, "flux-2-pro": {"aliases": ["FOX"]}},
+    ],
+)
+def test_an_alias_takes_over_no_name_of_another_model(overrides: dict[str, Any]):
+    with pytest.raises(ConfigError, match=r"is a name of .* already") as caught:
+        load(overrides)
+    assert caught.value.setting in {"models.flux-2-pro.aliases", "models.flux-dev.aliases"}
+
+
+def test_of_two_models_of_one_bare_name_one_may_be_given_it():
+    mine = load({"acme/hen": {}, "emca/hen": {"aliases": ["hen"]}})
+    assert mine.resolve("hen") == ModelRef("emca", "hen")
+
+
+@pytest.mark.parametrize(
+    ("facts", "setting", "words"),
+    [
+        ({"typical_seconds": -1}, "typical_seconds", "above 0"),
+        ({"typical_seconds": float("nan")}, "typical_seconds", "above 0"),
+        ({"deadline_seconds": 0}, "deadline_seconds", "above 0"),
+        ({"price": True}, "price", "an amount in dollars such as 0.02"),
+        ({"price": 1e30}, "price", "such as 0.05"),
+        ({"price": 2e9}, "price", "$1000000000.00 is allowed"),
+        ({"quality": 9}, "quality", "a whole number from 1 to 5"),
+        ({"strengths": ["cheap"]}, "strengths", "'cheap' must be one of photo, typography, vector"),
+        ({"prices": [{"per_image": 1, "when": {"sizee": 1}}]}, "prices", "no parameter 'sizee'"),
+        ({"prices": [{"per_image": 1, "when": {"go_fast": "yes"}}]}, "prices", "true or false"),
+        ({"prices": [{"per_image": 1, "when": {"output_format": "gif"}}]}, "prices", "one of"),
+    ],
+)
+def test_what_is_refused_says_what_is_allowed(facts: dict[str, Any], setting: str, words: str):
+    with pytest.raises(ConfigError) as caught:
+        load({"flux-dev": facts})
+    assert caught.value.setting == f"models.flux-dev.{setting}"
+    assert words in caught.value.detail
+    assert "Expected" not in caught.value.detail
+    assert "$." not in caught.value.detail
 
 
 def test_one_name_for_two_models_is_refused():
@@ -246,8 +284,8 @@ def test_the_shipped_facts_stay():
         ({"flux-dev": {"per_second": "abacus"}}, "models.flux-dev.per_second"),
         ({"flux-dev": {"price": 1, "per_run": 1}}, "models.flux-dev.per_run"),
         ({"flux-dev": {"price": "0.0000001"}}, "models.flux-dev.price"),
-        ({"flux-dev": {"quality": 0}}, "models.flux-dev"),
-        ({"flux-dev": {"strengths": ["cheap"]}}, "models.flux-dev"),
+        ({"flux-dev": {"quality": 0}}, "models.flux-dev.quality"),
+        ({"flux-dev": {"strengths": ["cheap"]}}, "models.flux-dev.strengths"),
         ({"flux-dev": {"prices": [{}]}}, "models.flux-dev.prices"),
         (
             {"flux-dev": {"prices": [{"per_image": 1, "per_second": "cpu"}]}},
@@ -269,8 +307,8 @@ def test_the_shipped_facts_stay():
         ({"flux-dev": {"aliases": ["seeDream4"]}}, "models.flux-dev.aliases"),
         ({"flux-dev": {"aliases": ["qwen/qwen-image"]}}, "models.flux-dev"),
         ({"flux-dev": {"aliases": ["dev:1"]}}, "models.flux-dev"),
-        ({"flux-dev": {"aliases": "quick"}}, "models.flux-dev"),
-        ({"flux-dev": {"parameters": 5}}, "models.flux-dev"),
+        ({"flux-dev": {"aliases": "quick"}}, "models.flux-dev.aliases"),
+        ({"flux-dev": {"parameters": 5}}, "models.flux-dev.parameters"),
         ({"flux-dev": "0.02"}, "models.flux-dev"),
         ({"not a name": {}}, "models.not a name"),
         ({"deployments/me/mine": {}}, "models.deployments/me/mine"),

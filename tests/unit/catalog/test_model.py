@@ -100,29 +100,29 @@ def test_schemas_judge_inputs(name: str, input_: dict[str, object], valid: bool)
 
 
 @pytest.mark.parametrize(
-    ("name", "key", "role", "is_list", "limit"),
+    ("name", "key", "is_list", "limit"),
     [
-        ("flux-dev", "image", "edit", False, 1),
-        ("flux-1.1-pro", "image_prompt", "guide", False, 1),
-        ("flux-kontext-max", "input_image", "edit", False, 1),
-        ("flux-2-pro", "input_images", "edit", True, 8),
-        ("flux-2-klein-4b", "images", "edit", True, 5),
-        ("seedream-4", "image_input", "edit", True, 10),
-        ("nano-banana", "image_input", "edit", True, None),
-        ("qwen-image-edit-plus", "image", "edit", True, None),
-        ("photon-flash", "image_reference", "guide", False, 1),
-        ("image-01", "subject_reference", "guide", False, 1),
+        ("flux-dev", "image", False, 1),
+        ("flux-1.1-pro", "image_prompt", False, 1),
+        ("flux-kontext-max", "input_image", False, 1),
+        ("flux-2-pro", "input_images", True, 8),
+        ("flux-2-klein-4b", "images", True, 5),
+        ("seedream-4", "image_input", True, 10),
+        ("nano-banana", "image_input", True, None),
+        ("qwen-image-edit-plus", "image", True, None),
+        ("photon-flash", "image_reference", False, 1),
+        ("image-01", "subject_reference", False, 1),
     ],
 )
-def test_where_a_picture_goes(name: str, key: str, role: str, is_list: bool, limit: int | None):
+def test_where_a_picture_goes(name: str, key: str, is_list: bool, limit: int | None):
     place = known(name).image_input
     assert place is not None
-    assert (place.key, place.role, place.is_list, place.limit) == (key, role, is_list, limit)
+    assert (place.key, place.is_list, place.limit) == (key, is_list, limit)
 
 
 def test_what_must_come_with_a_picture():
     assert known("ideogram-v2").image_input == ImageInput(
-        "image", "edit", is_list=False, limit=1, required=False, needs=("mask",)
+        "image", is_list=False, limit=1, required=False, needs=("mask",)
     )
     required = known("qwen-image-edit").image_input
     assert required is not None

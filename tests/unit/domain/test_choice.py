@@ -94,6 +94,7 @@ def test_what_does_not_fit_or_has_no_price_comes_last() -> None:
         (one(OTHER, None), {}, "no price is known of anything that can do this"),
         (one(OTHER, "0.05"), {}, "at $0.05 it comes nearest, and $1.00 pays for 20"),
         (one(OTHER, "0.02", seconds=30), {"within_seconds": 5}, "within 5 s, and this one takes 30 s"),
+        (one(OTHER, "0.02", seconds=20.206449), {"within_seconds": 5}, "this one takes 20.21 s"),
         (one(OTHER, "0.02"), {"within_seconds": 5}, "this one takes nobody knows how long"),
     ],
 )

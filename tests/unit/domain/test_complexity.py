@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from imagen.domain.complexity import KINDS, MOST, Complexity, judge, kind_of
+from imagen.domain.complexity import MOST, Complexity, Kind, judge, kind_of
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_points_by_part(prompt: str, part: str, points: int) -> None:
 )
 def test_kinds(prompt: str, kind: str) -> None:
     assert kind_of(prompt) == kind
-    assert kind in KINDS
+    assert kind in get_args(Kind)
 
 
 @pytest.mark.parametrize(

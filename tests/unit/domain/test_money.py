@@ -8,7 +8,8 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from imagen.domain.money import Usd
+from imagen.domain.money import Usd, from_dollars, read_dollars, to_dollars
+from imagen.errors import InvalidInput
 
 
 @pytest.mark.parametrize(
@@ -114,3 +115,24 @@ def test_money_is_never_a_float():
     assert isinstance(Usd(3000).to_decimal(), Decimal)
     assert str(Usd(3000).to_decimal()) == "0.003"
     assert msgspec.json.encode(Usd(3000).to_json()) == b"0.003"
+
+
+def test_one_unknown_part_makes_the_sum_unknown():
+    assert Usd.total_or_none([]) == Usd(0)
+    assert Usd.total_or_none(iter([Usd(3), Usd(4)])) == Usd(7)
+    assert Usd.total_or_none([Usd(3), None]) is None
+
+
+@pytest.mark.parametrize("micros", [None, 0, 1, 3000, 40_000, 999_999_999_999_999])
+def test_dollars_in_json_come_back_exactly(micros: int | None):
+    amount = None if micros is None else Usd(micros)
+    assert from_dollars(to_dollars(amount)) == amount
+
+
+@pytest.mark.parametrize(("given", "told"), [("much", "not an amount"), (-0.5, "-$0.50 is below zero")])
+def test_dollars_that_make_no_sense_name_their_field(given: str | float, told: str):
+    with pytest.raises(InvalidInput) as refused:
+        read_dollars(given, field="budget")
+    (problem,) = refused.value.problems
+    assert problem.field == "budget"
+    assert told in problem.message

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from fakes.clock import BEGINNING
 from fakes.make import make_entry, make_prediction
+from imagen.cli.drafts import left_of
 from imagen.domain.aspect_ratio import ASPECT_RATIOS, aspect_ratio_of
 from imagen.domain.identifiers import new_id
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Status, hash_prompt
 from imagen.domain.progress import progress_from_log
+from imagen.domain.quote import Quote
 from imagen.domain.usage import (
     CACHED,
     GROUPINGS,
@@ -234,3 +236,34 @@ def test_a_period_begins_with_its_first_instant_and_ends_before_its_last():
     found = [make_entry(number) for number in (1, 2, 3)]
     assert sum_usage(one for one in found if UsageQuery(since=at).takes(one)).predictions == 2
     assert sum_usage(one for one in found if UsageQuery(until=at).takes(one)).predictions == 1
+
+
+# --- what a prediction has cost ---
+
+
+@pytest.mark.parametrize(
+    ("facts", "spent"),
+    [
+        ({"sent_at": None}, Usd(0)),
+        ({"sent_at": BEGINNING}, None),
+        ({"sent_at": BEGINNING, "upstream_id": "abc"}, None),
+        ({"sent_at": BEGINNING, "upstream_id": "abc", "charged": True, "cost": Usd(3000)}, Usd(3000)),
+        ({"sent_at": BEGINNING, "upstream_id": "abc", "charged": True}, None),
+        ({"sent_at": None, "charged": True}, None),
+        ({"sent_at": BEGINNING, "charged": False, "cost": Usd(3000)}, Usd(0)),
+    ],
+)
+def test_what_may_still_be_billed_has_no_cost_yet_and_is_never_free(facts: dict[str, Any], spent: Usd | None):
+    prediction = make_prediction(**{"upstream_id": None, "charged": None, "cost": None} | facts)
+    assert prediction.spent == spent
+    assert UsageEntry.from_prediction(prediction, at=BEGINNING).cost == spent
+
+
+def test_what_is_left_counts_the_lost_one_at_its_quote_and_nothing_where_that_is_unknown():
+    made = make_prediction(charged=True, cost=Usd(3000))
+    lost = {"upstream_id": None, "charged": None, "cost": None, "sent_at": BEGINNING}
+    quoted = make_prediction(**lost, quote=Quote.exactly(Usd(4000)))
+    assert left_of(Usd(10_000), [made]) == Usd(7000)
+    assert left_of(Usd(10_000), [made, quoted]) == Usd(3000)
+    assert left_of(Usd(5000), [made, quoted]) == Usd(0)
+    assert left_of(Usd(10_000), [made, make_prediction(**lost)]) == Usd(0)

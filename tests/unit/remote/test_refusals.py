@@ -109,9 +109,9 @@ def test_a_refusal_for_want_of_money_keeps_budget_quote_and_renewal(money: dict[
 
 def test_nobody_but_such_a_refusal_tells_of_money() -> None:
     told = json.loads(bytes(error_answer(InvalidInput([])).body))
-    assert not {"budget", "quote", "renews_at"} & told.keys()
+    assert not {"budget", "quote", "quote_usd", "renews_at"} & told.keys()
     told = json.loads(bytes(error_answer(BudgetExceeded("too dear")).body))
-    assert (told["budget"], told["quote"], told["renews_at"]) == (None, None, None)
+    assert (told["budget"], told["quote_usd"], told["quote"], told["renews_at"]) == (None, None, None, None)
 
 
 def test_refused_content_is_told_from_a_model_that_failed() -> None:

@@ -74,7 +74,8 @@ async def test_a_key_is_named_by_its_name_or_id_and_shown_by_its_name(desk: Desk
     assert (by_id.budget.subject, by_id.whom) == ("key_app_id", "app")
     assert await desk.shown() == [("a", "shop", Usd()), ("b", "app", Usd())]
     await desk.keys.revoke("shop", at=desk.clock.now())
-    assert (await desk.shown())[0] == ("a", "key_shop_id", Usd())
+    assert (await desk.shown())[0] == ("a", "shop (revoked)", Usd())
+    assert [one.idle for one in await desk.book.list()] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,9 @@ async def test_what_was_spent_before_in_the_period_counts(desk: Desk) -> None:
     [
         ({"usd": "0"}, "usd", "above zero"),
         ({"usd": -1.5}, "usd", "above zero"),
-        ({"usd": "NaN"}, "usd", "above zero"),
+        ({"usd": "NaN"}, "usd", "not an amount"),
+        ({"usd": "1_000"}, "usd", "not an amount"),
+        ({"usd": "\uff15"}, "usd", "not an amount"),
         ({"usd": "1e99999"}, "usd", "more"),
         ({"usd": "2000000000"}, "usd", "1000000000"),
         ({"usd": "0.0000001"}, "usd", "6 decimals"),

@@ -41,6 +41,7 @@ TABLE: list[tuple[str, str, str, Any]] = [
     ("IMAGEN_DATA_DIR", "data", "data_dir", NOWHERE / "data"),
     ("IMAGEN_OUTPUT", "out/{seed}.png", "output", "out/{seed}.png"),
     ("IMAGEN_METADATA", "off", "metadata", False),
+    ("IMAGEN_LEARNING", "off", "learning", False),
     ("IMAGEN_MAX_PICTURE_MB", "7", "max_picture_mb", 7),
     ("IMAGEN_TIMEOUT", " 2.5 ", "timeout", timedelta(seconds=2.5)),
     ("IMAGEN_CALLER", "ada", "caller", "ada"),

@@ -123,13 +123,6 @@ def test_refuses(kind: Kind, text: str) -> None:
         kind.read(text, BASE)
 
 
-def test_a_list_reads_each_element() -> None:
-    kind = kinds.list_of(kinds.whole(1, 9))
-    assert kind.many
-    assert kind.read("3", BASE) == 3
-    assert kind.allowed == "a list, each a whole number from 1 to 9"
-
-
 def test_home_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     assert kinds.folder().read("~/x", BASE) == Path("/home/ada/x")

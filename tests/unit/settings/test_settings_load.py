@@ -23,9 +23,7 @@ from imagen.settings import (
     user_config_folder,
     user_data_folder,
 )
-from imagen.settings.load import _texts
 from imagen.settings.rows import BUILT_IN_BACKENDS, shown
-from imagen.settings.yaml_file import parse_config
 
 
 def load(tmp_path: Path, text: str = "", **environ: str) -> Settings:
@@ -256,13 +254,6 @@ def test_relative_folders_start_where_they_are_written(tmp_path: Path) -> None:
     settings = load_settings(config=Path("etc/my.yaml"), environ={"HOME": "/h"}, cwd=tmp_path)
     assert settings.data_dir.resolve() == tmp_path.resolve() / "data"
     assert settings.sources["data_dir"] == "etc/my.yaml:1"
-
-
-def test_lists_come_with_commas_or_as_lists() -> None:
-    root = parse_config("{a: 'x, y,', b: [x, y], c: [[x]]}", "x")
-    assert _texts(root["a"]) == _texts(root["b"]) == ["x", "y"]
-    with pytest.raises(ValueError, match="no text"):
-        _texts(root["c"])
 
 
 # --- what is told ----------------------------------------------------------------------------------------

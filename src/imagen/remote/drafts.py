@@ -15,25 +15,20 @@ from imagen.domain.events import LeftOut
 from imagen.domain.identifiers import new_id
 from imagen.domain.input_schema import read_text
 from imagen.domain.model_ref import ModelRef
-from imagen.domain.money import Usd
+from imagen.domain.money import Usd, from_dollars
 from imagen.domain.prediction import Prediction
 from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
 from imagen.errors import GarbledResponse, InvalidInput, InvalidModelRef, Problem
 from imagen.ports import Clock
+from imagen.remote.choice import quote_previews
 from imagen.remote.connection import Connection
 from imagen.remote.generate import BACKEND, Name, RemoteGateway, Run
+from imagen.service.choice_shapes import QuoteAnswer, QuoteRange
 from imagen.service.deliver import Destination
 
-_Dollars = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 _SAME_WORDS = ("aspect_ratio", "width", "height", "negative_prompt", "output_format", "seed")
 _QUOTE_SECONDS = 60.0
-
-
-class _Range(msgspec.Struct, frozen=True):
-    low: _Dollars | None = None
-    likely: _Dollars | None = None
-    high: _Dollars | None = None
 
 
 class _Quoted(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +36,7 @@ class _Quoted(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     prompt: str
-    quote: _Range
+    quote: QuoteRange
     seed: int | None = None
     input: dict[str, Any] = {}
     images: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
@@ -117,6 +112,14 @@ class RemoteDrafts:
             runs.append(msgspec.structs.replace(run, body=body, intent=intent))
         return runs
 
+    async def quote_previews(self, runs: Sequence[Run]) -> QuoteAnswer:
+        """What these previews cost and a final of one of them, as the gateway tells; nothing is bought.
+
+        Raises:
+            InvalidRequest, Refused, BackendError: they cannot be made, or nobody answers.
+        """
+        return await quote_previews(self._connection, runs[0].body, count=len(runs))
+
     async def plan_final(
         self, preview_id: str, said: GenerationRequest, *, caller: Caller, destination: Destination | None
     ) -> RemoteFinal:
@@ -136,7 +139,6 @@ class RemoteDrafts:
         told = await self._connection.ask(
             "POST", path, _Quoted, body={**body, "dry_run": True}, answer_seconds=_QUOTE_SECONDS
         )
-        quote = Quote(low=_usd(told.quote.low), likely=_usd(told.quote.likely), high=_usd(told.quote.high))
         try:
             ref = ModelRef.parse(told.model)
         except InvalidModelRef:
@@ -157,7 +159,7 @@ class RemoteDrafts:
             deadline_seconds=said.deadline_seconds
             or (known.deadline_seconds if known else DEFAULT_DEADLINE_SECONDS),
             seed=told.seed,
-            quote=quote,
+            quote=told.quote.to_quote(),
             tier="final",
             parent=preview_id,
             preset=told.preset,
@@ -173,7 +175,7 @@ class RemoteDrafts:
             notes=[LeftOut(str(ref), tuple(told.left_out))] if told.left_out else (),
             path=path,
         )
-        return RemoteFinal(run=run, quote=quote, saved=_usd(told.saved_usd))
+        return RemoteFinal(run=run, quote=intent.quote, saved=from_dollars(told.saved_usd))
 
     def _body(self, said: GenerationRequest) -> dict[str, Any]:
         """What `POST …/promote` takes.
@@ -216,7 +218,3 @@ class RemoteDrafts:
         # Presets are of this configuration, so the gateway gets what they say.
         offers = {name: value for name, value in said.offers.items() if name not in body}
         return {**offers, **body, **{name: value for name, value in told.items() if value is not None}}
-
-
-def _usd(amount: float | None) -> Usd | None:
-    return None if amount is None else Usd.parse(str(amount))

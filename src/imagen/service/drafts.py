@@ -7,7 +7,7 @@ Whatever is taken over is `GenerationRequest.carried`: sent where the other mode
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +195,8 @@ def spent_on(predictions: Sequence[Prediction], *, each: Usd | None) -> Spent:
     return Spent(
         previews=sum(map(_pictures_of, previews)),
         finals=sum(map(_pictures_of, finals)),
-        previews_cost=_total(map(_cost_of, previews)),
-        finals_cost=_total(map(_cost_of, finals)),
+        previews_cost=Usd.total_or_none(one.spent for one in previews),
+        finals_cost=Usd.total_or_none(one.spent for one in finals),
         each=each,
     )
 
@@ -332,7 +332,7 @@ class Drafts:
 
     async def spent(self, prediction: Prediction) -> Spent | None:
         """What the draft of a prediction has cost, and saved; None for one that is of none, and for practice."""
-        if prediction.draft is None or prediction.backend_type == "emulator":
+        if prediction.draft is None or prediction.practice:
             return None
         found = await self._of_draft(prediction)
         bought = [one for one in found if one.tier == "final" and one.cost is not None and _pictures_of(one)]
@@ -341,11 +341,11 @@ class Drafts:
 
     async def expected(self, preview: Prediction, quote: Quote, count: int) -> Spent | None:
         """The same, when `count` finals for `quote` together will have been made besides."""
-        if preview.draft is None or preview.backend_type == "emulator":
+        if preview.draft is None or preview.practice:
             return None
         each = None if quote.likely is None else _part(quote.likely, count)
         so_far = spent_on(await self._of_draft(preview), each=each)
-        total = _total([so_far.finals_cost, quote.likely])
+        total = Usd.total_or_none([so_far.finals_cost, quote.likely])
         return msgspec.structs.replace(so_far, finals=so_far.finals + count, finals_cost=total)
 
     async def finals(self, preview: Prediction) -> Sequence[Prediction]:
@@ -364,7 +364,7 @@ class Drafts:
             if one.tier == "preview"
             and (one.caller, one.key) == (root.caller, root.key)
             # Each process practises on an account of its own.
-            and (one.account == root.account or one.backend_type == "emulator")
+            and (one.account == root.account or one.practice)
         }
         return [one for one in found if one.id in previews or one.parent in previews]
 
@@ -433,11 +433,6 @@ def _likely(prediction: Prediction) -> Usd | None:
     return prediction.quote.likely if prediction.tier == "final" else None
 
 
-def _cost_of(prediction: Prediction) -> Usd | None:
-    """What it costs; nothing while it is not known to be charged."""
-    return prediction.cost if prediction.charged else Usd(0)
-
-
 def _pictures_of(prediction: Prediction) -> int:
     return len(prediction.output) if prediction.status is Status.SUCCEEDED else 0
 
@@ -448,12 +443,3 @@ def _each(prediction: Prediction) -> Usd | None:
 
 def _part(cost: Usd, pictures: int) -> Usd:
     return Usd(cost.micros // max(pictures, 1))
-
-
-def _total(costs: Iterable[Usd | None]) -> Usd | None:
-    total = Usd(0)
-    for cost in costs:
-        if cost is None:
-            return None
-        total += cost
-    return total
