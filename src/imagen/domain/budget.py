@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -214,6 +215,7 @@ class Shortage(msgspec.Struct, frozen=True, kw_only=True):
 _PER = {"day": " a day", "month": " a month", "total": " in all"}
 
 
+@lru_cache(maxsize=1024)
 def model_of(ref: str) -> str:
     """The name under which budgets count a model: `owner/name` of a ref as text.
 

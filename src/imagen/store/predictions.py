@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -82,6 +83,7 @@ _SAVED = Statement(
 )
 """What `_SAVE` returns when nobody else has written, as the database has it."""
 _FREE = Statement(delete(leases).where(leases.c.lease == bindparam("this_id")))
+_OUR_ID = re.compile("pred_[0-9a-z]{26}")
 _BY_ID = select(predictions).where(predictions.c.id == bindparam("this_id"))
 _IN_ORDER = select(predictions).where(UNFINISHED).order_by(predictions.c.created_at, predictions.c.id)
 _OF_OPEN_BATCH = (
@@ -172,10 +174,7 @@ class SqlPredictionStore:
     async def get(self, prediction_id: str) -> Prediction:
         """See the port."""
         wanted = prediction_id.strip()
-        whole = or_(predictions.c.id == wanted, predictions.c.upstream_id == wanted)
-        begins = predictions.c.id.startswith(wanted, autoescape=True) if wanted else false()
-        statement = select(predictions).where(or_(whole, begins)).order_by(case((whole, 0), else_=1)).limit(2)
-        return await self._database.read(lambda connection: _one(connection, statement, wanted))
+        return await self._database.read(lambda connection: _find(connection, wanted))
 
     async def unfinished(
         self, *, request_key: str | None = None, besides: str | None = None
@@ -309,6 +308,16 @@ def _to_row(prediction: Prediction) -> dict[str, Any]:
 def _from_row(row: Row[Any]) -> Prediction:
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
     return Prediction(**{**values, "files": tuple(values["files"])})
+
+
+def _find(connection: Connection, wanted: str) -> Prediction:
+    """By our whole id, as every item of a batch is looked up twice; else by whatever people write of it."""
+    if _OUR_ID.fullmatch(wanted):
+        return _one(connection, _BY_ID, wanted, {"this_id": wanted})
+    whole = or_(predictions.c.id == wanted, predictions.c.upstream_id == wanted)
+    begins = predictions.c.id.startswith(wanted, autoescape=True) if wanted else false()
+    statement = select(predictions).where(or_(whole, begins)).order_by(case((whole, 0), else_=1)).limit(2)
+    return _one(connection, statement, wanted)
 
 
 def _one(
