@@ -49,6 +49,7 @@ from imagen.service.deliver import Advice, Deliverer
 from imagen.service.deliveries import Courier, SigningSecrets
 from imagen.service.drafts import Drafts
 from imagen.service.finish import Finisher
+from imagen.service.fresh import FreshOutputs
 from imagen.service.gateway import Gateway
 from imagen.service.keys import KeyBook
 from imagen.service.mirror import Mirror
@@ -371,8 +372,7 @@ class App:
             clock=clock,
             observer=observer,
         )
-        self._mirror_turn = FileTurn(data / "sink.lock")
-        self.mirror = Mirror(ledger=self.ledger, sink=_sink(settings), turn=self._mirror_turn, clock=clock)
+        self._add_mirror()
         self.hash_prompt = prompt_hasher(settings.prompt_hash_key)
         self.semaphores = SqlSemaphores(self.database)
         keys = SqlKeys(self.database)
@@ -451,6 +451,7 @@ class App:
             picture_bytes=settings.max_picture_mb << 20,
             clock=clock,
         )
+        self.fresh = FreshOutputs()
         self.gateway = Gateway(
             backends=self.backends,
             store=self.store,
@@ -476,11 +477,18 @@ class App:
             ownership=Ownership(store=self.store, owners=self.owners),
             clock=clock,
             rules=buying,
-            observers=(observer, Analytics()),
+            observers=(observer, Analytics(), self.fresh),
         )
         self._add_choice(budgets)
         self._add_durable_work(budgets, rules)
         self._environ = environ
+
+    def _add_mirror(self) -> None:
+        """What keeps the ledger's second place up with the first."""
+        self._mirror_turn = FileTurn(self.settings.data_dir / "sink.lock")
+        self.mirror = Mirror(
+            ledger=self.ledger, sink=_sink(self.settings), turn=self._mirror_turn, clock=self.clock
+        )
 
     def _add_choice(self, budgets: SqlBudgets) -> None:
         """What tells beforehand, and learns what is wanted."""

@@ -150,7 +150,6 @@ async def test_without_an_admin_key_nobody_is_the_admin(tmp_path: Path, emulator
         "Bearer ",
         "bearer imk_" + "0" * 32,
         "Bearer imk_",
-        "Bearer r8_their_own",
         "Bearer imk_" + "0" * 100_0,
         "Bearer \xff\xfe",
         "BEARER imk_ü",
@@ -634,3 +633,23 @@ async def a_process(
         process.terminate()
         async with asyncio.timeout(40):
             assert await process.wait() == 0
+
+
+async def test_clients_of_replicate_show_who_they_are_as_a_bearer(
+    tmp_path: Path, emulator: EmulatorThread
+) -> None:
+    """A token of the caller's own, the admin key, or a key of this gateway; older clients say `Token`."""
+    async with running_gateway(tmp_path, emulator, **PUBLIC) as gateway:
+        key = await make_key(gateway, "shop")
+        for scheme in ("Bearer", "Token"):
+            for shown in (f"r8_theirs_{scheme}", ADMIN_KEY, key):
+                answer = await ask(gateway, f"{scheme} {shown[:4]}", {"Authorization": f"{scheme} {shown}"})
+                assert answer.status == 200, answer.text
+        keys = await gateway.request("GET", "/keys", headers={"Authorization": f"Bearer {ADMIN_KEY}"})
+        assert keys.status == 200
+        wrong = await ask(gateway, "x", {"Authorization": f"Bearer {ADMIN_KEY}x"})
+        assert (wrong.status, wrong.json()["error"]) == (401, WRONG_KEY)
+    paid = payers(emulator)
+    assert paid["Bearer r8_t"] == of("r8_theirs_Bearer")
+    assert paid["Token r8_t"] == of("r8_theirs_Token")
+    assert len({paid[f"Bearer {ADMIN_KEY[:4]}"], paid[f"Bearer {key[:4]}"], paid["Bearer r8_t"]}) == 2

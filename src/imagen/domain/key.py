@@ -15,7 +15,7 @@ from imagen.errors import InvalidInput, NotFound, PermissionDenied, Problem
 
 PREFIX = "imk"
 """What every plain key begins with: it tells scanners of repositories and people what they have found."""
-ROUTES = ("/batches", "/generate", "/generate-batch", "/global-semaphores", "/predictions")
+ROUTES = ("/batches", "/generate", "/generate-batch", "/global-semaphores", "/mcp", "/predictions", "/v1")
 """The paths that a key may be limited to, each with all that is under it."""
 MAX_CONCURRENT = 100_000
 MAX_PER_MINUTE = 1_000_000

@@ -78,12 +78,19 @@ class Allowance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
-    """What upstream said about a prediction at one look; `allowance` is what is left of the account's rate."""
+    """What upstream said about a prediction at one look.
+
+    Attributes:
+        output: the addresses of its files, or the files themselves as data URIs.
+        answer: see `Prediction.answer`.
+        allowance: what is left of the account's rate.
+    """
 
     upstream_id: str
     status: Status
     input: dict[str, Any] | None = None
     output: tuple[str, ...] = ()
+    answer: Any = None
     version: str | None = None
     error: str | None = None
     category: FailureCategory | None = None
@@ -106,6 +113,9 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         request_key: equal for equal requests whose seed we chose; how a repeated command finds its own work.
         input: exactly what is sent, seed included: how a lost answer is recognised upstream.
         owner: the process that follows it; None when nobody does.
+        output: the addresses of its files; what came inside an answer is there as a data URI until it is written down.
+        answer: its output as the service tells it, where that is not just the list in `output`: one address, an object, a
+            text. `data:` stands for each file that came inside the answer. None too for what is too long to be kept.
         charged: whether it is billed; None while that is open.
         cost: what it costs by our price book; None when the price is not known.
         files: where its pictures were put; delivered_at: when that was complete.
@@ -137,6 +147,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     upstream_id: str | None = None
     version: str | None = None
     output: tuple[str, ...] = ()
+    answer: Any = None
     error: str | None = None
     category: FailureCategory | None = None
     logs: str = ""
@@ -207,6 +218,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
             upstream_id=sighting.upstream_id,
             version=sighting.version or self.version,
             output=sighting.output or self.output,
+            answer=self.answer if sighting.answer is None else sighting.answer,
             error=sighting.error or self.error,
             category=sighting.category or self.category,
             logs=sighting.logs or self.logs,

@@ -41,6 +41,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         semaphore: a named limit to wait for before anything is bought.
         resume: take up an unfinished prediction of the very same request before buying a new one.
         plain: send only what is given here: no format, shape or steps of ours.
+        verbatim: `options` is the model's whole input as it is, the prompt too where it has one, for one prediction; what
+            stands in the other words of this request about the picture is not sent.
         preset: the named set of inputs that was laid under these; only told, it is applied already.
         tier: `preview` for cheap pictures to choose from, `final` for one made of a chosen preview.
         parent: that preview.
@@ -70,6 +72,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     repeat_lost: bool = True
     resume: bool = True
     plain: bool = False
+    verbatim: bool = False
     cache: bool | None = None
     preset: str | None = None
     tier: Tier | None = None
@@ -96,7 +99,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
             )
             if value is not None and not low <= value <= high
         ]
-        if not self.prompt.strip():
+        if not self.prompt.strip() and not self.verbatim:
             problems.append(Problem("prompt", "it is empty; say what the picture shall show"))
         if len(self.prompt) > MAX_PROMPT_CHARACTERS:
             problems.append(Problem("prompt", f"it is longer than {MAX_PROMPT_CHARACTERS:,} characters"))

@@ -26,6 +26,8 @@ WRONG_TOKEN = "Invalid Replicate API token in credentials"  # noqa: S105 - a sen
 WRONG_KEY = "Invalid API key"
 TOKEN_HEADER = "x-replicate-api-token"  # noqa: S105 - a name
 """For requests without a payload that could have credentials: the same token in a header."""
+_TOKENS = "r8_"
+"""What every token of Replicate's begins with."""
 _LONGEST_TOKEN = 512
 _LONGEST_HOST = 255
 _PROVEN_SECONDS, _MOST_PROVEN = 60.0, 10_000
@@ -198,7 +200,8 @@ class Door:
         """Who asks.
 
         Args:
-            headers: of the request, names in lower case; `X-Replicate-Api-Token` among them is as good as credentials.
+            headers: of the request, names in lower case. As good as credentials are `X-Replicate-Api-Token` and what
+                Replicate's own clients send: `Authorization: Bearer r8_…`.
             credentials: `credentials` of the payload.
             route: the path that is asked for, as keys are scoped by it; None for what every key may ask.
 
@@ -210,7 +213,8 @@ class Door:
             return Visitor(caller=Caller(name=ADMIN), backend=self._accounts.own(), admin=True)
         if (key := _shown_key(headers)) is not None:
             return await self._by_key(key, route)
-        if credentials is None and (token := headers.get(TOKEN_HEADER)) is not None:
+        token = headers.get(TOKEN_HEADER) or _shown_token(headers)
+        if credentials is None and token is not None:
             credentials = {"replicate_api_token": token}
         if credentials is not None:
             return self._by_token(credentials)
@@ -220,7 +224,7 @@ class Door:
 
     def sees_key(self, headers: Mapping[str, str]) -> bool:
         """Whether a key is shown, of whatever worth."""
-        return "x-admin-api-key" in headers or _shown_key(headers) is not None
+        return "x-admin-api-key" in headers or _shown_key(headers) is not None or self.is_admin(headers)
 
     def require_admin(self, headers: Mapping[str, str]) -> None:
         """Let in nobody but the admin.
@@ -235,20 +239,23 @@ class Door:
             )
 
     def is_admin(self, headers: Mapping[str, str]) -> bool:
-        """Whether the admin key was shown.
+        """Whether the admin key was shown, as `X-Admin-API-Key` or as a bearer.
 
         Raises:
-            Unauthenticated: a wrong one was shown.
+            Unauthenticated: a wrong one was shown by its own name.
         """
         shown = headers.get("x-admin-api-key")
         if shown is None:
-            return False
+            return (bearer := _bearer(headers)) is not None and self._is_admin_key(bearer)
+        if not self._is_admin_key(shown):
+            raise Unauthenticated(WRONG_ADMIN_KEY)
+        return True
+
+    def _is_admin_key(self, shown: str) -> bool:
         wanted = b"" if self._admin_key is None else self._admin_key.reveal().encode()
         # A header is bytes, which the server shows us as Latin-1.
         same = hmac.compare_digest(shown.encode("latin-1", "replace"), wanted)
-        if self._admin_key is None or not same:
-            raise Unauthenticated(WRONG_ADMIN_KEY)
-        return True
+        return same and self._admin_key is not None
 
     def _is_program(self, headers: Mapping[str, str]) -> bool:
         """Whether a request without credentials comes from a program here, and not from a web page or through a proxy.
@@ -320,8 +327,20 @@ def _is_address(host: str) -> bool:
 def _shown_key(headers: Mapping[str, str]) -> str | None:
     if (key := headers.get("x-api-key")) is not None:
         return key
+    bearer = _bearer(headers)
+    return None if bearer is None or bearer.startswith(_TOKENS) else bearer
+
+
+def _shown_token(headers: Mapping[str, str]) -> str | None:
+    """A token of Replicate's as its own clients show it."""
+    bearer = _bearer(headers)
+    return bearer if bearer is not None and bearer.startswith(_TOKENS) else None
+
+
+def _bearer(headers: Mapping[str, str]) -> str | None:
+    """What is shown in `Authorization`; older clients of Replicate say `Token` for `Bearer`."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
-    return value.strip() if scheme.lower() == "bearer" else None
+    return value.strip() if scheme.lower() in {"bearer", "token"} else None
 
 
 def _looks_like_token(text: str) -> bool:

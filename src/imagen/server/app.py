@@ -6,9 +6,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 from fastapi import FastAPI
@@ -22,13 +22,15 @@ from imagen import __version__
 from imagen.errors import ImagenError
 from imagen.instrumentation.logs import access_line, request_id
 from imagen.server import documents
-from imagen.server.answers import ErrorBody, error_answer, json_answer
+from imagen.server.answers import ErrorBody, json_answer
 from imagen.server.context import Context, Gone
 from imagen.server.operation import Operation
 
 FACES = (*documents.FACES, documents)
 """The modules whose `OPERATIONS` make the gateway."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PREFIX = "/v1"
+_TWICE = f"{_PREFIX}{_PREFIX}/"
 _CLIENT_CLOSED = 499
 _NO_SUCH_METHOD = 405
 
@@ -36,7 +38,12 @@ _log = logging.getLogger(__name__)
 
 
 def operations() -> tuple[Operation, ...]:
-    """All that can be asked of the gateway."""
+    """All that can be asked of the gateway in its own words: what the OpenAPI document tells."""
+    return tuple(operation for operation in all_operations() if operation.documented)
+
+
+def all_operations() -> tuple[Operation, ...]:
+    """All that can be asked of the gateway, in the words of others too."""
     return tuple(operation for face in FACES for operation in face.OPERATIONS)
 
 
@@ -51,10 +58,12 @@ def build_server(context: Context) -> ASGIApp:
         # A redirect would lead to whatever name the caller has put in `Host`.
         redirect_slashes=False,
     )
-    straight = {}
-    for path, found in _by_path(operations()).items():
-        methods: dict[str, Any] = {each.method: partial(each.handler, context) for each in found}
-        endpoint = _Endpoint(path, methods)
+    straight: dict[tuple[str, str], ASGIApp] = {}
+    for path, found in _by_path(all_operations()).items():
+        methods: dict[str, _Served] = {
+            each.method: _Served(each, partial(each.handler, context)) for each in found
+        }
+        endpoint = _Endpoint(methods)
         app.router.routes.append(Route(path, endpoint, methods=[*methods]))
         straight.update({(method, path): endpoint for method in methods})
     app.add_exception_handler(HTTPException, _nothing_there)
@@ -75,36 +84,45 @@ async def _nothing_there(request: Request, error: Exception) -> Response:
     return json_answer({"success": False, **msgspec.to_builtins(body)}, status=status, headers=headers)
 
 
-class _Endpoint:
-    """The handlers of one path, by method."""
+class _Served(NamedTuple):
+    """An operation, and what answers it for this server."""
 
-    def __init__(self, path: str, methods: dict[str, Any]) -> None:
-        self._path = path
+    operation: Operation
+    handler: Callable[[Request], Awaitable[Response]]
+
+
+class _Endpoint:
+    """What can be asked under one path, by method."""
+
+    def __init__(self, methods: Mapping[str, _Served]) -> None:
         self._methods = methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["imagen.route"] = self._path
         request = Request(scope, receive, send)
         method = "GET" if request.method == "HEAD" and "HEAD" not in self._methods else request.method
+        operation, handler = self._methods[method]
+        scope["imagen.route"] = operation.path
         try:
-            answer = await self._methods[method](request)
+            answer = await handler(request)
         except ImagenError as error:
-            answer = error_answer(error)
+            answer = operation.tells(error)
         except Gone:
             answer = Response(status_code=_CLIENT_CLOSED)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not show its text to strangers
             _log.error("a request ended in an unexpected fault: %s", type(error).__name__)
             _log.debug("the fault", exc_info=error)
             fault = f"an unexpected fault ({type(error).__name__}); please report it with its request id"
-            answer = error_answer(ImagenError(fault))
+            answer = operation.tells(ImagenError(fault))
         await answer(scope, receive, send)
 
 
 def _by_path(all_of_them: Iterable[Operation]) -> dict[str, list[Operation]]:
+    """What can be asked under each path. Paths with names in them come after those without."""
     found: dict[str, list[Operation]] = {}
     for operation in all_of_them:
-        found.setdefault(operation.path, []).append(operation)
-    return found
+        for path in (operation.path, *operation.aliases):
+            found.setdefault(path, []).append(operation)
+    return dict(sorted(found.items(), key=lambda entry: entry[0].count("{")))
 
 
 class Shell:
@@ -140,6 +158,9 @@ class Shell:
                 message["headers"].append((b"x-request-id", this.encode()))
             await send(message)
 
+        if scope["path"].startswith(_TWICE):
+            # Whoever tells a client that adds the prefix an address that has it already.
+            scope["path"] = scope["path"][len(_PREFIX) :]
         try:
             endpoint = self._straight.get((scope["method"], scope["path"]), self._app)
             await endpoint(scope, receive, answered)

@@ -31,6 +31,7 @@ from imagen.server import (
     generate,
     health,
     keys,
+    mcp,
     metrics,
     pictures,
     predictions,
@@ -43,7 +44,13 @@ from imagen.server import (
 )
 from imagen.server.answers import ErrorBody
 from imagen.server.context import Context
+from imagen.server.openai import images
 from imagen.server.operation import Access, Operation, Parameter
+from imagen.server.replicate import files as replicate_files
+from imagen.server.replicate import models as replicate_models
+from imagen.server.replicate import predictions as replicate_predictions
+from imagen.server.replicate import relay as replicate_relay
+from imagen.server.replicate import stream as replicate_stream
 
 FACES = (
     generate,
@@ -63,6 +70,13 @@ FACES = (
     webhooks,
     health,
     metrics,
+    replicate_predictions,
+    replicate_stream,
+    replicate_files,
+    replicate_models,
+    replicate_relay,
+    images,
+    mcp,
 )
 """The modules whose operations the document tells, in this order; its own come last."""
 JSON = "application/json"
@@ -406,7 +420,7 @@ async def docs_asset(context: Context, request: Request) -> Response:  # noqa: A
 @cache
 def _document() -> tuple[bytes, str]:
     """The document of this release and its entity tag; made once, as nothing in it ever changes."""
-    told = [operation for face in FACES for operation in face.OPERATIONS]
+    told = [operation for face in FACES for operation in face.OPERATIONS if operation.documented]
     body = msgspec.json.encode(openapi_document([*told, *OPERATIONS], __version__))
     return body, f'"{hashlib.sha256(body).hexdigest()[:16]}"'
 

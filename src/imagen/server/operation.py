@@ -9,6 +9,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from imagen.errors import ImagenError
+from imagen.server.answers import error_answer
 from imagen.server.context import Context
 
 Handler = Callable[[Context, Request], Awaitable[Response]]
@@ -38,9 +40,12 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         errors: statuses besides 400 that it answers with an `ErrorBody`.
         media_type: of an answer that is no JSON.
         besides: other media types in which it gives an answer that it also has as JSON.
+        aliases: other paths that lead here.
+        documented: whether the OpenAPI document tells of it; what others document better is left to them.
+        tells: makes the answer for what went wrong.
     """
 
-    method: Literal["GET", "POST", "DELETE", "PUT", "PATCH"]
+    method: Literal["GET", "POST", "DELETE", "PUT", "PATCH", "QUERY"]
     path: str
     handler: Handler
     summary: str
@@ -55,3 +60,6 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str = "application/json"
     besides: tuple[str, ...] = ()
     example: Any = None
+    aliases: tuple[str, ...] = ()
+    documented: bool = True
+    tells: Callable[[ImagenError], Response] = error_answer

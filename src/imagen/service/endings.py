@@ -69,9 +69,10 @@ def error_of(prediction: Prediction) -> PredictionError | None:
 
 
 def empty_output(prediction: Prediction) -> OutputDefective:
-    """The error of one that succeeded and made nothing."""
+    """The error of one that succeeded and made no picture."""
+    made = "its output is empty" if prediction.answer is None else "its output is no picture"
     return OutputDefective(
-        "the prediction succeeded but its output is empty; it was charged",
+        f"the prediction succeeded but {made}; it was charged",
         prediction_id=prediction.id,
         hint="Try again with another seed or prompt.",
     )

@@ -284,6 +284,7 @@ class Reuse:
             version=made.version,
             image_count=made.image_count,
             output=made.output,
+            answer=made.answer,
             files=tuple(str(picture.path) for picture in pictures),
             owner=None,
             ended_at=now,

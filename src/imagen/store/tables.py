@@ -67,6 +67,7 @@ predictions = Table(
     Column("draft", Text),
     Column("wished", Wished),
     Column("prompt_hash", Text),
+    Column("answer", Json),
 )
 Index(
     "predictions_by_draft",

@@ -375,3 +375,32 @@ def test_a_secret_is_checked_before_it_is_hidden():
 
 def test_without_secrets_there_are_none():
     assert translated(options={"go_fast": True}).secrets == {}
+
+
+# --- the model's own words ---
+
+
+def test_a_verbatim_input_is_sent_as_it_is_but_for_a_seed():
+    given = {"prompt": "a fox", "go_fast": False, "num_outputs": 2}
+    made = translated(prompt="a fox", options=given, verbatim=True, plain=True)
+    assert made.inputs == (given,)
+    assert (made.images, made.seed_field) == ((2,), "seed")
+    assert translated(prompt="", options=given | {"seed": 0}, verbatim=True).seed_field is None
+
+
+def test_a_verbatim_input_needs_no_prompt_where_the_model_has_none():
+    schema = {"type": "object", "properties": {"image": {"type": "string"}}, "required": ["image"]}
+    made = translated(prompt="", options={"image": IMAGE}, verbatim=True, schema=schema)
+    assert (made.inputs, made.seed_field) == (({"image": IMAGE},), None)
+    assert translated(prompt="", options={"x": 1}, verbatim=True, schema=None).inputs == ({"x": 1},)
+
+
+def test_what_is_wrong_with_a_verbatim_input_is_named_as_the_service_names_it():
+    wrong = refused(prompt="", options={"num_outputs": 99, "colour": "red"}, verbatim=True)
+    assert wrong.keys() == {"input.prompt", "input.num_outputs", "input.colour"}
+
+
+def test_secrets_of_a_verbatim_input_are_hidden():
+    schema = {"properties": {"api_key": {"type": "string", "format": "password"}}}
+    made = translated(prompt="", options={"api_key": "sk-secret"}, verbatim=True, schema=schema)
+    assert (made.inputs, made.secrets) == (({"api_key": HIDDEN},), {"api_key": "sk-secret"})

@@ -534,3 +534,30 @@ def test_a_token_is_in_no_error_and_no_repr():
 def test_an_upload_is_not_base64():
     content = b"\x00" * 1000
     assert base64.b64encode(content) not in (WIRE.build_upload("a.bin", content, "x/y").body or b"")
+
+
+@pytest.mark.parametrize(
+    ("output", "answer", "files"),
+    [
+        (None, None, ()),
+        ([], None, ()),
+        (["https://a.b/1.png", "https://a.b/2.png"], None, ("https://a.b/1.png", "https://a.b/2.png")),
+        ("https://a.b/1.png", "https://a.b/1.png", ("https://a.b/1.png",)),
+        (["Once", " upon"], ["Once", " upon"], ()),
+        (
+            {"image": "https://a.b/1.png", "n": 2},
+            {"image": "https://a.b/1.png", "n": 2},
+            ("https://a.b/1.png",),
+        ),
+        ("data:image/png;base64,AAAA", "data:", ("data:image/png;base64,AAAA",)),
+        (["data:image/png;base64,AAAA"], None, ("data:image/png;base64,AAAA",)),
+        ({"a": ["data:image/png;base64,AAAA"]}, {"a": ["data:"]}, ("data:image/png;base64,AAAA",)),
+        ("x" * 70_000, None, ()),
+        (["Once", "upon" * 20_000], None, ()),
+    ],
+)
+def test_an_output_that_is_no_list_of_files_is_told_as_it_is(
+    output: Any, answer: Any, files: tuple[str, ...]
+):
+    sighting = seen(output=output)
+    assert (sighting.answer, sighting.output) == (answer, files)

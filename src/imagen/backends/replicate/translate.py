@@ -72,6 +72,8 @@ def translate(
         InvalidInput: naming each field, and what is allowed.
     """
     fields = _Fields(schema)
+    if request.verbatim:
+        return _verbatim(fields, request.options, model=model)
     options = {name: read_text(schema, name, text) for name, text in request.text_options.items()} | dict(
         request.options
     )
@@ -111,16 +113,46 @@ def translate(
         images = _split(request.count, fields.values, count_key, most)
     values = _as_sent(fields.values, model=model)
     _check_last_seed(fields, runs=len(images), model=model)
-    secrets = {name: value for name, value in values.items() if fields.is_secret(name)}
-    values |= dict.fromkeys(secrets, HIDDEN)
+    values, secrets = _hidden(fields, values)
     return Translation(
         inputs=tuple(_run_input(values, count_key, count, index) for index, count in enumerate(images)),
         images=images,
         seed_field="seed" if fields.knows("seed") and "seed" not in options else None,
-        seed_maximum=min(fields.maximum("seed", 2**31 - 1), 2**31 - 1),
+        seed_maximum=_seed_maximum(fields),
         secrets=secrets,
         left_out=laid.left_out,
     )
+
+
+def _verbatim(fields: _Fields, given: Mapping[str, Any], *, model: str) -> Translation:
+    """The input of a caller who speaks the model's own words: checked, and nothing in it is ours but a seed.
+
+    Raises:
+        InvalidInput: naming each field as `input.NAME`, as the service does.
+    """
+    fields.values.update(given)
+    if fields.schema is not None and (problems := check_input(fields.schema, fields.values)):
+        told = [Problem(f"input.{problem.field}", problem.message) for problem in problems]
+        raise InvalidInput(told, subject=model, hint=f"`imagen models {model}` lists its parameters.")
+    values, secrets = _hidden(fields, _as_sent(fields.values, model=model))
+    return Translation(
+        inputs=(values,),
+        images=(outputs_asked_for(values),),
+        # Without a schema nobody knows whether the model takes one, and one that it does not take is refused.
+        seed_field="seed" if fields.has("seed") and values.get("seed") is None else None,
+        seed_maximum=_seed_maximum(fields),
+        secrets=secrets,
+    )
+
+
+def _hidden(fields: _Fields, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values with somebody's keys and passwords hidden, and those apart."""
+    secrets = {name: value for name, value in values.items() if fields.is_secret(name)}
+    return values | dict.fromkeys(secrets, HIDDEN), secrets
+
+
+def _seed_maximum(fields: _Fields) -> int:
+    return min(fields.maximum("seed", 2**31 - 1), 2**31 - 1)
 
 
 class _Laid(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,21 +216,21 @@ class _Fields:
     """An input in the making: what is asked for must exist, what is offered may."""
 
     def __init__(self, schema: Schema | None) -> None:
-        self._schema = schema
+        self.schema = schema
         self.values: dict[str, Any] = {}
         self.problems: list[Problem] = []
 
     def knows(self, name: str) -> bool:
-        return self._schema is None or name in self._schema.get("properties", {})
+        return self.schema is None or name in self.schema.get("properties", {})
 
     def has(self, name: str) -> bool:
-        return self._schema is not None and self.knows(name)
+        return self.schema is not None and self.knows(name)
 
     def allows(self, name: str, value: Any) -> bool:
-        return self.has(name) and not _wrong(self._schema or {}, name, value)
+        return self.has(name) and not _wrong(self.schema or {}, name, value)
 
     def lets_pass(self, name: str, value: Any) -> bool:
-        return self._schema is None or self.allows(name, value)
+        return self.schema is None or self.allows(name, value)
 
     def ask(self, name: str, value: Any, asked_as: str) -> None:
         if self.knows(name):
@@ -211,7 +243,7 @@ class _Fields:
             self.values[name] = value
 
     def maximum(self, name: str, otherwise: int) -> int:
-        found = property_schema(self._schema, name) if self._schema else None
+        found = property_schema(self.schema, name) if self.schema else None
         told = (found or {}).get("maximum", otherwise)
         return int(told) if isinstance(told, int | float) and math.isfinite(told) else otherwise
 
@@ -219,12 +251,12 @@ class _Fields:
         return next((name for name in names if self.knows(name)), None)
 
     def is_secret(self, name: str) -> bool:
-        found = (property_schema(self._schema, name) if self._schema else None) or {}
+        found = (property_schema(self.schema, name) if self.schema else None) or {}
         marked = found.get("writeOnly") or found.get("x-cog-secret") or found.get("format") == "password"
         return bool(marked) or is_secret_name(name)
 
     def takes_list(self, name: str) -> bool:
-        found = property_schema(self._schema, name) if self._schema else None
+        found = property_schema(self.schema, name) if self.schema else None
         return (found or {}).get("type") == "array"
 
 

@@ -31,6 +31,8 @@ MIN_CANCEL_AFTER_SECONDS = 5
 """`Cancel-After` takes 5 seconds and more."""
 _ADDRESSES = ("https:", "http:", "data:")
 MAX_FILE_BYTES = 100 * 1024 * 1024
+MAX_ANSWER_BYTES = 64 * 1024
+"""An output that is no list of files is kept up to this length."""
 _MAX_FILE_NAME = 255
 _HOLD_MARGIN_SECONDS = 15.0
 _MOST_MEASURED = 10**9
@@ -428,6 +430,7 @@ def read_sighting(value: Mapping[str, Any], *, subject: str) -> Sighting:
         status=status,
         input=model_input,
         output=output,
+        answer=_answer(value.get("output"), output),
         version=_text(value.get("version")) or None,
         error=error,
         category=categorize_failure(error or "") if status is Status.FAILED else None,
@@ -464,6 +467,28 @@ def read_output(value: Any) -> tuple[str, ...]:
         elif isinstance(part, (dict, list)):
             left.extend(reversed(part.values() if isinstance(part, dict) else part))
     return tuple(files)
+
+
+def _answer(raw: Any, files: tuple[str, ...]) -> Any:
+    """An output as `Prediction.answer` has it."""
+    if not raw or (isinstance(raw, list) and tuple(raw) == files):
+        return None
+    try:
+        told = _without_files(raw)
+        return told if len(msgspec.json.encode(told)) <= MAX_ANSWER_BYTES else None
+    except RecursionError:
+        return None
+
+
+def _without_files(raw: Any) -> Any:
+    """The same with `data:` for each file that is inside it."""
+    if isinstance(raw, str):
+        return "data:" if raw.startswith("data:") else raw
+    if isinstance(raw, list):
+        return [_without_files(part) for part in raw]
+    if isinstance(raw, dict):
+        return {name: _without_files(part) for name, part in raw.items()}
+    return raw
 
 
 def read_time(value: Any) -> datetime | None:

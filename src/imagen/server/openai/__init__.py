@@ -1,0 +1,1 @@
+"""The images API of OpenAI, for every model of the catalog."""

@@ -1,0 +1,74 @@
+"""Our errors in the words of Replicate's API: problem details, with the statuses and titles that its clients know."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from imagen.errors import (
+    BudgetExceeded,
+    ImagenError,
+    InputRejected,
+    InvalidInput,
+    InvalidModelRef,
+    PaymentRequired,
+    RateLimited,
+    Unauthenticated,
+)
+from imagen.server.answers import error_body, http_status
+
+MEDIA_TYPE = "application/problem+json"
+_UNPROCESSABLE = 422
+_TITLES: tuple[tuple[type[ImagenError], str], ...] = (
+    (InvalidInput, "Input validation failed"),
+    (InputRejected, "Input validation failed"),
+    (InvalidModelRef, "Invalid version or not permitted"),
+    (Unauthenticated, "Unauthenticated"),
+    (BudgetExceeded, "Insufficient credit"),
+    (PaymentRequired, "Insufficient credit"),
+    (RateLimited, "Too many requests"),
+)
+"""First match wins. Source: recorded answers of the service; where none was recorded, there is no title."""
+
+
+def problem_answer(error: ImagenError) -> Response:
+    """An error as Replicate's clients read it: `title`, `detail`, `status`, and what our own answers tell besides."""
+    told = error_body(error)
+    status = problem_status(error)
+    body: dict[str, Any] = {}
+    title = next((title for kind, title in _TITLES if isinstance(error, kind)), None)
+    if title is not None:
+        body["title"] = title
+    body |= {"detail": _detail(error), "status": status}
+    problems = getattr(error, "problems", ())
+    if problems:
+        body["invalid_fields"] = [
+            {"type": "invalid", "field": problem.field, "description": problem.message}
+            for problem in problems
+        ]
+    beside = msgspec.to_builtins(told)
+    body |= {name: value for name, value in beside.items() if name not in {"error", "problems"}}
+    headers = {}
+    if error.retry_after is not None:
+        body["retry_after"] = wait = max(1, math.ceil(error.retry_after))
+        headers["retry-after"] = str(wait)
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = "Bearer"
+    return Response(msgspec.json.encode(body), status, headers, MEDIA_TYPE)
+
+
+def problem_status(error: ImagenError) -> int:
+    """The status for an error: 422 for an input that does not fit, else as in our own answers."""
+    wrong_input = isinstance(error, InvalidInput | InputRejected | InvalidModelRef)
+    return _UNPROCESSABLE if wrong_input else http_status(error)
+
+
+def _detail(error: ImagenError) -> str:
+    """The sentence; of an input that does not fit one line for each field, as the service has it."""
+    problems = getattr(error, "problems", ())
+    if not problems:
+        return error.detail if error.hint is None else f"{error.detail}. {error.hint}"
+    return "".join(f"- {problem.field}: {problem.message}\n" for problem in problems)
