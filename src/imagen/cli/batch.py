@@ -9,6 +9,7 @@ import typer
 
 from imagen.cli.parameters import (
     AspectRatio,
+    Backend,
     Config,
     Force,
     Height,
@@ -51,9 +52,7 @@ def batch(
             help="jsonl, json, csv, yaml or txt; else by the name, and jsonl for -.",
         ),
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option("-b", "--backend", help="A backend of your configuration.")
-    ] = None,
+    backend: Backend = None,
     model: Annotated[
         str | None,
         typer.Option("-m", "--model", help="owner/name[:version] or a known name, for rows that name none."),
@@ -123,10 +122,10 @@ def batch(
     `--resume` goes on, as it does after a crash. Exit codes as of `imagen generate`; 5 when a row has no picture.
     """
     from imagen.cli.batch_flow import Wish, carry_on, start
-    from imagen.cli.options import absolute_output, read_image, read_options
+    from imagen.cli.options import absolute_output
     from imagen.cli.run import leave, run_app
+    from imagen.cli.wish import read_request
     from imagen.domain.money import read_dollars
-    from imagen.domain.request import GenerationRequest
 
     async def command(app: App) -> int:
         wish = Wish(
@@ -137,17 +136,18 @@ def batch(
             results=results,
             force=force,
             metadata=app.settings.metadata and not no_metadata,
-            common=GenerationRequest(
+            common=read_request(
+                app,
                 prompt="-",
-                model=None if model is None else app.catalog.resolve(model),
+                model=model,
                 width=width,
                 height=height,
                 aspect_ratio=aspect_ratio,
                 steps=steps,
                 negative_prompt=negative_prompt,
                 count=count,
-                input_image=None if input_image is None else read_image(input_image),
-                text_options=read_options(opt or []),
+                input_image=input_image,
+                opt=opt,
                 deadline_seconds=timeout,
                 semaphore=semaphore,
                 repeat_lost=not never_repeat,

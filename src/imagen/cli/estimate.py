@@ -8,14 +8,19 @@ import typer
 
 from imagen.cli.parameters import (
     AspectRatio,
+    Backend,
     Config,
+    Count,
     Height,
     InputImage,
+    Model,
     NegativePrompt,
     Options,
     PresetName,
+    Prompt,
     Server,
     Steps,
+    Timeout,
     Width,
 )
 
@@ -37,23 +42,16 @@ _LIMITS = {"account": "the limits of the account", "key": "the limits of the key
 
 
 def estimate(
-    prompt: Annotated[
-        str, typer.Argument(help="What the picture shall show; - reads it from standard input.")
-    ],
-    backend: Annotated[
-        str | None, typer.Option("-b", "--backend", help="A backend of your configuration.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("-m", "--model", help="owner/name[:version] or a known name such as flux-dev."),
-    ] = None,
+    prompt: Prompt,
+    backend: Backend = None,
+    model: Model = None,
     width: Width = None,
     height: Height = None,
     aspect_ratio: AspectRatio = None,
     steps: Steps = None,
     seed: Annotated[int | None, typer.Option(help="As of generate.")] = None,
     negative_prompt: NegativePrompt = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="How many pictures, 1 to 100.")] = 1,
+    count: Count = 1,
     input_image: InputImage = None,
     opt: Options = None,
     preset: PresetName = None,
@@ -61,9 +59,7 @@ def estimate(
         str | None, typer.Option(help="US dollars; refuse as generate would when it would cost more.")
     ] = None,
     semaphore: Annotated[str | None, typer.Option(help="A named limit that it would wait for.")] = None,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds until the prediction must have ended.")
-    ] = None,
+    timeout: Timeout = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON; money in dollars.")] = False,
     server: Server = None,
     config: Config = None,
@@ -72,24 +68,20 @@ def estimate(
     import msgspec
 
     from imagen.cli.exit_status import exit_status
-    from imagen.cli.options import (
-        parts_at,
-        read_image,
-        read_options,
-        read_prompt,
-    )
+    from imagen.cli.options import parts_at, read_prompt
     from imagen.cli.output import print_json, print_lines, remark
     from imagen.cli.run import error_facts, leave, run_app
     from imagen.cli.tables import format_facts
+    from imagen.cli.wish import read_request
     from imagen.domain.money import read_dollars
     from imagen.domain.preset import with_preset
-    from imagen.domain.request import GenerationRequest
 
     async def command(app: App) -> tuple[QuoteAnswer, BudgetExceeded | None]:
         most = None if max_cost is None else read_dollars(max_cost, field="max_cost")
-        request = GenerationRequest(
+        request = read_request(
+            app,
             prompt=read_prompt(prompt),
-            model=None if model is None else app.catalog.resolve(model),
+            model=model,
             width=width,
             height=height,
             aspect_ratio=aspect_ratio,
@@ -97,8 +89,8 @@ def estimate(
             seed=seed,
             negative_prompt=negative_prompt,
             count=count,
-            input_image=None if input_image is None else read_image(input_image),
-            text_options=read_options(opt or []),
+            input_image=input_image,
+            opt=opt,
             deadline_seconds=timeout,
             semaphore=semaphore,
         )

@@ -8,18 +8,28 @@ import typer
 
 from imagen.cli.parameters import (
     AspectRatio,
+    Backend,
     Config,
+    Count,
     Force,
     Height,
     InputImage,
+    MaxCost,
+    Metadata,
+    Model,
     NegativePrompt,
     NeverRepeat,
+    New,
     NoMetadata,
     Options,
     PresetName,
+    Prompt,
+    Semaphore,
     Server,
     Show,
     Steps,
+    Timeout,
+    Urls,
     Width,
     Yes,
 )
@@ -39,16 +49,9 @@ Examples:
 
 
 def generate(
-    prompt: Annotated[
-        str, typer.Argument(help="What the picture shall show; - reads it from standard input.")
-    ],
-    backend: Annotated[
-        str | None, typer.Option("-b", "--backend", help="A backend of your configuration.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("-m", "--model", help="owner/name[:version] or a known name such as flux-dev."),
-    ] = None,
+    prompt: Prompt,
+    backend: Backend = None,
+    model: Model = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -69,29 +72,19 @@ def generate(
         ),
     ] = None,
     negative_prompt: NegativePrompt = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="How many pictures, 1 to 100.")] = 1,
+    count: Count = 1,
     input_image: InputImage = None,
     opt: Options = None,
-    max_cost: Annotated[
-        str | None, typer.Option(help="US dollars; refuse before buying when it would cost more.")
-    ] = None,
-    semaphore: Annotated[
-        str | None, typer.Option(help="Wait for a free place in this named limit first.")
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds until the prediction must have ended.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Metadata as JSON on standard output.")] = False,
-    url: Annotated[
-        bool, typer.Option("--url", help="Show the addresses of the outputs too; they live for an hour.")
-    ] = False,
+    max_cost: MaxCost = None,
+    semaphore: Semaphore = None,
+    timeout: Timeout = None,
+    json: Metadata = False,
+    url: Urls = False,
     no_download: Annotated[
         bool, typer.Option("--no-download", help="Leave the pictures upstream; show their addresses.")
     ] = False,
     no_metadata: NoMetadata = False,
-    new: Annotated[
-        bool, typer.Option("--new", help="Buy a new one even if the same request was left unfinished.")
-    ] = False,
+    new: New = False,
     never_repeat: NeverRepeat = False,
     cache: Annotated[
         bool | None,
@@ -120,21 +113,12 @@ def generate(
     config: Config = None,
 ) -> None:
     """Make a picture: buy it once, save it whole, say what it cost."""
-    from imagen.cli.options import (
-        absolute_output,
-        parts_at,
-        read_image,
-        read_options,
-        read_prompt,
-        wanted_cache,
-        wanted_format,
-    )
+    from imagen.cli.options import absolute_output, parts_at, read_prompt, wanted_cache
     from imagen.cli.pictures import show_pictures
     from imagen.cli.render import Renderer, show_outcomes
     from imagen.cli.run import leave, run_app
-    from imagen.domain.money import read_dollars
+    from imagen.cli.wish import read_request
     from imagen.domain.preset import with_preset
-    from imagen.domain.request import GenerationRequest
     from imagen.errors import InvalidInput, Problem
     from imagen.service.deliver import Destination
 
@@ -142,9 +126,10 @@ def generate(
 
     async def command(app: App) -> int:
         parts = parts_at(server, app)
-        request = GenerationRequest(
+        request = read_request(
+            app,
             prompt=read_prompt(prompt),
-            model=None if model is None else app.catalog.resolve(model),
+            model=model,
             width=width,
             height=height,
             aspect_ratio=aspect_ratio,
@@ -152,11 +137,11 @@ def generate(
             seed=seed,
             negative_prompt=negative_prompt,
             count=count,
-            input_image=None if input_image is None else read_image(input_image),
-            text_options=read_options(opt or []),
-            max_cost=None if max_cost is None else read_dollars(max_cost, field="max_cost"),
+            input_image=input_image,
+            opt=opt,
+            max_cost=max_cost,
+            output=output,
             deadline_seconds=timeout,
-            output_format=wanted_format(output),
             semaphore=semaphore,
             repeat_lost=not never_repeat,
             resume=not new,

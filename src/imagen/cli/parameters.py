@@ -19,6 +19,25 @@ Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration
 
 # Of what makes pictures: one, or those of a whole file.
 
+Prompt = Annotated[str, typer.Argument(help="What the picture shall show; - reads it from standard input.")]
+Backend = Annotated[str | None, typer.Option("-b", "--backend", help="A backend of your configuration.")]
+Model = Annotated[
+    str | None, typer.Option("-m", "--model", help="owner/name[:version] or a known name such as flux-dev.")
+]
+Count = Annotated[int, typer.Option("-n", "--count", help="How many pictures, 1 to 100.")]
+MaxCost = Annotated[
+    str | None, typer.Option(help="US dollars; refuse before buying when it would cost more.")
+]
+Semaphore = Annotated[str | None, typer.Option(help="Wait for a free place in this named limit first.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds until the prediction must have ended.")]
+New = Annotated[
+    bool, typer.Option("--new", help="Buy a new one even if the same request was left unfinished.")
+]
+Metadata = Annotated[bool, typer.Option("--json", help="Metadata as JSON on standard output.")]
+Urls = Annotated[
+    bool, typer.Option("--url", help="Show the addresses of the outputs too; they live for an hour.")
+]
+
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 Width = Annotated[int | None, typer.Option(help="Pixels, together with --height.")]
 Height = Annotated[int | None, typer.Option(help="Pixels, together with --width.")]

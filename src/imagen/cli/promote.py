@@ -13,14 +13,20 @@ from imagen.cli.parameters import (
     Force,
     Height,
     InputImage,
+    MaxCost,
+    Metadata,
     NegativePrompt,
     NeverRepeat,
+    New,
     NoMetadata,
     Options,
     PresetName,
+    Semaphore,
     Server,
     Show,
     Steps,
+    Timeout,
+    Urls,
     Width,
     Yes,
 )
@@ -63,27 +69,17 @@ def promote(
     input_image: InputImage = None,
     opt: Options = None,
     preset: PresetName = None,
-    max_cost: Annotated[
-        str | None, typer.Option(help="US dollars; refuse before buying when it would cost more.")
-    ] = None,
-    semaphore: Annotated[
-        str | None, typer.Option(help="Wait for a free place in this named limit first.")
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds until the prediction must have ended.")
-    ] = None,
+    max_cost: MaxCost = None,
+    semaphore: Semaphore = None,
+    timeout: Timeout = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what it would be and cost; buy nothing.")
     ] = False,
     yes: Yes = False,
-    json: Annotated[bool, typer.Option("--json", help="Metadata as JSON on standard output.")] = False,
-    url: Annotated[
-        bool, typer.Option("--url", help="Show the addresses of the outputs too; they live for an hour.")
-    ] = False,
+    json: Metadata = False,
+    url: Urls = False,
     no_metadata: NoMetadata = False,
-    new: Annotated[
-        bool, typer.Option("--new", help="Buy a new one even if the same request was left unfinished.")
-    ] = False,
+    new: New = False,
     never_repeat: NeverRepeat = False,
     show: Show = None,
     server: Server = None,
@@ -97,21 +93,15 @@ def promote(
     from imagen.cli.drafts import Look, final_report, make_final, show_final_quote, show_finals, spent_json
     from imagen.cli.drafts_makers import Here, There
     from imagen.cli.exit_status import exit_status
-    from imagen.cli.options import (
-        absolute_output,
-        parts_at,
-        read_image,
-        read_options,
-        wanted_format,
-    )
+    from imagen.cli.options import absolute_output, parts_at
     from imagen.cli.output import print_json, remark
     from imagen.cli.predictions import find_prediction
     from imagen.cli.render import PRACTICE, REAL, REAL_THERE, Renderer
     from imagen.cli.run import leave, run_app
+    from imagen.cli.wish import read_request
     from imagen.domain.draft import saving_line
-    from imagen.domain.money import read_dollars, to_dollars
+    from imagen.domain.money import to_dollars
     from imagen.domain.preset import with_preset
-    from imagen.domain.request import GenerationRequest
     from imagen.service.deliver import Destination
 
     renderer = Renderer(quiet=json)
@@ -120,20 +110,21 @@ def promote(
         from imagen.assembly import App as Local
 
         parts = parts_at(server, app)
-        said = GenerationRequest(
+        said = read_request(
+            app,
             prompt=prompt or "",
-            model=None if model is None else app.catalog.resolve(model),
+            model=model,
             width=width,
             height=height,
             aspect_ratio=aspect_ratio,
             steps=steps,
             seed=seed,
             negative_prompt=negative_prompt,
-            input_image=None if input_image is None else read_image(input_image),
-            text_options=read_options(opt or []),
-            max_cost=None if max_cost is None else read_dollars(max_cost, field="max_cost"),
+            input_image=input_image,
+            opt=opt,
+            max_cost=max_cost,
+            output=output,
             deadline_seconds=timeout,
-            output_format=wanted_format(output),
             semaphore=semaphore,
             repeat_lost=not never_repeat,
             resume=not new,
