@@ -12,7 +12,7 @@ from types import ModuleType
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 _FENCE = re.compile(
-    r"(?P<marked><!-- run(?: with a gateway)? -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$",
+    r"(?P<marked><!-- run(?: with (?:a gateway|an emulator))? -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -30,6 +30,11 @@ def blocks(page: Path) -> Iterator[tuple[bool, str, str]]:
 def needs_gateway(page: Path) -> bool:
     """Whether blocks of a page speak to a gateway on port 5003."""
     return "<!-- run with a gateway -->" in page.read_text(encoding="utf-8")
+
+
+def needs_emulator(page: Path) -> bool:
+    """Whether blocks of a page speak to an emulator on port 5055."""
+    return "<!-- run with an emulator -->" in page.read_text(encoding="utf-8")
 
 
 def without_blocks(page: Path) -> str:

@@ -5,6 +5,8 @@ as a program. The blocks of one page share a folder, one after the other. Lines 
 for anything within a line, a line of `…` alone for any lines. Practice only: there is no token and no other network.
 
 Blocks behind `<!-- run with a gateway -->` have a real `imagen serve` on the same data folder; `5003` stands for its port.
+Those behind `<!-- run with an emulator -->` have an `imagen emulator`; `5055` stands for its port. A `python` block with tests
+in it is run by pytest.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from pages import PAGES, blocks, name_of, needs_gateway
+from pages import PAGES, blocks, name_of, needs_emulator, needs_gateway
 
 RUN = [page for page in PAGES if any(marked for marked, _, _ in blocks(page))]
 
@@ -45,13 +47,13 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A gateway that practises, for as long as the block runs; its port."""
+def serving(folder: Path, command: str = "serve") -> Iterator[str]:
+    """A gateway that practises, or an emulator, for as long as the block runs; its port."""
     home = folder / "home"
     home.mkdir()
     with (folder / "gateway.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "imagen", "serve", "--port", "0", "--json"],
+            [sys.executable, "-m", "imagen", command, "--port", "0", "--json"],
             env=environment(home), cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, encoding="utf-8",
         )  # fmt: skip
     try:
@@ -111,7 +113,9 @@ def pattern(shown: str) -> str:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", [page for page in RUN if not needs_gateway(page)], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page in RUN if not needs_gateway(page) and not needs_emulator(page)], ids=name_of
+)
 def test_what_a_page_shows_happens(page: Path, tmp_path: Path) -> None:
     check_blocks(page, tmp_path)
 
@@ -124,14 +128,22 @@ def test_what_a_page_shows_of_the_gateway_happens(page: Path, tmp_path: Path) ->
         check_blocks(page, tmp_path, port=port)
 
 
-def check_blocks(page: Path, tmp_path: Path, *, port: str = "5003") -> None:
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the pages speak to the emulator with curl")
+@pytest.mark.parametrize("page", [page for page in RUN if needs_emulator(page)], ids=name_of)
+def test_what_a_page_shows_of_the_emulator_happens(page: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, "emulator") as port:
+        check_blocks(page, tmp_path, port=port, shown_port="5055")
+
+
+def check_blocks(page: Path, tmp_path: Path, *, port: str = "5003", shown_port: str = "5003") -> None:
     """Run each marked block of a page and compare what it shows."""
     for marked, language, text in blocks(page):
-        body = text.replace(":5003", f":{port}")
+        body = text.replace(f":{shown_port}", f":{port}")
         if not marked:
             continue
         if language == "python":
-            status, output = run([sys.executable, "-c", body], tmp_path)
+            status, output = run([sys.executable, *as_program(body, tmp_path)], tmp_path)
             assert status == 0, output
             continue
         assert language == "console"
@@ -142,6 +154,14 @@ def check_blocks(page: Path, tmp_path: Path, *, port: str = "5003") -> None:
                 assert re.fullmatch(pattern(shown), output if output.endswith("\n") else output + "\n"), (
                     f"{command}\nshown:\n{shown}\nseen:\n{output}"
                 )
+
+
+def as_program(body: str, folder: Path) -> list[str]:
+    """The arguments with which Python runs a block."""
+    if "def test_" not in body:
+        return ["-c", body]
+    (folder / "test_page.py").write_text(body, encoding="utf-8")
+    return ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_page.py"]
 
 
 def test_some_pages_show_something() -> None:

@@ -95,6 +95,26 @@ MODEL: dict[str, Any] = {
 }
 
 
+TRAINING: dict[str, Any] = {
+    "id": re.compile(r"[a-z0-9]{26}"),
+    "model": re.compile(r"[^/]+/[^/]+"),
+    "version": re.compile(r"[0-9a-f]{64}"),
+    "input": dict,
+    "logs": ANY,
+    "error": type(None),
+    "status": re.compile(r"succeeded"),
+    "source": re.compile(r"api"),
+    "created_at": INSTANT,
+    "started_at": INSTANT,
+    "completed_at": INSTANT,
+    "metrics": {"predict_time": (int, float), "total_time": (int, float)},
+    "output": {"version": re.compile(r"[^/]+/[^:]+:[0-9a-f]{64}"), "weights": URL},
+    "urls": {"web": URL, "get": URL, "cancel": URL},
+}
+COLLECTION = {"slug": re.compile(r"[a-z-]+"), "name": ANY, "description": ANY}
+SEARCH = {"query": ANY, "models": list, "collections": list, "pages": list}
+
+
 def fits(value: Any, shape: Any, path: str = "$") -> None:
     """Hold a value against a shape: no key less, and no key more than `LATER` allows a prediction."""
     if isinstance(shape, dict):
@@ -188,6 +208,52 @@ async def test_lists_models_account_and_files(call: Caller):
     fits((await call("GET", "/v1/files")).json, PAGE)
 
 
+async def test_collections_hardware_search_and_examples(call: Caller):
+    for collection in (await call("GET", "/v1/collections")).json["results"]:
+        fits(collection, COLLECTION)
+        found = (await call("GET", f"/v1/collections/{collection['slug']}")).json
+        fits(found, {**COLLECTION, "full_description": type(None), "models": list})
+        fits(found["models"][0], MODEL)
+    for kind in (await call("GET", "/v1/hardware")).json:
+        fits(kind, {"sku": re.compile(r"[a-z0-9-]+"), "name": ANY})
+    found = (await call("GET", "/v1/search?query=images")).json
+    fits(found, SEARCH)
+    fits(found["collections"][0], {**COLLECTION, "models": list})
+    (model,) = (await call("GET", "/v1/search?query=schnell")).json["models"]
+    fits(model, {"model": MODEL, "metadata": {"generated_description": ANY, "tags": list, "score": float}})
+    fits((await call("QUERY", "/v1/models", data="flux")).json["results"][0], MODEL)
+    (example,) = (await call("GET", f"/v1/models/{SCHNELL}/examples")).json["results"]
+    fits(
+        example, {**PREDICTION, **{name: LATER[name] for name in (*RAN, *ENDED)}, "source": re.compile("web")}
+    )
+
+
+async def test_a_training_and_what_it_needs(call: Caller, emulator: Emulator):
+    owner = (await call("GET", "/v1/account")).json["username"]
+    body = {"owner": owner, "name": "tuned", "visibility": "private", "hardware": "cpu"}
+    made = (await call("POST", "/v1/models", body)).json
+    bare = {
+        **MODEL,
+        "description": type(None),
+        "visibility": re.compile("private"),
+        "latest_version": type(None),
+    }
+    fits(made, bare)
+    version = (await call("GET", f"/v1/models/{SCHNELL}")).json["latest_version"]["id"]
+    path = f"/v1/models/{SCHNELL}/versions/{version}/trainings"
+    begun = (await call("POST", path, {"destination": f"{owner}/tuned", "input": {}})).json
+    not_yet = {"started_at", "completed_at", "metrics", "output"}
+    early = {
+        **{key: shape for key, shape in TRAINING.items() if key not in not_yet},
+        "status": re.compile("starting"),
+    }
+    fits(begun, early)
+    emulator.clock.advance(60)
+    fits(await call.get(begun), TRAINING)
+    tuned = (await call("GET", f"/v1/models/{owner}/tuned")).json
+    fits(tuned, {**bare, "latest_version": VERSION})
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "headers", "status"),
     [
@@ -200,6 +266,13 @@ async def test_lists_models_account_and_files(call: Caller):
         ("POST", "/v1/predictions", {}, {}, 422),
         ("POST", "/v1/predictions", {"version": "x", "input": {}}, {}, 422),
         ("POST", "/v1/files", {}, {}, 400),
+        ("POST", "/v1/models", {}, {}, 422),
+        ("DELETE", f"/v1/models/{SCHNELL}", None, {}, 403),
+        ("PATCH", f"/v1/models/{SCHNELL}", {}, {}, 403),
+        ("POST", "/v1/deployments", {}, {}, 422),
+        ("GET", "/v1/trainings/nothing", None, {}, 404),
+        ("GET", "/v1/collections/nothing", None, {}, 404),
+        ("GET", "/v1/stream/nothing", None, {}, 404),
     ],
 )
 async def test_errors_are_problem_documents(

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from imagen.emulator import Emulator
-from imagen.emulator.api import ROUTES
+from imagen.emulator.api import ROUTES, STREAMS
 from imagen.emulator.exchange import UNKNOWN
 from imagen.emulator.fault import DELIVERY, OPERATIONS, Fault
 from imagen.emulator.faults import DropAfter, Status, fault_names
@@ -438,7 +438,7 @@ async def _raw_create(emulator: Emulator) -> bytes:
 
 
 def test_the_operations_of_faults_are_those_of_the_routes():
-    routed = {operation for _, _, operation, _ in ROUTES}
+    routed = {operation for _, _, operation, _ in (*ROUTES, *STREAMS)}
     assert set(OPERATIONS) == routed | {DELIVERY, UNKNOWN}
 
 

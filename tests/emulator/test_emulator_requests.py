@@ -222,7 +222,7 @@ async def test_more_than_20_mib_of_json_is_too_large(call: Caller):
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/predictions", "/v1", "/v1/", "/v1/v1/predictions", "/v1/collections", "/v1/x"]
+    "path", ["/", "/predictions", "/v1", "/v1/", "/v1/v1/predictions", "/v1/avatars", "/v1/x"]
 )
 @pytest.mark.parametrize("token", [None, "r8_x"])
 async def test_other_paths_are_not_found(call: Caller, path: str, token: str | None):

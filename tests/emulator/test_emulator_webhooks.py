@@ -109,6 +109,25 @@ async def attempts(emulator: Emulator, count: int) -> None:
 # --- what is sent ----------------------------------------------------------------------------------------
 
 
+async def test_a_training_tells_of_itself_too(call: Caller, emulator: Emulator, receiver: Receiver):
+    owner = (await call("GET", "/v1/account")).json["username"]
+    made = {"owner": owner, "name": "tuned", "visibility": "private", "hardware": "cpu"}
+    await call("POST", "/v1/models", made)
+    version = (await call("GET", f"/v1/models/{SCHNELL}")).json["latest_version"]["id"]
+    body = {"destination": f"{owner}/tuned", "input": {}, "webhook": ADDRESS}
+    body["webhook_events_filter"] = ["start", "completed"]
+    begun = await call("POST", f"/v1/models/{SCHNELL}/versions/{version}/trainings", body)
+    emulator.clock.advance(1)
+    (start,) = await receiver.until(1)
+    emulator.clock.advance(RUN_SECONDS)
+    _, completed = await receiver.until(2)
+    assert (start.json["id"], start.json["status"]) == (begun.json["id"], "processing")
+    assert completed.json == (await call("GET", begun.json["urls"]["get"])).json
+    headers = {name: value for name, value in completed.headers.items() if name.startswith("webhook-")}
+    assert headers["webhook-id"] != start.id
+    assert [operation for operation, _, _ in sent(emulator)] == ["start.webhook", "completed.webhook"]
+
+
 async def test_the_end_is_told_as_the_prediction_is_shown_and_the_official_verifier_accepts_it(
     call: Caller, emulator: Emulator, receiver: Receiver
 ):

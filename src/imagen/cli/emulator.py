@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ EXAMPLES = """\b
 Examples:
   imagen emulator
   imagen emulator --port 0 --run-seconds 3 --json
+  imagen emulator --host 0.0.0.0 --delivery-port 5056 --allow-non-loopback
 """
 
 PRACTICE_TOKEN = "r8_practice"  # noqa: S105 - let in nowhere but here
@@ -20,7 +21,9 @@ PRACTICE_TOKEN = "r8_practice"  # noqa: S105 - let in nowhere but here
 
 def emulator(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="The API's port; 0 takes a free one.")] = 5055,
-    host: Annotated[str, typer.Option(help="An address of this machine only.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Where it listens; this machine only, unless allowed.")
+    ] = "127.0.0.1",
     run_seconds: Annotated[
         float | None,
         typer.Option(
@@ -31,6 +34,30 @@ def emulator(
             show_default="as its model does",
         ),
     ] = None,
+    delivery_port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="The port of its pictures; 0 takes a free one.")
+    ] = 0,
+    public_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="How clients reach the API.", show_default="host and port"),
+    ] = None,
+    public_delivery_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="How clients reach its pictures.", show_default="host and port"),
+    ] = None,
+    allow_non_loopback: Annotated[
+        bool,
+        typer.Option(
+            "--allow-non-loopback", help="Listen to other machines too; whoever reaches it controls it."
+        ),
+    ] = False,
+    data_uris: Annotated[
+        bool, typer.Option("--data-uris", help="Pictures inside the answers of held creates (Prefer: wait).")
+    ] = False,
+    picture_kib: Annotated[
+        int,
+        typer.Option(min=0, max=65_536, metavar="KIB", help="Least size of a picture in KiB, for measuring."),
+    ] = 0,
     json: Annotated[
         bool, typer.Option("--json", help="One line of JSON on standard output once it listens.")
     ] = False,
@@ -38,15 +65,30 @@ def emulator(
     """Run a Replicate for practice on this machine until Ctrl-C. It buys nothing and costs nothing."""
     from imagen.cli.run import reported, run_loop
 
+    places: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "delivery_port": delivery_port,
+        "public_url": public_url,
+        "public_delivery_url": public_delivery_url,
+        "allow_non_loopback": allow_non_loopback,
+        "run_seconds": run_seconds,
+    }
     with reported(json=json):
-        run_loop(_serve(host, port, run_seconds, json=json))
+        run_loop(_serve(places, {"data_uris": data_uris, "picture_kib": picture_kib}, json=json))
 
 
 emulator.__doc__ = f"{emulator.__doc__}\n\n{EXAMPLES}"
 
 
-async def _serve(host: str, port: int, run_seconds: float | None, *, json: bool) -> None:
-    """Listen until somebody ends it; that is its usual end and no interruption."""
+async def _serve(arguments: dict[str, Any], mode: dict[str, Any], *, json: bool) -> None:
+    """Listen until somebody ends it; that is its usual end and no interruption.
+
+    Args:
+        arguments: of the `Emulator`.
+        mode: what of its mode is not as usual.
+        json: whether it says in JSON where it listens.
+    """
     import asyncio
     import signal
 
@@ -54,7 +96,7 @@ async def _serve(host: str, port: int, run_seconds: float | None, *, json: bool)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    running = await _started(host, port, run_seconds)
+    running = await _started(arguments, mode)
     try:
         _announce(running, json=json)
         await stopping.wait()
@@ -65,7 +107,7 @@ async def _serve(host: str, port: int, run_seconds: float | None, *, json: bool)
         typer.echo("stopped; what it remembered is gone", err=True)
 
 
-async def _started(host: str, port: int, run_seconds: float | None) -> Emulator:
+async def _started(arguments: dict[str, Any], mode: dict[str, Any]) -> Emulator:
     """The emulator, listening.
 
     Raises:
@@ -74,16 +116,18 @@ async def _started(host: str, port: int, run_seconds: float | None) -> Emulator:
     import errno
 
     from imagen.emulator import Emulator
+    from imagen.emulator.limits import Mode
     from imagen.errors import InvalidRequest
 
+    host, port = arguments["host"], arguments["port"]
     free = "`--port 0` takes a free one."
     try:
-        running = Emulator(host=host, port=port, run_seconds=run_seconds)
+        running = Emulator(**arguments, mode=Mode(**mode))
         await running.start()
     except ValueError:
         raise InvalidRequest(
             f"--host {host[:80]!r} is no address of this machine alone; whoever reaches the emulator controls it.",
-            hint="Use 127.0.0.1 or ::1.",
+            hint="Use 127.0.0.1 or ::1; in a container say --allow-non-loopback.",
         ) from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

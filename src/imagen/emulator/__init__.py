@@ -5,8 +5,8 @@
         ...                                  # talk to emulator.url with any Replicate client
         assert emulator.purchases == 1
 
-It speaks the part of the HTTP API that running image models needs, with the hosted API's words, limits and
-error bodies, on one port. Pictures come from a second one, another origin, as `replicate.delivery` is.
+It answers every operation of the published API document, with the hosted API's words, limits and error bodies,
+on one port. Pictures come from a second one, another origin, as `replicate.delivery` is.
 Time is virtual: `emulator.clock.advance(seconds=3600)`. What happened is in `emulator.journal`.
 
 The package imports nothing else of imagen, so that a bug in the client cannot cancel itself out here.

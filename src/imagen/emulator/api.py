@@ -7,109 +7,88 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from imagen.emulator import predictions, problems, uploads
+from imagen.emulator import problems
+from imagen.emulator.calls import (
+    account,
+    collections,
+    deployments,
+    files,
+    models,
+    predictions,
+    search,
+    streams,
+    trainings,
+    versions,
+)
+from imagen.emulator.calls.owned import model_in_path, model_of_version, run_in_path
 from imagen.emulator.exchange import MAX_JSON_BYTES, UNKNOWN, Exchange, Handler, answer
 from imagen.emulator.models import Model
 from imagen.emulator.world import World
 
-_OWNER_NAME = "{owner}/{name}"
+_MODEL = "/models/{owner}/{name}"
+_VERSION = f"{_MODEL}/versions/{{version_id}}"
+_DEPLOYMENT = "/deployments/{owner}/{name}"
 
 Responder = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-async def list_models(exchange: Exchange) -> web.Response:
-    """`GET /models`: all of them, on one page."""
-    models = [model.to_json() for model in exchange.world.models.everyone()]
-    return exchange.json({"next": None, "previous": None, "results": models})
-
-
-async def get_model(exchange: Exchange) -> web.Response:
-    """`GET /models/{owner}/{name}`, with the schema of its latest version."""
-    return exchange.json(_model(exchange).to_json())
-
-
-async def list_versions(exchange: Exchange) -> web.Response:
-    """`GET /models/{owner}/{name}/versions`: the one there is."""
-    versions = [_model(exchange).version_json()]
-    return exchange.json({"next": None, "previous": None, "results": versions})
-
-
-async def get_version(exchange: Exchange) -> web.Response:
-    """`GET /models/{owner}/{name}/versions/{id}`."""
-    model = _model(exchange)
-    if exchange.part("version_id") != model.version_id:
-        raise problems.not_found()
-    return exchange.json(model.version_json())
-
-
-async def list_deployments(exchange: Exchange) -> web.Response:
-    """`GET /deployments`: all of them, on one page."""
-    world = exchange.world
-    deployments = [deployment.to_json(world.api_url) for deployment in world.models.deployments()]
-    return exchange.json({"next": None, "previous": None, "results": deployments})
-
-
-async def get_deployment(exchange: Exchange) -> web.Response:
-    """`GET /deployments/{owner}/{name}`, with the release it runs."""
-    world = exchange.world
-    deployment = world.models.deployment(f"{exchange.part('owner')}/{exchange.part('name')}")
-    if deployment is None:
-        raise problems.not_found()
-    return exchange.json(deployment.to_json(world.api_url))
-
-
-async def get_account(exchange: Exchange) -> web.Response:
-    """`GET /account`: the account of this token."""
-    username = exchange.owner.username
-    return exchange.json(
-        {
-            "type": "user",
-            "username": username,
-            "name": f"Emulated account {exchange.owner.key}",
-            "github_url": f"https://github.com/{username}",
-            "avatar_url": f"{exchange.world.api_url}/avatars/{username}.png",
-        }
-    )
-
-
-async def get_webhook_secret(exchange: Exchange) -> web.Response:
-    """`GET /webhooks/default/secret`."""
-    return exchange.json({"key": exchange.owner.webhooks_secret})
-
-
 ROUTES: tuple[tuple[str, str, str, Handler], ...] = (
-    ("POST", "/predictions", "predictions.create", predictions.create_by_version),
-    ("GET", "/predictions", "predictions.list", predictions.list_predictions),
-    ("GET", "/predictions/{prediction_id}", "predictions.get", predictions.get_prediction),
-    ("POST", "/predictions/{prediction_id}/cancel", "predictions.cancel", predictions.cancel_prediction),
-    ("POST", f"/models/{_OWNER_NAME}/predictions", "models.predictions.create", predictions.create_by_model),
+    ("GET", "/account", "account.get", account.get_account),
+    ("GET", "/collections", "collections.list", collections.list_collections),
+    ("GET", "/collections/{collection_slug}", "collections.get", collections.get_collection),
+    ("GET", "/deployments", "deployments.list", deployments.list_deployments),
+    ("POST", "/deployments", "deployments.create", deployments.create_deployment),
+    ("GET", _DEPLOYMENT, "deployments.get", deployments.get_deployment),
+    ("PATCH", _DEPLOYMENT, "deployments.update", deployments.update_deployment),
+    ("DELETE", _DEPLOYMENT, "deployments.delete", deployments.delete_deployment),
     (
         "POST",
-        f"/deployments/{_OWNER_NAME}/predictions",
+        f"{_DEPLOYMENT}/predictions",
         "deployments.predictions.create",
         predictions.create_by_deployment,
     ),
-    ("GET", "/deployments", "deployments.list", list_deployments),
-    ("GET", f"/deployments/{_OWNER_NAME}", "deployments.get", get_deployment),
-    ("GET", "/models", "models.list", list_models),
-    ("GET", f"/models/{_OWNER_NAME}", "models.get", get_model),
-    ("GET", f"/models/{_OWNER_NAME}/versions", "models.versions.list", list_versions),
-    ("GET", f"/models/{_OWNER_NAME}/versions/{{version_id}}", "models.versions.get", get_version),
-    ("GET", "/account", "account.get", get_account),
-    ("GET", "/webhooks/default/secret", "webhooks.default.secret.get", get_webhook_secret),
-    ("POST", "/files", "files.create", uploads.create_file),
-    ("GET", "/files", "files.list", uploads.list_files),
-    ("GET", "/files/{file_id}", "files.get", uploads.get_file),
-    ("DELETE", "/files/{file_id}", "files.delete", uploads.delete_file),
-    ("GET", "/files/{file_id}/download", "files.download", uploads.download_file),
+    ("GET", "/files", "files.list", files.list_files),
+    ("POST", "/files", "files.create", files.create_file),
+    ("GET", "/files/{file_id}", "files.get", files.get_file),
+    ("DELETE", "/files/{file_id}", "files.delete", files.delete_file),
+    ("GET", "/files/{file_id}/download", "files.download", files.download_file),
+    ("GET", "/hardware", "hardware.list", collections.list_hardware),
+    ("GET", "/models", "models.list", models.list_models),
+    ("POST", "/models", "models.create", models.create_model),
+    ("QUERY", "/models", "models.search", search.search_models),
+    ("GET", _MODEL, "models.get", models.get_model),
+    ("PATCH", _MODEL, "models.update", models.update_model),
+    ("DELETE", _MODEL, "models.delete", models.delete_model),
+    ("GET", f"{_MODEL}/examples", "models.examples.list", models.list_examples),
+    ("GET", f"{_MODEL}/readme", "models.readme.get", models.get_readme),
+    ("POST", f"{_MODEL}/predictions", "models.predictions.create", predictions.create_by_model),
+    ("GET", f"{_MODEL}/versions", "models.versions.list", versions.list_versions),
+    ("GET", _VERSION, "models.versions.get", versions.get_version),
+    ("DELETE", _VERSION, "models.versions.delete", versions.delete_version),
+    ("POST", f"{_VERSION}/trainings", "trainings.create", trainings.create_training),
+    ("GET", "/predictions", "predictions.list", predictions.list_predictions),
+    ("POST", "/predictions", "predictions.create", predictions.create_by_version),
+    ("GET", "/predictions/{prediction_id}", "predictions.get", predictions.get_prediction),
+    ("POST", "/predictions/{prediction_id}/cancel", "predictions.cancel", predictions.cancel_prediction),
+    ("GET", "/search", "search", search.search),
+    ("GET", "/trainings", "trainings.list", trainings.list_trainings),
+    ("GET", "/trainings/{training_id}", "trainings.get", trainings.get_training),
+    ("POST", "/trainings/{training_id}/cancel", "trainings.cancel", trainings.cancel_training),
+    ("GET", "/webhooks/default/secret", "webhooks.default.secret.get", account.get_webhook_secret),
 )
-"""Method, path under `/v1`, operation (the OpenAPI document's name) and handler."""
+"""Method, path under `/v1`, operation (the OpenAPI document's name) and handler: all that the document has."""
+
+STREAMS: tuple[tuple[str, str, str, Handler], ...] = (
+    ("GET", "/stream/{key}", "stream", streams.stream),
+    ("GET", "/files/stream/{key}", "stream", streams.stream),
+)
+"""The addresses of `urls.stream`, of text and of files; the document leaves them to the prediction."""
 
 
 def build_api_app(world: World) -> web.Application:
     """The application of the first port, still without control."""
     app = web.Application(client_max_size=MAX_JSON_BYTES, middlewares=[_not_routed(world)])
-    for method, path, operation, handler in ROUTES:
+    for method, path, operation, handler in (*ROUTES, *STREAMS):
         app.router.add_route(method, f"/v1{path}", _responder(world, operation, handler))
     return app
 
@@ -144,24 +123,15 @@ def _prepare(exchange: Exchange) -> None:
     exchange.model = model.name if model else ""
     given = exchange.body.get("input") if isinstance(exchange.body, dict) else None
     exchange.prompt = str(given.get("prompt", "")) if isinstance(given, dict) else ""
-    exchange.prediction = predictions.own(exchange)
+    exchange.prediction = run_in_path(exchange)
 
 
 def _named_model(exchange: Exchange) -> Model | None:
-    models, parts = exchange.world.models, exchange.request.match_info
     if exchange.operation == "predictions.create":
-        return models.meant_by(predictions.asked_version(exchange))
-    if "owner" not in parts:
+        return model_of_version(exchange, predictions.asked_version(exchange))
+    if "owner" not in exchange.request.match_info:
         return None
-    name = f"{parts['owner']}/{parts['name']}"
     if not exchange.operation.startswith("deployments."):
-        return models.named(name)
-    deployment = models.deployment(name)
-    return None if deployment is None else deployment.model
-
-
-def _model(exchange: Exchange) -> Model:
-    model = _named_model(exchange)
-    if model is None:
-        raise problems.not_found()
-    return model
+        return model_in_path(exchange)
+    deployed = exchange.world.models.deployment(exchange.name)
+    return None if deployed is None else deployed[1]

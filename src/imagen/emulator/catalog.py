@@ -8,6 +8,7 @@ kept in public dumps; descriptions are ours. Where no dump showed the shape of t
 from __future__ import annotations
 
 from imagen.emulator import parameters as p
+from imagen.emulator.catalog_text import other_models
 from imagen.emulator.models import Model
 
 DEPLOYMENTS = {"emulated/flux-deployment": "black-forest-labs/flux-dev"}
@@ -29,6 +30,7 @@ def known_models() -> tuple[Model, ...]:
         _seedream_4(),
         _sdxl(),
         _recraft_svg(),
+        *other_models(),
     )
 
 

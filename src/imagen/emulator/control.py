@@ -19,6 +19,7 @@ from imagen.emulator.exchange import CONTROL_PREFIX, Exchange, json_response, pr
 from imagen.emulator.faults import fault_from_json, fault_names
 from imagen.emulator.limits import Mode
 from imagen.emulator.models import Model
+from imagen.emulator.plant import Plant, plant
 from imagen.emulator.problems import InvalidField, Problem
 from imagen.emulator.world import World
 
@@ -55,6 +56,7 @@ def state_json(world: World) -> dict[str, Any]:
         "running": state.running(),
         "max_running": state.max_running,
         "by_status": dict(state.by_status()),
+        "trainings": len(state.trainings),
         "mode": msgspec.to_builtins(world.mode),
         "api_url": world.api_url,
         "delivery_url": world.delivery_url,
@@ -156,7 +158,15 @@ def _models(exchange: Exchange) -> dict[str, Any]:
 def _add_model(exchange: Exchange) -> dict[str, Any]:
     model = _body(exchange, Model)
     exchange.world.models.add(model)
-    return model.to_json()
+    return exchange.world.models.listings[model.name].to_json(exchange.world.clock.time())
+
+
+def _plant(exchange: Exchange) -> dict[str, Any]:
+    try:
+        planted = plant(exchange.world, _body(exchange, Plant))
+    except ValueError as problem:
+        raise _invalid(str(problem)) from problem
+    return {"planted": planted}
 
 
 ACTIONS: tuple[tuple[str, str, Action], ...] = (
@@ -174,6 +184,7 @@ ACTIONS: tuple[tuple[str, str, Action], ...] = (
     ("POST", "mode", _change_mode),
     ("GET", "models", _models),
     ("POST", "models", _add_model),
+    ("POST", "plant", _plant),
 )
 """Method, path under `/_emulator` and what it does."""
 

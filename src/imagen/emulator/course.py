@@ -1,14 +1,17 @@
-"""How a prediction goes: its statuses, the course that was planned for it, and what time makes of both.
+"""How a prediction or a training goes: its statuses, the course planned for it, and what time makes of both.
 
-Nothing runs here. A prediction's status is read from its plan and the clock, by table; what a fault changes
+Nothing runs here. A run's status is read from its plan and the clock, by table; what a fault changes
 is the course, before the prediction is created.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
+
+from imagen.emulator.models import Model
 
 RETENTION_SECONDS = 3600.0
 """Input, output, logs and files of API predictions are removed after an hour (docs, data-retention)."""
@@ -47,19 +50,22 @@ STOPPED = {
 
 @dataclass(frozen=True)
 class Course:
-    """What is going to happen to a prediction; faults bend it.
+    """What is going to happen to a run; faults bend it.
 
     `queue_seconds` in `starting`, `run_seconds` in `processing`, then `settle_seconds` more in `processing`
     with the output already there. An `error` makes it fail. `pictures` says what the files hold,
     `left_out` which keys its JSON lacks, `hidden_seconds` for how long lists do not show it, and
-    `hold_ends_in` with which status a held create call comes back at once.
+    `hold_ends_in` with which status a held create call comes back at once. With `output` "given" the output is `given`,
+    any JSON value, and `logs` are what it printed, where they are not None.
     """
 
     queue_seconds: float
     run_seconds: float
     settle_seconds: float = 0.0
     error: str | None = None
-    output: Literal["files", "data_uris", "empty", "null"] = "files"
+    output: Literal["files", "data_uris", "empty", "null", "given"] = "files"
+    given: Any = None
+    logs: str | None = None
     pictures: Literal["whole", "truncated", "html"] = "whole"
     left_out: frozenset[str] = frozenset()
     hidden_seconds: float = 0.0
@@ -67,36 +73,37 @@ class Course:
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
-class Prediction:
-    """One prediction of one account. All `_at` are seconds since 1970 on the virtual clock."""
+class Run:
+    """A prediction or a training of one account. All `_at` are seconds since 1970 on the virtual clock."""
 
     id: str
     sequence: int
-    """Position among all predictions, counted up: lists are ordered by it."""
+    """Position among all runs, counted up: lists are ordered by it."""
     account: str
-    model: str
-    version: str
-    deployment: str | None
+    made_by: Model
+    """The version that runs."""
     input: dict[str, Any]
     """What was given, keys and passwords in clear: the run needs them."""
-    secret_inputs: frozenset[str]
-    """Which inputs no answer shows."""
-    seed: int
-    """The seed that was given, or the one that was drawn."""
-    steps: int | None
-    """Denoising steps, for models that have them."""
-    files: tuple[str, ...]
-    """The URLs of its files, known beforehand, shown when ready."""
-    many: bool
-    """Whether the model's output is a list."""
-    webhook: str | None
-    webhook_events: tuple[str, ...]
+    webhook: str | None = None
+    webhook_events: tuple[str, ...] = ()
     course: Course
     created_at: float
     starts_at: float
     deadline_at: float | None = None
     canceled_at: float | None = None
+    kept: bool = False
+    """Whether its data stays; that of API predictions does not."""
     faults: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> str:
+        """`owner/name`."""
+        return self.made_by.name
+
+    @property
+    def prompt(self) -> str:
+        """The prompt, as far as there is one."""
+        return str(self.input.get("prompt", ""))
 
     @property
     def outputs_at(self) -> float:
@@ -121,7 +128,7 @@ class Prediction:
     @property
     def removed_at(self) -> float:
         """When its data is removed."""
-        return self.ends_at + RETENTION_SECONDS
+        return float("inf") if self.kept else self.ends_at + RETENTION_SECONDS
 
     def status_at(self, now: float) -> Status:
         """The status at an instant; once terminal, it stays what it is."""
@@ -169,3 +176,47 @@ class Prediction:
         if self.canceled_at is not None and self.canceled_at <= deadline:
             return Stop.CANCEL, self.canceled_at
         return Stop.DEADLINE, deadline
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Prediction(Run):
+    """One prediction, and what comes out of it: files, or pieces of text."""
+
+    version: str
+    """As its JSON says it: the version's id or `hidden`."""
+    deployment: str | None = None
+    seed: int
+    """The seed that was given, or the one that was drawn."""
+    steps: int | None = None
+    """Denoising steps, for models that have them."""
+    key: str
+    """What its files' and its stream's addresses are made of; nobody guesses it."""
+    files: tuple[str, ...] = ()
+    """The URLs of its files, known beforehand, shown when ready."""
+    pieces: tuple[str, ...] = ()
+    """What a model of text says, piece by piece."""
+
+    def pieces_at(self, now: float) -> tuple[str, ...]:
+        """The text that is there: models that print piece by piece show it while they run."""
+        if self.course.error is not None or now >= self.removed_at:
+            return ()
+        until = min(now, self.ends_at)
+        if until >= self.outputs_at:
+            return self.pieces
+        return self.pieces[: bisect_right(range(len(self.pieces)), until, key=self.piece_comes_at)]
+
+    def piece_comes_at(self, index: int) -> float:
+        """When piece number `index`, from 0, is there."""
+        return self.starts_at + self.course.run_seconds * (index + 1) / len(self.pieces)
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Training(Run):
+    """One training: when it succeeds, its destination has a new version."""
+
+    destination: str
+    """`owner/name` of the model that gets the version."""
+    trained: str
+    """The id of that version, 64 hexadecimal digits."""
+    weights: str
+    """The URL of the weights' file."""

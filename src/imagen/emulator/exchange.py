@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from aiohttp import web
 
 from imagen.emulator import problems
 from imagen.emulator.clock import timestamp
-from imagen.emulator.course import Prediction
+from imagen.emulator.course import Run
 from imagen.emulator.fault import CREATE, Fault, Slot, Subject
 from imagen.emulator.faults import Delay
 from imagen.emulator.journal import (
@@ -39,8 +40,8 @@ CONTROL_PREFIX = "/_emulator"
 UNKNOWN = "unknown"
 """The operation of a path that the API does not have."""
 
-UNSIGNED = frozenset({"files.download", UNKNOWN})
-"""Operations that need no token: the link itself is signed, or there is nothing to protect."""
+UNSIGNED = frozenset({"files.download", "search", "stream", UNKNOWN})
+"""Operations that need no token: the link itself is the secret, or there is nothing to protect."""
 
 MAX_JSON_BYTES = 20 * 1024 * 1024
 """Bodies of JSON above this size are refused with 413."""
@@ -59,7 +60,8 @@ class Exchange:
     account: Account | None = None
     model: str = ""
     prompt: str = ""
-    prediction: Prediction | None = None
+    prediction: Run | None = None
+    """The prediction or training it is about."""
     received_at: float = 0.0
     struck_by: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
@@ -79,6 +81,11 @@ class Exchange:
         """Whether this call buys a prediction."""
         return same_operation(self.operation, CREATE)
 
+    @property
+    def name(self) -> str:
+        """`owner/name` of the model or deployment that the path names."""
+        return f"{self.part('owner')}/{self.part('name')}"
+
     def part(self, name: str) -> str:
         """A part of the path, such as `prediction_id`."""
         return self.request.match_info[name]
@@ -90,7 +97,7 @@ class Exchange:
             method=self.request.method,
             path=self.request.path,
             model=self.prediction.model if self.prediction else self.model,
-            prompt=str(self.prediction.input.get("prompt", "")) if self.prediction else self.prompt,
+            prompt=self.prediction.prompt if self.prediction else self.prompt,
             account=self.prediction.account if self.prediction else self.account.key if self.account else "",
         )
 
@@ -99,7 +106,7 @@ class Exchange:
         return json_response(value, status, headers or {})
 
 
-Handler = Callable[[Exchange], Awaitable[web.Response]]
+Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
 
 
 async def answer(
@@ -125,20 +132,24 @@ async def _answer(
 ) -> web.StreamResponse:
     if exchange.server == "api":
         _let_in(exchange)
-    if exchange.operation != "files.create":
+    if exchange.operation == "models.search":
+        await read_text(exchange)
+    elif exchange.operation != "files.create":
         await read_json(exchange)
     prepare(exchange)
     if exchange.server == "api":
         _count(exchange)
     if exchange.creates:
         exchange.world.faults.read_prompt(exchange.subject())
-    if isinstance(delay := _strike(exchange, Slot.DELAY), Delay):
+    if isinstance(delay := strike(exchange, Slot.DELAY), Delay):
         await exchange.world.clock.sleep(delay.seconds)
-    if fault := _strike(exchange, Slot.INSTEAD):
+    if fault := strike(exchange, Slot.INSTEAD):
         return await answer_instead(fault, exchange.request)
     response = await handler(exchange)
+    if not isinstance(response, web.Response):  # a stream, which has been sent and struck
+        return response
     response.headers.update(exchange.headers)
-    if fault := _strike(exchange, Slot.AFTER):
+    if fault := strike(exchange, Slot.AFTER):
         return await answer_after(fault, exchange.request, response)
     return response
 
@@ -149,19 +160,36 @@ async def read_json(exchange: Exchange) -> None:
     Raises:
         Problem: 413 above 20 MiB, 400 for anything that is not JSON.
     """
-    if not exchange.request.can_read_body:
-        return
-    try:
-        raw = await exchange.request.read()
-    except web.HTTPRequestEntityTooLarge as too_large:
-        raise problems.too_large("The request body is larger than 20 MiB") from too_large
-    exchange.body_bytes = len(raw)
+    raw = await _read(exchange)
     if not raw:
         return
     try:
         exchange.body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise problems.malformed(f"JSON parse error: {problem}") from problem
+
+
+async def read_text(exchange: Exchange) -> None:
+    """Read a body of text; a JSON string counts as its text.
+
+    Raises:
+        Problem: 413 above 20 MiB.
+    """
+    text = (await _read(exchange)).decode("utf-8", "replace")
+    with contextlib.suppress(msgspec.DecodeError):
+        text = msgspec.json.decode(text, type=str)
+    exchange.body = text
+
+
+async def _read(exchange: Exchange) -> bytes:
+    if not exchange.request.can_read_body:
+        return b""
+    try:
+        raw = await exchange.request.read()
+    except web.HTTPRequestEntityTooLarge as too_large:
+        raise problems.too_large("The request body is larger than 20 MiB") from too_large
+    exchange.body_bytes = len(raw)
+    return raw
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -202,7 +230,8 @@ def _count(exchange: Exchange) -> None:
         raise problems.throttled(verdict.reset_seconds, low_credit=exchange.creates and mode.low_credit)
 
 
-def _strike(exchange: Exchange, slot: Slot) -> Fault | None:
+def strike(exchange: Exchange, slot: Slot) -> Fault | None:
+    """The fault of a slot that strikes this request, if any; it is written down."""
     fault = exchange.world.faults.strike(slot, exchange.subject())
     if fault is not None:
         exchange.struck_by.append(fault.name)

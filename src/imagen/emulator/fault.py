@@ -13,33 +13,53 @@ from imagen.emulator.course import Course
 from imagen.emulator.journal import same_operation
 
 CREATE = "predictions.create"
+TRAIN = "trainings.create"
 DELIVERY = "delivery"
 WEBHOOK = "webhook"
 
 OPERATIONS = (
     "account.get",
+    "collections.get",
+    "collections.list",
+    "deployments.create",
+    "deployments.delete",
     "deployments.get",
     "deployments.list",
     "deployments.predictions.create",
+    "deployments.update",
     "files.create",
     "files.delete",
     "files.download",
     "files.get",
     "files.list",
+    "hardware.list",
+    "models.create",
+    "models.delete",
+    "models.examples.list",
     "models.get",
     "models.list",
     "models.predictions.create",
+    "models.readme.get",
+    "models.search",
+    "models.update",
+    "models.versions.delete",
     "models.versions.get",
     "models.versions.list",
     "predictions.cancel",
     "predictions.create",
     "predictions.get",
     "predictions.list",
+    "search",
+    TRAIN,
+    "trainings.cancel",
+    "trainings.get",
+    "trainings.list",
     "webhooks.default.secret.get",
+    "stream",
     DELIVERY,
     "unknown",
 )
-"""What `operation` of a fault can name: the OpenAPI document's names, the file host, and unknown paths."""
+"""What `operation` of a fault can name: the OpenAPI document's names, streams, the file host, and unknown paths."""
 
 WEBHOOK_OPERATIONS = tuple(f"{event}.{WEBHOOK}" for event in ("start", "output", "logs", "completed"))
 """What it can name for a fault of webhooks; `webhook` names all of them."""

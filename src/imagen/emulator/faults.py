@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 import msgspec
 
 from imagen.emulator.course import Course
-from imagen.emulator.fault import CREATE, DELIVERY, WEBHOOK_OPERATIONS, Fault, Slot
+from imagen.emulator.fault import CREATE, DELIVERY, TRAIN, WEBHOOK_OPERATIONS, Fault, Slot
 from imagen.emulator.journal import same_operation
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -125,14 +125,21 @@ class Huge(Fault, frozen=True):
 
 
 class CourseFault(Fault, frozen=True):
-    """A fault of the prediction itself: matched when it is created, and then it stays with it."""
+    """A fault of the prediction itself: matched when it is created, and then it stays with it.
+
+    With `operation="trainings.create"` it strikes trainings instead, as far as they can suffer it.
+    """
 
     slot: ClassVar[Slot] = Slot.COURSE
     strikes_downloads: ClassVar[bool] = False
     """Whether it can strike single downloads instead, with `operation="delivery"`."""
 
     def _can_strike(self, wanted: str) -> bool:
-        return same_operation(wanted, CREATE) or (self.strikes_downloads and wanted == DELIVERY)
+        return (
+            same_operation(wanted, CREATE)
+            or wanted == TRAIN
+            or (self.strikes_downloads and wanted == DELIVERY)
+        )
 
 
 class Fail(CourseFault, frozen=True):

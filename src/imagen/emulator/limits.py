@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,6 +26,8 @@ class Mode(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
     `concurrency` is how many predictions run at once, the others stay `starting`; None: all of them.
     `webhooks_via` (`http://127.0.0.1:8080`) is where webhooks are sent, whatever host their address names, as if a proxy
     that ends TLS stood there; None: none is sent, because an emulator calls nobody unasked.
+    With `data_uris` predictions whose create call is held (`Prefer: wait`) have their files inside the answers, as recorded
+    in October 2024. Pictures have at least `picture_kib` KiB, for measuring; they then show the same scene.
     """
 
     low_credit: bool = False
@@ -35,6 +38,8 @@ class Mode(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True
     others_burst: int = 3000
     concurrency: int | None = None
     webhooks_via: str | None = None
+    data_uris: bool = False
+    picture_kib: Annotated[int, msgspec.Meta(ge=0, le=65_536)] = 0
 
     def __post_init__(self) -> None:
         if self.webhooks_via is not None and not _is_origin(self.webhooks_via):

@@ -1,15 +1,15 @@
-"""A model as the API knows it, and the register of those this emulator answers for.
+"""What a model takes and gives: its parameters, its output, its schema document.
 
-The models themselves are in `catalog.py`; more are added through `Emulator(models=…)` or control's
-`POST models`.
+The models themselves are in `catalog.py` and `catalog_text.py`; more are added through `Emulator(models=…)` or
+control's `POST models`. Which of them the API lists, and under which versions, is `register.py`'s business.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from copy import copy
 from typing import Any, Literal
 
 import msgspec
@@ -19,6 +19,20 @@ from imagen.emulator.parameters import prompt
 CREATED_AT = "2024-10-02T01:37:54.199755Z"
 COG_VERSION = "0.9.25"
 
+_URI = {"type": "string", "format": "uri"}
+_OUTPUTS: Mapping[str, dict[str, Any]] = {
+    "uri": _URI,
+    "uris": {"type": "array", "items": _URI},
+    "string": {"type": "string"},
+    "strings": {
+        "type": "array",
+        "items": {"type": "string"},
+        "x-cog-array-type": "iterator",
+        "x-cog-array-display": "concatenate",
+    },
+}
+"""How cog writes the four outputs; that of `strings` is recorded (2023-10, meta/llama-2-70b-chat)."""
+
 _NAME = re.compile(r"[a-z0-9][\w.-]*/[a-z0-9][\w.-]*", re.IGNORECASE)
 _VERSION = re.compile(r"[0-9a-f]{64}")
 
@@ -26,16 +40,19 @@ _VERSION = re.compile(r"[0-9a-f]{64}")
 class Model(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """One model: what it takes, what it gives, how long it runs.
 
-    `parameters` are JSON schemas by name, in order of display. `output` is `uris` (a list of files) or `uri`
-    (one file). Official models run by name; the others by version only. `run_seconds` and `queue_seconds`
-    (0 or more) replace the emulator's own for this model.
+    `parameters` are JSON schemas by name, in order of display. `output` is `uris` (a list of files), `uri`
+    (one file), `strings` (text, piece by piece, as language models print it) or `string` (text). Official models run
+    by name; the others by version only. `run_seconds` and `queue_seconds` (0 or more) replace the emulator's own for
+    this model.
     """
 
     name: str
     description: str = ""
+    tags: tuple[str, ...] = ()
+    """What a search finds it by, besides its name and description."""
     parameters: dict[str, dict[str, Any]] = msgspec.field(default_factory=lambda: {"prompt": prompt()})
     required: tuple[str, ...] = ("prompt",)
-    output: Literal["uri", "uris"] = "uris"
+    output: Literal["uri", "uris", "string", "strings"] = "uris"
     official: bool = True
     version: str = ""
     output_format: Literal["png", "webp", "jpg", "svg"] = "png"
@@ -68,6 +85,21 @@ class Model(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
         return "hidden" if self.official else self.version_id
 
     @property
+    def makes_files(self) -> bool:
+        """Whether its output is files."""
+        return self.output in {"uri", "uris"}
+
+    @property
+    def makes_lists(self) -> bool:
+        """Whether its output is a list."""
+        return self.output in {"uris", "strings"}
+
+    @property
+    def streams(self) -> bool:
+        """Whether its predictions list `urls.stream`; what gives one text at the end has nothing to stream."""
+        return self.output != "string"
+
+    @property
     def secret_inputs(self) -> frozenset[str]:
         """The parameters that hold somebody's key: cog's `Secret`, which the API never shows again."""
         return frozenset(name for name, schema in self.parameters.items() if _is_secret(schema))
@@ -79,30 +111,11 @@ class Model(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
         }
         return defaults | {name: value for name, value in given.items() if value is not None}
 
-    def to_json(self) -> dict[str, Any]:
-        """The model object of `GET /models/{owner}/{name}`."""
-        owner, name = self.name.split("/")
-        return {
-            "url": f"https://replicate.com/{self.name}",
-            "owner": owner,
-            "name": name,
-            "description": self.description,
-            "visibility": "public",
-            "is_official": self.official,
-            "github_url": None,
-            "paper_url": None,
-            "license_url": None,
-            "run_count": int(self.version_id[:6], 16),
-            "cover_image_url": None,
-            "default_example": None,
-            "latest_version": self.version_json(),
-        }
-
-    def version_json(self) -> dict[str, Any]:
+    def version_json(self, created_at: str = CREATED_AT) -> dict[str, Any]:
         """The version object of `GET …/versions/{id}`."""
         return {
             "id": self.version_id,
-            "created_at": CREATED_AT,
+            "created_at": created_at,
             "cog_version": COG_VERSION,
             "openapi_schema": self.openapi_schema(),
         }
@@ -120,15 +133,12 @@ class Model(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
                     "title": name,
                     "description": "An enumeration.",
                 }
-        uri = {"type": "string", "format": "uri"}
         schemas["Input"] = {"type": "object", "title": "Input", "properties": properties}
         if self.required:
             schemas["Input"]["required"] = list(self.required)
         if not self.extra_inputs:
             schemas["Input"]["additionalProperties"] = False
-        schemas["Output"] = {"title": "Output"} | (
-            uri if self.output == "uri" else {"type": "array", "items": uri}
-        )
+        schemas["Output"] = {"title": "Output", **_OUTPUTS[self.output]}
         return {
             "openapi": "3.0.2",
             "info": {"title": "Cog", "version": "0.1.0"},
@@ -137,81 +147,12 @@ class Model(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
         }
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """A model under a name of its own; its only release runs the model's version."""
-
-    name: str
-    """`owner/name`."""
-    model: Model
-
-    def to_json(self, api_url: str) -> dict[str, Any]:
-        """The deployment object of `GET /deployments/{owner}/{name}`."""
-        owner, _, name = self.name.partition("/")
-        return {
-            "owner": owner,
-            "name": name,
-            "current_release": {
-                "number": 1,
-                "model": self.model.name,
-                "version": self.model.version_id,
-                "created_at": CREATED_AT,
-                "created_by": {
-                    "type": "organization",
-                    "username": owner,
-                    "name": f"Emulated organization {owner}",
-                    "avatar_url": f"{api_url}/avatars/{owner}.png",
-                    "github_url": f"https://github.com/{owner}",
-                },
-                "configuration": {"hardware": "gpu-h100", "min_instances": 0, "max_instances": 5},
-            },
-        }
-
-
-class Models:
-    """The models and deployments one emulator knows; adding a name again replaces it."""
-
-    def __init__(self, models: Iterable[Model], deployments: Mapping[str, str]) -> None:
-        self._by_name: dict[str, Model] = {}
-        self._by_version: dict[str, Model] = {}
-        self._deployments = dict(deployments)
-        for model in models:
-            self.add(model)
-
-    def add(self, model: Model) -> None:
-        """Make a model known."""
-        self._by_name[model.name] = model
-        self._by_version[model.version_id] = model
-
-    def everyone(self) -> tuple[Model, ...]:
-        """All of them, in the order they became known."""
-        return tuple(self._by_name.values())
-
-    def named(self, name: str) -> Model | None:
-        """The model `owner/name`."""
-        return self._by_name.get(name)
-
-    def with_version(self, version_id: str) -> Model | None:
-        """The model whose version this is."""
-        return self._by_version.get(version_id)
-
-    def meant_by(self, version: str) -> Model | None:
-        """The model that `owner/name`, `owner/name:<64 hex>` or `<64 hex>` means."""
-        name, _, version_id = version.rpartition(":")
-        if "/" in version and not name:
-            return self.named(version)
-        model = self.with_version(version_id)
-        return model if model is not None and name in {"", model.name} else None
-
-    def deployments(self) -> tuple[Deployment, ...]:
-        """Every deployment of a model that is known."""
-        found = (self.deployment(name) for name in self._deployments)
-        return tuple(deployment for deployment in found if deployment is not None)
-
-    def deployment(self, name: str) -> Deployment | None:
-        """The deployment `owner/name`."""
-        model = self._by_name.get(self._deployments.get(name, ""))
-        return None if model is None else Deployment(name, model)
+def renamed(model: Model, name: str, version: str, *, official: bool) -> Model:
+    """The same under another name and version; what is planted need not look as names and versions do."""
+    copied = copy(model)
+    for attribute, value in (("name", name), ("version", version), ("official", official)):
+        msgspec.structs.force_setattr(copied, attribute, value)
+    return copied
 
 
 def _is_secret(schema: Mapping[str, Any]) -> bool:

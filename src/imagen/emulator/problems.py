@@ -84,6 +84,16 @@ def not_found(detail: str = "The requested resource could not be found.") -> Pro
     return Problem(404, {"detail": detail, "status": 404})
 
 
+def forbidden(detail: str) -> Problem:
+    """403 for changing what is somebody else's; neither status nor words are recorded."""
+    return Problem(403, {"title": "Forbidden", "detail": detail, "status": 403})
+
+
+def refused(detail: str) -> Problem:
+    """422 for what the state of a thing does not allow; neither status nor words are recorded."""
+    return Problem(422, {"title": "Not allowed", "detail": detail, "status": 422})
+
+
 def method_not_allowed(method: str, allowed: str) -> Problem:
     """405 for a known path called with another method."""
     return Problem(405, {"detail": f'Method "{method}" not allowed.', "status": 405}, {"Allow": allowed})

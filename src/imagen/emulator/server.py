@@ -21,7 +21,8 @@ from imagen.emulator.faults import fault_from_json
 from imagen.emulator.files import signature
 from imagen.emulator.journal import Journal
 from imagen.emulator.limits import Mode
-from imagen.emulator.models import Model, Models
+from imagen.emulator.models import Model
+from imagen.emulator.plant import Plant, plant
 from imagen.emulator.webhooks import Webhooks
 from imagen.emulator.world import World
 
@@ -70,7 +71,8 @@ class Emulator:
         self._public_urls = (public_url, public_delivery_url)
         self._runners: list[web.AppRunner] = []
         self.world = World(
-            Models((*known_models(), *models), {**DEPLOYMENTS, **(deployments or {})}),
+            (*known_models(), *models),
+            {**DEPLOYMENTS, **(deployments or {})},
             mode=mode or Mode(),
             run_seconds=run_seconds,
             queue_seconds=queue_seconds,
@@ -137,8 +139,18 @@ class Emulator:
         """Make a model known; the same name replaces."""
         self.world.models.add(model)
 
+    def plant(self, **kinds: Any) -> None:
+        """Plant things with chosen ids: `plant(token="r8_any", predictions=[{"id": "p1", "model": "a/b"}])`.
+
+        The kinds and their keys are those of `plant.Plant`.
+
+        Raises:
+            ValueError: no such kind or key, or something refers to what is not there.
+        """
+        plant(self.world, msgspec.convert(kinds, Plant))
+
     def reset(self) -> None:
-        """Forget predictions, files, faults, journal and limits; the clock and added models stay."""
+        """Forget what was made, planted, asked and posted; the clock and added models stay."""
         self.world.reset()
 
     def state(self) -> dict[str, Any]:

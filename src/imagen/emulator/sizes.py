@@ -81,6 +81,8 @@ def _area(model: Model, values: Mapping[str, Any]) -> float:
 
 
 def _count(model: Model, values: Mapping[str, Any]) -> int:
+    if not model.makes_files:
+        return 0
     if model.output == "uri":
         return 1
     if values.get("sequential_image_generation", "auto") == "disabled":

@@ -78,8 +78,12 @@ class EmulatorThread:
         """Make a model known; the same name replaces."""
         self._call(lambda: self._emulator.add_model(model))
 
+    def plant(self, **kinds: Any) -> None:
+        """Plant things with chosen ids; see `Emulator.plant`."""
+        self._call(lambda: self._emulator.plant(**kinds))
+
     def reset(self) -> None:
-        """Forget predictions, files, faults, journal and limits; the clock and added models stay."""
+        """Forget what was made, planted, asked and posted; the clock and added models stay."""
         self._call(self._emulator.reset)
 
     def state(self) -> dict[str, Any]:

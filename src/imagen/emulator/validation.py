@@ -22,10 +22,15 @@ MIN_CANCEL_AFTER_SECONDS = 5
 MAX_CANCEL_AFTER_SECONDS = 24 * 3600
 WEBHOOK_EVENTS = ("start", "output", "logs", "completed")
 
-_BODY: Mapping[str, Mapping[str, Any]] = {
-    "input": {"type": "object"},
+MODEL_NAME = re.compile(r"[a-z0-9][\w.-]*/[a-z0-9][\w.-]*", re.IGNORECASE)
+
+WEBHOOK_BODY: Mapping[str, Mapping[str, Any]] = {
     "webhook": {"type": "string"},
     "webhook_events_filter": {"type": "array", "items": {"type": "string", "enum": list(WEBHOOK_EVENTS)}},
+}
+_BODY: Mapping[str, Mapping[str, Any]] = {
+    "input": {"type": "object"},
+    **WEBHOOK_BODY,
     "stream": {"type": "boolean"},
 }
 _VERSIONED_BODY: Mapping[str, Mapping[str, Any]] = {"version": {"type": "string"}, **_BODY}
@@ -60,22 +65,54 @@ def parse_create_body(body: Any, *, versioned: bool) -> CreateBody:
         Problem: 422, with every complaint there is.
     """
     properties = _VERSIONED_BODY if versioned else _BODY
-    required = ("version", "input") if versioned else ("input",)
-    complaints = list(_complaints_of_object(body, properties, required, field=""))
-    if not complaints and not str(body.get("webhook", "https://")).startswith("https://"):
-        complaints.append(InvalidField("format", "webhook", "Does not match format 'https'"))
-    if not complaints and "webhook_events_filter" in body and "webhook" not in body:
-        complaints.append(
-            InvalidField("required", "", "webhook_events_filter cannot be provided without webhook")
-        )
-    if complaints:
-        raise invalid_request(complaints)
+    check_body(body, properties, required=("version", "input") if versioned else ("input",))
+    check_webhook(body)
     return CreateBody(
         input=body["input"],
         version=body.get("version"),
         webhook=body.get("webhook"),
         webhook_events=tuple(body.get("webhook_events_filter", ())),
     )
+
+
+def check_body(
+    body: Any, properties: Mapping[str, Mapping[str, Any]], *, required: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Hold a body against the JSON schemas of its keys; others are refused.
+
+    Raises:
+        Problem: 422, with every complaint there is.
+    """
+    complaints = list(_complaints_of_object(body, properties, required, field=""))
+    if complaints:
+        raise invalid_request(complaints)
+    checked: dict[str, Any] = body
+    return checked
+
+
+def check_webhook(body: Mapping[str, Any]) -> None:
+    """Hold a create call's webhook against what is sent to: https only, and no events without an address.
+
+    Raises:
+        Problem: 422.
+    """
+    if not str(body.get("webhook", "https://")).startswith("https://"):
+        raise invalid_request([InvalidField("format", "webhook", "Does not match format 'https'")])
+    if "webhook_events_filter" in body and "webhook" not in body:
+        description = "webhook_events_filter cannot be provided without webhook"
+        raise invalid_request([InvalidField("required", "", description)])
+
+
+def check_hardware(known: Mapping[str, str], sku: str) -> None:
+    """Hold a SKU against the hardware there is.
+
+    Raises:
+        Problem: 422.
+    """
+    if sku not in known:
+        allowed = ", ".join(f'"{one}"' for one in known)
+        description = f"hardware must be one of the following: {allowed}"
+        raise invalid_request([InvalidField("enum", "hardware", description)])
 
 
 def check_input(model: Model, given: Mapping[str, Any]) -> None:

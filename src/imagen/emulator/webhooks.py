@@ -28,7 +28,7 @@ import aiohttp
 import msgspec
 
 from imagen.emulator.clock import timestamp
-from imagen.emulator.course import Prediction
+from imagen.emulator.course import Run
 from imagen.emulator.fault import WEBHOOK, Fault, Slot, Subject
 from imagen.emulator.faults import (
     WebhookDelay,
@@ -38,8 +38,8 @@ from imagen.emulator.faults import (
     WebhookReorder,
 )
 from imagen.emulator.journal import MAX_BODY_BYTES, Entry
-from imagen.emulator.predictions import shown
 from imagen.emulator.shapes import logs_at
+from imagen.emulator.showing import shown
 from imagen.emulator.world import World
 
 BY_DEFAULT = ("output", "completed")
@@ -61,7 +61,7 @@ class _Letter:
     """One webhook: `event`, and how the prediction looked at the instant `at`."""
 
     event: str
-    prediction: Prediction
+    prediction: Run
     at: float
     id: str = field(default_factory=lambda: f"msg_{secrets.token_urlsafe(18)}")
     body: bytes = b""
@@ -75,7 +75,7 @@ class _Letter:
 class _Line:
     """What was told of a prediction so far, and what is to be sent, in order."""
 
-    prediction: Prediction
+    prediction: Run
     events: frozenset[str]
     next_look: float = math.inf
     started: bool = False
@@ -134,7 +134,7 @@ class Webhooks:
         self._watching: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
 
-    def look(self, prediction: Prediction) -> None:
+    def look(self, prediction: Run) -> None:
         """A prediction was created or canceled."""
         if prediction.webhook is None:
             return
@@ -194,8 +194,8 @@ class Webhooks:
                 self._earlier.set()
                 self._world.clock.wake()
 
-    def _is_forgotten(self, prediction: Prediction) -> bool:
-        return self._world.state.predictions.get(prediction.id) is not prediction
+    def _is_forgotten(self, prediction: Run) -> bool:
+        return not self._world.state.remembers(prediction)
 
     # --- sending -----------------------------------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class Webhooks:
             method="POST",
             path=urlsplit(prediction.webhook or "").path,
             model=prediction.model,
-            prompt=str(prediction.input.get("prompt", "")),
+            prompt=prediction.prompt,
             account=prediction.account,
         )
         return self._world.faults.strike(Slot.WEBHOOK, subject)

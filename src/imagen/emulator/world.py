@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from imagen.emulator.clock import Clock
-from imagen.emulator.course import Course, Prediction
+from imagen.emulator.course import Course, Prediction, Run
 from imagen.emulator.fault_book import FaultBook
 from imagen.emulator.journal import Journal
 from imagen.emulator.limits import Mode
-from imagen.emulator.models import Model, Models
+from imagen.emulator.models import Model
 from imagen.emulator.pictures import PictureSpec, PictureStudio
+from imagen.emulator.register import Register
 from imagen.emulator.sizes import frame_of
 from imagen.emulator.state import State
 
@@ -23,12 +24,13 @@ class World:
 
     `run_seconds` and `queue_seconds` go before a model's own; None leaves them to it, or else to 0.2 and 0.
     `accepted_tokens` are the tokens that are let in; None: every token without "invalid" in it.
-    `changed` is told of each prediction that was created or canceled.
+    `changed` is told of each prediction and training that was created or canceled.
     """
 
     def __init__(
         self,
-        models: Models,
+        models: Iterable[Model],
+        deployments: Mapping[str, str],
         *,
         mode: Mode,
         run_seconds: float | None,
@@ -36,7 +38,7 @@ class World:
         accepted_tokens: Iterable[str] | None,
     ) -> None:
         self.clock = Clock()
-        self.models = models
+        self.models = Register(models, deployments, self.clock.time)
         self.first_mode = self.mode = mode
         self.run_seconds = run_seconds
         self.queue_seconds = queue_seconds
@@ -44,7 +46,7 @@ class World:
         self.faults = FaultBook()
         self.journal = Journal()
         self.studio = PictureStudio()
-        self.changed: Callable[[Prediction], None] = _nobody_told
+        self.changed: Callable[[Run], None] = _nobody_told
         self.api_url = ""
         self.delivery_url = ""
         self.state = State(self.clock, self.delivery_url)
@@ -56,7 +58,8 @@ class World:
         self.state = State(self.clock, delivery_url)
 
     def reset(self) -> None:
-        """Forget predictions, files, faults, journal and limits; the clock and added models stay."""
+        """Forget what was made, planted, asked and posted; the clock and added models stay."""
+        self.models.reset()
         self.mode = self.first_mode
         self.faults.clear()
         self.journal.clear()
@@ -78,9 +81,9 @@ class World:
 
     def picture_of(self, prediction: Prediction, index: int) -> PictureSpec | None:
         """What file number `index` of a prediction shows; None when there is no such file."""
-        model = self.models.named(prediction.model)
-        if model is None or not 0 <= index < len(prediction.files):
+        if not 0 <= index < len(prediction.files):
             return None
+        model = prediction.made_by
         frame = frame_of(model, prediction.input)
         values = model.with_defaults(prediction.input)
         return PictureSpec(
@@ -95,7 +98,7 @@ class World:
         )
 
 
-def _nobody_told(_: Prediction) -> None:
+def _nobody_told(_: Run) -> None:
     """Nothing: nobody wants to know."""
 
 

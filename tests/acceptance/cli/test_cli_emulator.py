@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import socket
+import urllib.request
 from typing import Any
+
+from PIL import Image
 
 
 def test_it_serves_the_other_commands_until_it_is_told_to_stop(cli: Any) -> None:
@@ -43,4 +47,34 @@ def test_a_taken_port_is_told_with_what_to_do(cli: Any) -> None:
 def test_it_listens_to_nobody_else(cli: Any) -> None:
     done = cli("emulator", "--host", "0.0.0.0", "--port", "0", code=2)  # noqa: S104 - it is refused
     assert "127.0.0.1" in done.stderr
+    assert "--allow-non-loopback" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_it_listens_to_others_where_that_is_meant_and_says_how_it_is_reached(cli: Any) -> None:
+    started = cli.start(
+        *("emulator", "--host", "0.0.0.0", "--port", "0", "--allow-non-loopback", "--json"),  # noqa: S104
+        *("--public-url", "http://replicate:5055", "--public-delivery-url", "http://replicate:5056"),
+    )
+    facts = json.loads(started.read_line())
+    assert (facts["url"], facts["delivery_url"]) == ("http://replicate:5055", "http://replicate:5056")
+    assert started.stop(signal.SIGTERM).code == 0
+
+
+def test_its_pictures_are_as_large_as_asked_and_inside_held_answers(cli: Any) -> None:
+    started = cli.start(
+        "emulator", "--port", "0", "--run-seconds", "0", "--data-uris", "--picture-kib", "512", "--json"
+    )
+    facts = json.loads(started.read_line())
+    body = {"version": "black-forest-labs/flux-schnell", "input": {"prompt": "x", "output_format": "png"}}
+    headers = {"Authorization": "Bearer r8_x", "Content-Type": "application/json", "Prefer": "wait"}
+    request = urllib.request.Request(
+        f"{facts['url']}/v1/predictions", json.dumps(body).encode(), headers, method="POST"
+    )
+    with urllib.request.urlopen(request) as answer:
+        (uri,) = json.load(answer)["output"]
+    with urllib.request.urlopen(uri) as picture:
+        content = picture.read()
+    assert abs(len(content) - 512 * 1024) < 1024
+    Image.open(io.BytesIO(content)).verify()
+    assert started.stop(signal.SIGTERM).code == 0

@@ -12,8 +12,8 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from imagen.emulator import problems
 from imagen.emulator.exchange import Exchange
 from imagen.emulator.files import MAX_FILE_BYTES, MAX_NAME_BYTES, StoredFile, is_signed
+from imagen.emulator.paging import numbered_page
 from imagen.emulator.problems import InvalidField
-from imagen.emulator.shapes import link_to, page_json
 from imagen.emulator.state import new_id
 
 _NO_SUCH_FILE = "File not found"
@@ -27,22 +27,21 @@ async def create_file(exchange: Exchange) -> web.Response:
     if (request.content_length or 0) > MAX_FILE_BYTES + _FORM_ALLOWANCE_BYTES:
         raise problems.too_large(_TOO_LARGE)
     stored = await _read_form(exchange)
-    exchange.owner.files[stored.id] = stored
+    exchange.world.state.keep_file(exchange.owner, stored)
     return exchange.json(stored.to_json(exchange.world.api_url), 201)
 
 
 async def list_files(exchange: Exchange) -> web.Response:
     """`GET /files`: newest first."""
-    world = exchange.world
-    files = list(enumerate(_living(exchange)))[::-1]
-    page = page_json(
-        files,
-        exchange.request.query.get("cursor"),
-        key=lambda numbered: int(numbered[0]),
-        link=link_to(f"{world.api_url}/v1/files", {}),
+    api_url = exchange.world.api_url
+    return exchange.json(
+        numbered_page(
+            _living(exchange)[::-1],
+            exchange.request.query,
+            url=f"{api_url}/v1/files",
+            shown=lambda stored: stored.to_json(api_url),
+        )
     )
-    page["results"] = [stored.to_json(world.api_url) for _, stored in page["results"]]
-    return exchange.json(page)
 
 
 async def get_file(exchange: Exchange) -> web.Response:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from operator import attrgetter
-from typing import Any
 
 from aiohttp import web
 
 from imagen.emulator import problems
-from imagen.emulator.course import Prediction
-from imagen.emulator.delivery import picture_bytes
+from imagen.emulator.calls.owned import model_in_path, model_of_version, owned_run
+from imagen.emulator.course import Course, Prediction
 from imagen.emulator.exchange import Exchange
 from imagen.emulator.models import Model
-from imagen.emulator.pictures import CONTENT_TYPES
+from imagen.emulator.paging import PAGE_SIZE, link_to, page_json, read_cursor
 from imagen.emulator.problems import InvalidField
-from imagen.emulator.shapes import PAGE_SIZE, link_to, page_json, prediction_json, read_cursor
+from imagen.emulator.showing import shown
 from imagen.emulator.sizes import frame_of
-from imagen.emulator.state import Order
+from imagen.emulator.state import PredictionOrder
 from imagen.emulator.validation import check_input, parse_cancel_after, parse_create_body, parse_prefer
-from imagen.emulator.world import World
 
 _CREATED, _SEQUENCE = attrgetter("created_at"), attrgetter("sequence")
 
@@ -35,7 +33,7 @@ async def create_by_version(exchange: Exchange) -> web.Response:
     is an invalid version (422).
     """
     version = asked_version(exchange)
-    model = exchange.world.models.meant_by(version)
+    model = model_of_version(exchange, version)
     is_name = "/" in version and ":" not in version
     if model is None and is_name:
         raise problems.not_found()
@@ -46,7 +44,7 @@ async def create_by_version(exchange: Exchange) -> web.Response:
 
 async def create_by_model(exchange: Exchange) -> web.Response:
     """`POST /models/{owner}/{name}/predictions`: official models only, 404 for the others."""
-    model = exchange.world.models.named(f"{exchange.part('owner')}/{exchange.part('name')}")
+    model = model_in_path(exchange)
     if model is None or not model.official:
         raise problems.not_found()
     return await _create(exchange, model)
@@ -54,20 +52,23 @@ async def create_by_model(exchange: Exchange) -> web.Response:
 
 async def create_by_deployment(exchange: Exchange) -> web.Response:
     """`POST /deployments/{owner}/{name}/predictions`."""
-    deployment = exchange.world.models.deployment(f"{exchange.part('owner')}/{exchange.part('name')}")
-    if deployment is None:
+    found = exchange.world.models.deployment(exchange.name)
+    if found is None:
         raise problems.not_found()
-    return await _create(exchange, deployment.model, deployment=deployment.name)
+    deployment, model = found
+    answer = await _create(exchange, model, deployment=deployment.name)
+    deployment.used_at = exchange.world.clock.time()
+    return answer
 
 
 async def get_prediction(exchange: Exchange) -> web.Response:
     """`GET /predictions/{id}`."""
-    return exchange.json(await shown(exchange.world, _found(exchange)))
+    return exchange.json(await shown(exchange.world, owned_run(exchange)))
 
 
 async def cancel_prediction(exchange: Exchange) -> web.Response:
     """`POST /predictions/{id}/cancel`: answers the prediction, also one that had ended before."""
-    prediction = _found(exchange)
+    prediction = owned_run(exchange)
     exchange.world.state.cancel(prediction)
     exchange.world.changed(prediction)
     return exchange.json(await shown(exchange.world, prediction))
@@ -131,26 +132,10 @@ def _around_page(
     return [*reversed(newer), *older]
 
 
-def own(exchange: Exchange) -> Prediction | None:
-    """The prediction the path names, if there is one and it is this account's."""
-    identity = exchange.request.match_info.get("prediction_id", "")
-    prediction = exchange.world.state.predictions.get(identity)
-    if prediction is None or exchange.account is None or prediction.account != exchange.account.key:
-        return None
-    return prediction
-
-
 def asked_version(exchange: Exchange) -> str:
     """The `version` of the body, as far as it is a text."""
     version = exchange.body.get("version") if isinstance(exchange.body, dict) else None
     return version if isinstance(version, str) else ""
-
-
-def _found(exchange: Exchange) -> Prediction:
-    prediction = own(exchange)
-    if prediction is None:
-        raise problems.not_found()
-    return prediction
 
 
 async def _create(
@@ -163,10 +148,10 @@ async def _create(
     check_input(model, body.input)
     wait = parse_prefer(exchange.request.headers.get("Prefer"))
     cancel_after = parse_cancel_after(exchange.request.headers.get("Cancel-After"))
-    course, faults = world.faults.bend(world.course_of(model), exchange.subject())
+    course, faults = world.faults.bend(_course(exchange, model, wait), exchange.subject())
     exchange.struck_by += faults
     frame = frame_of(model, body.input)
-    order = Order(
+    order = PredictionOrder(
         model=model,
         input=body.input,
         course=course,
@@ -182,6 +167,13 @@ async def _create(
     exchange.prediction = prediction
     world.changed(prediction)
     return await _created(exchange, prediction, wait)
+
+
+def _course(exchange: Exchange, model: Model, wait: int | None) -> Course:
+    course = exchange.world.course_of(model)
+    if wait is None or not exchange.world.mode.data_uris:
+        return course
+    return replace(course, output="data_uris")
 
 
 async def _created(exchange: Exchange, prediction: Prediction, wait: int | None) -> web.Response:
@@ -208,17 +200,6 @@ def _early(prediction: Prediction) -> float:
     if prediction.course.hold_ends_in == "starting":
         return prediction.created_at
     return prediction.starts_at + prediction.course.run_seconds / 2
-
-
-async def shown(world: World, prediction: Prediction, at: float | None = None) -> dict[str, Any]:
-    """The prediction object as it looks at the instant `at`, or now; files inside it where its course says so."""
-    now = world.clock.time() if at is None else at
-    uris: list[str] = []
-    if prediction.course.output == "data_uris" and prediction.has_output(now):
-        for index, url in enumerate(prediction.files):
-            content = base64.b64encode(await picture_bytes(world, prediction, index)).decode()
-            uris.append(f"data:{CONTENT_TYPES[url.rsplit('.', 1)[-1]]};base64,{content}")
-    return prediction_json(prediction, now, world.api_url, uris)
 
 
 def _instant(exchange: Exchange, name: str) -> float | None:
