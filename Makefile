@@ -18,6 +18,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 DECLARED := pyproject.toml constraints.txt
+# Official clients that cannot be together in one environment, or are none of Python's: each has its own.
+CLIENTS := .venv-clients
+CLIENT_PINS := tests/clients/python
+NODE_APP := tests/clients/node
 
 .PHONY: help
 help: ## list the targets
@@ -42,7 +46,7 @@ demo: $(VENV)/.installed ## make a picture without an account, by the built-in e
 # --- for those who change imagen --------------------------------------------------------------------------
 
 .PHONY: test
-test: $(VENV)/.installed-test ## run every test
+test: $(VENV)/.installed-test $(CLIENTS)/.installed ## run every test
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 .PHONY: check
@@ -65,6 +69,8 @@ bench: $(VENV)/.installed ## measure what imagen adds to a prediction, as a libr
 	@$(BIN)/python bench/durable.py
 	@echo
 	@$(BIN)/python bench/gateway.py
+	@echo
+	@$(BIN)/python bench/pictures.py
 	@echo
 	@$(BIN)/python bench/watcher.py
 	@echo
@@ -93,7 +99,7 @@ constraints: ## pin the newest versions that pyproject.toml allows; then run che
 
 .PHONY: clean
 clean: ## remove what the other targets made
-	rm -rf $(VENV) demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS) $(NODE_APP)/node_modules demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests docs -name __pycache__ -prune -exec rm -rf {} +
 
 # --- the virtual environment: made once, renewed when pyproject.toml or constraints.txt change --------------
@@ -126,4 +132,32 @@ $(VENV)/.installed-test: $(VENV)/.installed
 $(VENV)/.installed-check: $(VENV)/.installed-test
 	@echo 'Installing what the checks need ...'
 	@$(INSTALL) --group check
+	@touch $@
+
+# --- the official clients, to test with -------------------------------------------------------------------
+
+.PHONY: clients
+clients: $(CLIENTS)/.installed ## install the official clients that the tests speak with
+
+.PHONY: conformance
+conformance: $(VENV)/.installed-test $(CLIENTS)/conformance/.installed ## run the beta client's own tests: make conformance CHECKOUT=/path/to/replicate-python-beta
+	@[ -n "$(CHECKOUT)" ] || { echo 'Say where the checkout is: make conformance CHECKOUT=/path/to/replicate-python-beta' >&2; exit 1; }
+	@$(BIN)/python bench/conformance.py $(CHECKOUT) $(ARGS)
+
+$(CLIENTS)/.installed: $(CLIENTS)/replicate-1/.installed $(CLIENTS)/replicate-2/.installed \
+		$(CLIENTS)/openai/.installed $(CLIENTS)/node/.modules
+	@touch $@
+
+# A folder with its own interpreter, filled by the pip of $(VENV); the pins are whole, so nothing else is looked for.
+$(CLIENTS)/%/.installed: $(CLIENT_PINS)/%.txt | $(VENV)/.installed-test
+	@echo 'Installing the client $* into $(CLIENTS)/$* ...'
+	@rm -rf $(CLIENTS)/$*
+	@$(BIN)/python -m venv --without-pip $(CLIENTS)/$*
+	@$(PIP) --python $(CLIENTS)/$*/bin/python install --quiet --no-deps --requirement $<
+	@$(PIP) --python $(CLIENTS)/$*/bin/python check >/dev/null
+	@touch $@
+
+$(CLIENTS)/node/.modules: $(NODE_APP)/package-lock.json $(CLIENTS)/node/.installed
+	@echo 'Installing the clients for Node into $(NODE_APP)/node_modules ...'
+	@cd $(NODE_APP) && PATH="$(CURDIR)/$(CLIENTS)/node/bin:$$PATH" npm ci --no-audit --no-fund --loglevel=error
 	@touch $@

@@ -28,6 +28,7 @@ import uvloop
 from imagen.assembly import App, build
 from imagen.domain.events import Called, Event
 from imagen.domain.request import GenerationRequest
+from imagen.service.finish import Outcome
 from imagen.settings import load_settings
 
 IN_FLIGHT, ROUNDS = 1000, 2.0
@@ -104,13 +105,16 @@ class Flight:
         await asyncio.sleep(place / self.in_flight * RUN_SECONDS)
         for number in numbers:
             request = GenerationRequest(prompt="a fox", options={"seed": number + 1}, deadline_seconds=600)
-            (outcome,) = await self.app.gateway.generate(request)
-            seen = outcome.prediction
-            if outcome.error is not None or seen.ended_at is None or seen.started_at is None:
-                self.wrong[type(outcome.error).__name__] += 1
-                continue
-            ran = seen.ended_at - seen.started_at
-            self.delays.append(ran.total_seconds() - (seen.predict_seconds or 0.0))
+            self.note(*await self.app.gateway.generate(request))
+
+    def note(self, outcome: Outcome) -> None:
+        """Take down how one went. Nothing of it is kept: what is weighed is what is in flight."""
+        seen = outcome.prediction
+        if outcome.error is not None or seen.ended_at is None or seen.started_at is None:
+            self.wrong[type(outcome.error).__name__] += 1
+            return
+        ran = seen.ended_at - seen.started_at
+        self.delays.append(ran.total_seconds() - (seen.predict_seconds or 0.0))
 
     async def sample(self) -> None:
         """Look at ourselves now and then."""

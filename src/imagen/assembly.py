@@ -37,6 +37,7 @@ from imagen.remote.connection import Connection
 from imagen.remote.drafts import RemoteDrafts
 from imagen.remote.generate import Habits, Outward, RemoteGateway
 from imagen.remote.keys import RemoteKeys
+from imagen.remote.predictions import RemotePredictions
 from imagen.remote.semaphores import RemoteLeases, RemoteSemaphores
 from imagen.remote.usage import RemoteUsage
 from imagen.sealing import KeySealer
@@ -52,6 +53,7 @@ from imagen.service.finish import Finisher
 from imagen.service.fresh import FreshOutputs
 from imagen.service.gateway import Gateway
 from imagen.service.keys import KeyBook
+from imagen.service.live import LiveSights
 from imagen.service.mirror import Mirror
 from imagen.service.news import News
 from imagen.service.notices import Notices
@@ -61,6 +63,7 @@ from imagen.service.prepare import Preparation
 from imagen.service.prices import PriceBook
 from imagen.service.quotes import Estimator
 from imagen.service.recommend import Recommender
+from imagen.service.replicate_shapes import Outputs
 from imagen.service.semaphore_lease import SemaphoreLeases
 from imagen.service.share import Reuse
 from imagen.service.stranded import Stranded
@@ -95,6 +98,7 @@ from imagen.store.outbox import SqlOutbox
 from imagen.store.owners import FileOwners
 from imagen.store.predictions import SqlPredictionStore
 from imagen.store.pulse import DatabasePulse
+from imagen.store.relayed_files import SqlRelayedFiles
 from imagen.store.run_times import SqlRunTimes
 from imagen.store.semaphores import SqlSemaphores
 from imagen.store.standing import SqlStandings
@@ -280,6 +284,7 @@ class Remote:
     Attributes:
         gateway, semaphores, leases, keys, budgets, usage, batches: as in `App`.
         estimator, recommender, tastes: likewise.
+        predictions: how single ones stand.
     """
 
     def __init__(
@@ -318,6 +323,7 @@ class Remote:
         self.estimator = RemoteEstimator(connection, self.gateway)
         self.recommender = RemoteRecommender(connection)
         self.tastes = RemoteTastes(connection)
+        self.predictions = RemotePredictions(connection)
 
 
 def load_catalog(settings: Settings, clock: Clock) -> Catalog:
@@ -360,18 +366,7 @@ class App:
         self.standings = SqlStandings(self.database)
         self.store = SqlPredictionStore(self.database)
         self.ledger = SqlLedger(self.database)
-        self.outbox = SqlOutbox(self.database)
-        self.signing = SigningSecrets(outbox=self.outbox, sealer=self.sealer, clock=clock)
-        self._poster = PublicPoster(private=settings.deliveries.private, user_agent=f"imagen/{__version__}")
-        self._courier_turn = FileTurn(data / "deliveries.lock")
-        self.courier = Courier(
-            outbox=self.outbox,
-            signing=self.signing,
-            poster=self._poster,
-            turn=self._courier_turn,
-            clock=clock,
-            observer=observer,
-        )
+        self._add_deliveries(observer)
         self._add_mirror()
         self.hash_prompt = prompt_hasher(settings.prompt_hash_key)
         self.semaphores = SqlSemaphores(self.database)
@@ -451,7 +446,7 @@ class App:
             picture_bytes=settings.max_picture_mb << 20,
             clock=clock,
         )
-        self.fresh = FreshOutputs()
+        self.relayed_files = SqlRelayedFiles(self.database)
         self.gateway = Gateway(
             backends=self.backends,
             store=self.store,
@@ -477,11 +472,30 @@ class App:
             ownership=Ownership(store=self.store, owners=self.owners),
             clock=clock,
             rules=buying,
-            observers=(observer, Analytics(), self.fresh),
+            observers=(observer, Analytics(), self.fresh, self.live),
         )
         self._add_choice(budgets)
         self._add_durable_work(budgets, rules)
         self._environ = environ
+
+    def _add_deliveries(self, observer: Observer) -> None:
+        """What tells callers at their own addresses, and what it tells them of that no row has."""
+        settings, clock, data = self.settings, self.clock, self.settings.data_dir
+        self.outbox = SqlOutbox(self.database)
+        self.signing = SigningSecrets(outbox=self.outbox, sealer=self.sealer, clock=clock)
+        self._poster = PublicPoster(private=settings.deliveries.private, user_agent=f"imagen/{__version__}")
+        self._courier_turn = FileTurn(data / "deliveries.lock")
+        self.fresh, self.live = FreshOutputs(), LiveSights()
+        self._notices = Notices(clock=clock, public_url=settings.public_url, fresh=self.fresh)
+        self.courier = Courier(
+            outbox=self.outbox,
+            signing=self.signing,
+            poster=self._poster,
+            turn=self._courier_turn,
+            clock=clock,
+            observer=observer,
+            freshen=self._notices.replicate.freshen,
+        )
 
     def _add_mirror(self) -> None:
         """What keeps the ledger's second place up with the first."""
@@ -492,7 +506,7 @@ class App:
 
     def _add_choice(self, budgets: SqlBudgets) -> None:
         """What tells beforehand, and learns what is wanted."""
-        prices = PriceBook(
+        prices = self.prices = PriceBook(
             catalog=self.catalog, backend=self.backends.tokenless(), watcher=self.watcher, clock=self.clock
         )
         self.estimator = Estimator(
@@ -520,7 +534,7 @@ class App:
     def _add_durable_work(self, budgets: SqlBudgets, rules: AccountRules) -> None:
         """What outlives its caller."""
         batches, vault, news = SqlBatches(self.database), TokenVault(self.sealer), News()
-        notices = Notices(clock=self.clock, public_url=self.settings.public_url)
+        notices = self._notices
         self.worker = Worker(
             gateway=self.gateway,
             batches=batches,
@@ -533,6 +547,7 @@ class App:
             owners=self.owners,
             clock=self.clock,
         )
+        self.outputs = Outputs(fresh=self.fresh, shelf=self.shelf, backends=self.backends, clock=self.clock)
         limits = self.settings.limits
         self.queue = LocalQueue(
             batches=batches,

@@ -276,6 +276,62 @@ class Lister(Protocol):
         """Whether that may be what the create of a prediction has bought: the same model, exactly its input."""
 
 
+class Passage(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that is passed on to the service's API as it is.
+
+    Attributes:
+        method: of HTTP.
+        path: below the version of the API, with its query, percent-encoded: `/models?cursor=…`.
+        headers: those that matter to the service, names in lower case; who calls is told by nobody but the backend.
+        body: all of it, or piece by piece.
+        size_bytes: of a body in pieces; None where nobody knows yet.
+        hurried: whoever asks has another answer ready, and does not wait for a service that is down.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = {}
+    body: bytes | AsyncIterator[bytes] | None = None
+    size_bytes: int | None = None
+    hurried: bool = False
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What the service answered, whatever it was. Whoever has it reads or closes it.
+
+    Attributes:
+        status: of HTTP.
+        headers: all of them, names in lower case.
+        pieces: the body as it comes; no more is taken from the service than is read here. Raises a `BackendError` when
+            it breaks off.
+        close: ends it, and with it what is not read yet. Harmless when it is at its end, and twice.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
+    close: Callable[[], Awaitable[None]]
+
+
+@runtime_checkable
+class Relay(Protocol):
+    """What a backend may do besides making predictions: pass calls on to its API, on its account and within its limits."""
+
+    async def relay(self, call: Passage) -> Reply:
+        """Make a call. What only reads is made again when the service fails; anything else is sent once.
+
+        A refusal is an answer like any other. An error that the body raises while it is read ends the call, and is
+        raised here as it is.
+
+        Raises:
+            Unauthenticated: there is no token.
+            BackendError: no answer came.
+        """
+
+    async def address_of(self, path: str) -> str:
+        """The whole address of a path below the version of the API, as the service itself knows it."""
+
+
 class Backends(Protocol):
     """The configured backends, each built when it is first asked for."""
 
@@ -299,6 +355,34 @@ class Backends(Protocol):
 
     def tokenless(self) -> Backend:
         """One that can do what needs no account, such as fetching pictures."""
+
+
+class Sight(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose predictions are meant: those of which all holds that is said here; everybody's where nothing is.
+
+    Attributes:
+        account: who pays.
+        key: the id of the key that asked for them.
+        caller: who asked for them without a key.
+    """
+
+    account: str | None = None
+    key: str | None = None
+    caller: str | None = None
+
+
+class Stretch(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a long list of predictions, whose ids rise with time.
+
+    Attributes:
+        above, below: ids between which it lies; None for no bound.
+        limit: how many at most: the newest, or with `rising` the oldest of them.
+    """
+
+    above: str | None = None
+    below: str | None = None
+    limit: int
+    rising: bool = False
 
 
 class PredictionStore(Protocol):
@@ -357,6 +441,9 @@ class PredictionStore(Protocol):
 
     async def list(self, *, limit: int, status: Status | None = None) -> Sequence[Prediction]:
         """Newest first."""
+
+    async def stretch(self, sight: Sight, stretch: Stretch) -> Sequence[Prediction]:
+        """A part of those that somebody may see, newest first."""
 
     async def of_draft(self, draft: str) -> Sequence[Prediction]:
         """The previews of one wish and the finals made of them, oldest first, 1000 at most. Whose they are, the caller checks."""
@@ -603,6 +690,26 @@ class PictureShelf(Protocol):
         """
 
 
+class RelayedFiles(Protocol):
+    """Knows who has uploaded files to the gateway's own account. Each method is one durable transaction.
+
+    Raises:
+        StoreError: it could not be written or read.
+    """
+
+    async def add(self, file_id: str, *, scope: str, expires_at: datetime, now: datetime) -> None:
+        """Remember whose a file is, until it expires. What has expired by `now` is forgotten."""
+
+    async def owner(self, file_id: str, *, now: datetime) -> str | None:
+        """The scope that has uploaded a file; None when nobody did, or it has expired."""
+
+    async def of(self, scope: str, *, now: datetime) -> frozenset[str]:
+        """The ids of all that a scope has uploaded and that have not expired."""
+
+    async def remove(self, file_id: str) -> None:
+        """Forget a file."""
+
+
 class Keys(Protocol):
     """Named keys of the gateway, kept by the hash of what is shown. Each method is one durable transaction.
 
@@ -706,6 +813,17 @@ class BatchStore(Protocol):
         Raises:
             NotFound: it belongs to none.
         """
+
+    async def waiting(self, stretch: Stretch, *, scope: str | None = None) -> Sequence[str]:
+        """A part of the predictions of open batches that are not written down yet, by their ids, newest first.
+
+        Args:
+            stretch: which part.
+            scope: only those of one caller.
+        """
+
+    async def places(self, prediction_ids: Sequence[str]) -> Mapping[str, tuple[Batch, Item]]:
+        """The batches and items that some predictions belong to, by their ids; those that belong to none are left out."""
 
     async def list(
         self, *, limit: int, scope: str | None = None, kind: str = "batch", before: str | None = None

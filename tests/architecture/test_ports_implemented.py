@@ -53,13 +53,19 @@ def classes() -> list[type]:
     ]
 
 
+def has(kind: type, name: str, wanted: Any) -> bool:
+    """A value that is called like a port's method is none."""
+    found = inspect.getattr_static(kind, name, None)
+    return found is not None and (isinstance(wanted, property) or inspect.isroutine(found))
+
+
 def pairs() -> list[tuple[type, type]]:
     """Those that must be there, and every class that has all the names of a port's methods."""
     found = [
         (port, kind)
         for port in PORTS
         for kind in classes()
-        if all(inspect.getattr_static(kind, name, None) is not None for name in members(port))
+        if all(has(kind, name, wanted) for name, wanted in members(port).items())
     ]
     return sorted({*CERTAIN, *found}, key=lambda pair: (pair[0].__name__, pair[1].__qualname__))
 

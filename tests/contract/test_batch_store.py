@@ -20,7 +20,7 @@ from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Status
 from imagen.errors import IdempotencyConflict, NotFound, StoreError
-from imagen.ports import OpenWork
+from imagen.ports import OpenWork, Stretch
 from imagen.store.batches import SqlBatches
 from imagen.store.database import Database
 from imagen.store.outbox import SqlOutbox
@@ -881,3 +881,27 @@ async def test_a_damaged_item_is_read_as_far_as_it_can_be(house: House):
         (index, {}, (prediction_of(batch, index),)) for index in range(2)
     ]
     assert indexes(await house.batches.items(batch.id)) == [0, 1]
+
+
+async def test_what_waits_to_be_written_down_is_told_newest_first(house: House, store: SqlBatches) -> None:
+    """Of open batches, and of one caller where that is asked; what is written down is told elsewhere."""
+    mine = await accepted(store, make_batch(1, scope="key:a"))
+    theirs = await accepted(store, make_batch(2, scope="key:b", total=1))
+    over = await accepted(store, make_batch(3, scope="key:a", total=1))
+    await store.control(over.id, Control.CANCEL, at=AT)
+    await store.close(over.id, at=AT)
+    await house.predictions.add(make_prediction(id=prediction_of(mine, 1)))
+    first, third, other = prediction_of(mine, 0), prediction_of(mine, 2), prediction_of(theirs, 0)
+    assert await store.waiting(Stretch(limit=10)) == [other, third, first]
+    assert await store.waiting(Stretch(limit=10), scope="key:a") == [third, first]
+    assert await store.waiting(Stretch(limit=1, rising=True)) == [first]
+    assert await store.waiting(Stretch(limit=10, above=first, below=other)) == [third]
+
+
+async def test_predictions_are_found_in_their_places(store: SqlBatches) -> None:
+    batch = await accepted(store, make_batch())
+    wanted = [prediction_of(batch, index) for index in (2, 0)]
+    found = await store.places([*wanted, "pred_of_nobody"])
+    assert {this: (batch.id, item.index) for this, (batch, item) in found.items()} == {
+        wanted[0]: (batch.id, 2), wanted[1]: (batch.id, 0),
+    }  # fmt: skip

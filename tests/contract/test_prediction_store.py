@@ -14,7 +14,7 @@ from fakes.make import make_entry, make_prediction
 from imagen.domain.money import Usd
 from imagen.domain.prediction import TERMINAL, Prediction, Status
 from imagen.errors import NotFound, StoreError, UpstreamTaken
-from imagen.ports import Ledger, PredictionStore
+from imagen.ports import Ledger, PredictionStore, Sight, Stretch
 
 pytestmark = pytest.mark.anyio
 
@@ -342,3 +342,23 @@ async def test_what_ended_without_being_bought_is_written_with_its_entry_or_not_
     with pytest.raises(StoreError):
         await house.store.add(ended, entry=make_entry(2, outcome="cached"))
     assert list(await house.ledger.entries()) == [entry]
+
+
+async def test_a_stretch_has_what_somebody_may_see_newest_first(store: PredictionStore):
+    mine, theirs = {"key": "key_a", "account": "ours"}, {"key": "key_b", "account": "ours"}
+    nobodys = {"key": None, "caller": "local", "account": "ours"}
+    for number, whose in enumerate([mine, theirs, mine, nobodys, {**nobodys, "account": "other"}, mine]):
+        await store.add(make_prediction(id=f"pred_{number}", upstream_id=f"up-{number}", **whose))
+
+    async def shown(sight: Sight, **bounds: Any) -> list[str]:
+        found = await store.stretch(sight, Stretch(**{"limit": 10} | bounds))
+        return [one.id.removeprefix("pred_") for one in found]
+
+    assert await shown(Sight()) == ["5", "4", "3", "2", "1", "0"]
+    assert await shown(Sight(key="key_a")) == ["5", "2", "0"]
+    assert await shown(Sight(account="other")) == ["4"]
+    assert await shown(Sight(account="ours", caller="local")) == ["3"]
+    assert await shown(Sight(key="key_a"), limit=2) == ["5", "2"]
+    assert await shown(Sight(key="key_a"), limit=2, rising=True) == ["2", "0"]
+    assert await shown(Sight(), below="pred_4", above="pred_1") == ["3", "2"]
+    assert await shown(Sight(), above="pred_1", limit=2, rising=True) == ["3", "2"]

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from imagen.domain.prediction import Prediction, Status
 from imagen.domain.usage import UsageEntry, UsageQuery, UsageSummary, summarize
 from imagen.errors import NotFound, StoreError, UpstreamTaken
+from imagen.ports import Sight, Stretch
 
 
 class Memory:
@@ -110,6 +111,19 @@ class MemoryPredictionStore:
     async def list(self, *, limit: int, status: Status | None = None) -> Sequence[Prediction]:
         rows = sorted(self._rows.values(), key=lambda one: (one.created_at, one.id), reverse=True)
         return [one for one in rows if status in {None, one.status}][:limit]
+
+    async def stretch(self, sight: Sight, stretch: Stretch) -> Sequence[Prediction]:
+        rows = sorted(self._rows.values(), key=lambda one: one.id, reverse=not stretch.rising)
+        found = [
+            one
+            for one in rows
+            if sight.key in {None, one.key}
+            and sight.account in {None, one.account}
+            and (sight.caller is None or (one.caller == sight.caller and one.key is None))
+            and (stretch.above is None or one.id > stretch.above)
+            and (stretch.below is None or one.id < stretch.below)
+        ][: stretch.limit]
+        return found[::-1] if stretch.rising else found
 
     async def unsettled(self) -> Sequence[Prediction]:
         return [

@@ -38,6 +38,8 @@ class RunningGateway:
     def __init__(self, served: Served, session: aiohttp.ClientSession) -> None:
         self.url = served.url
         self.app = served.app
+        self.context = served.context
+        self.served = served
         self._metrics = served.context.metrics
         self.session = session
 

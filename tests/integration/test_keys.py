@@ -19,7 +19,7 @@ from imagen.domain.key import PREFIX, ROUTES, Key
 from imagen.emulator import EmulatorThread
 from imagen.errors import IdempotencyConflict, InvalidInput, NotFound, StoreError
 from imagen.ports import Keys
-from imagen.server.app import operations
+from imagen.server.app import all_operations
 from imagen.service.keys import REMEMBERED_SECONDS, KeyBook
 from imagen.store.budgets import SqlBudgets
 from imagen.store.database import Database
@@ -379,4 +379,4 @@ async def test_nobody_but_the_admin_sees_or_changes_keys(gateway: RunningGateway
 
 
 async def test_every_path_a_key_may_be_limited_to_is_one_of_the_gateway():
-    assert set(ROUTES) <= {operation.path for operation in operations()}
+    assert set(ROUTES) <= {operation.path for operation in all_operations()}

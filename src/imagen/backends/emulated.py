@@ -18,7 +18,7 @@ from imagen.domain.prediction import Prediction, Sighting, Status
 from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
 from imagen.domain.secret import Secret
-from imagen.ports import Fetched, Glance, Plan
+from imagen.ports import Fetched, Glance, Passage, Plan, Reply
 
 if TYPE_CHECKING:
     from imagen.emulator import Emulator
@@ -83,6 +83,14 @@ class EmulatedBackend:
     async def probe(self) -> Mapping[str, Any]:
         """See `ports.Backend.probe`."""
         return await (await self._started()).probe()
+
+    async def relay(self, call: Passage) -> Reply:
+        """See `ports.Relay.relay`."""
+        return await (await self._started()).relay(call)
+
+    async def address_of(self, path: str) -> str:
+        """See `ports.Relay.address_of`."""
+        return await (await self._started()).address_of(path)
 
     def readiness(self) -> str:
         """See `ports.Backend.readiness`."""

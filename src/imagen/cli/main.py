@@ -21,6 +21,7 @@ from imagen.cli import (
     feedback,
     generate,
     keys,
+    mcp,
     models,
     predictions,
     presets,
@@ -93,6 +94,7 @@ app.add_typer(auth.app, name="auth")
 app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
+app.command("mcp")(mcp.mcp)
 app.command("emulator")(emulator.emulator)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base32: no i, l, o, u
@@ -14,6 +14,19 @@ def new_id(prefix: str, now: datetime) -> str:
     """`prefix_` and 26 characters: 48 bits of milliseconds, then 80 random bits (the layout of a ULID)."""
     number = int(now.timestamp() * 1000) << 80 | secrets.randbits(80)
     return f"{prefix}_{_digits(number)}"
+
+
+def id_at(prefix: str, instant: datetime) -> str:
+    """What comes before every id that `new_id` makes at an instant or later, and after all earlier ones."""
+    return f"{prefix}_{_digits(max(int(instant.timestamp() * 1000), 0) << 80)}"
+
+
+def instant_of(identifier: str) -> datetime | None:
+    """When `new_id` made an id, to the millisecond; None for what is none of ours."""
+    try:
+        return datetime.fromtimestamp((to_uuid(identifier).int >> 80) / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def new_secret(prefix: str) -> str:

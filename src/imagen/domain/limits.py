@@ -176,9 +176,12 @@ class AccountState(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         creates, calls: what the limiter has learned, for people.
+        spare_creates, spare_calls: so many would pass at once now.
     """
 
     concurrent: int
     running: int
     creates: dict[str, Any]
     calls: dict[str, Any]
+    spare_creates: int = 0
+    spare_calls: int = 0

@@ -83,6 +83,7 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         output: the addresses of its files, or the files themselves as data URIs.
         answer: see `Prediction.answer`.
+        model: `owner/name` as the service tells it; None where it names none.
         allowance: what is left of the account's rate.
     """
 
@@ -91,6 +92,7 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
     input: dict[str, Any] | None = None
     output: tuple[str, ...] = ()
     answer: Any = None
+    model: str | None = None
     version: str | None = None
     error: str | None = None
     category: FailureCategory | None = None
@@ -127,6 +129,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         preset: the named set of inputs that it was made with.
         draft: what the previews of one wish, and the finals made of them, have in common.
         wished: of a preview: what its final is made of.
+        ran_as: the model that it ran, `owner/name`, where `model` is a deployment or a version alone and the service has
+            told it.
         prompt_hash: all that the ledger knows of the prompt; None in what older releases wrote, then its sha256 counts.
     """
 
@@ -170,6 +174,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     draft: str | None = None
     wished: FinalWish | None = None
     prompt_hash: str | None = None
+    ran_as: str | None = None
 
     @property
     def unheard(self) -> bool:
@@ -217,6 +222,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
             status=status,
             upstream_id=sighting.upstream_id,
             version=sighting.version or self.version,
+            ran_as=self.ran_as or (sighting.model if self._is_unnamed else None),
             output=sighting.output or self.output,
             answer=self.answer if sighting.answer is None else sighting.answer,
             error=sighting.error or self.error,
@@ -234,6 +240,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
                 deployment=self.model.startswith("deployments/"),
             ),
         )
+
+    @property
+    def _is_unnamed(self) -> bool:
+        """Whether only the service knows which model it is."""
+        return "/" not in self.model or self.model.startswith("deployments/")
 
     def _has_started(self, sighting: Sighting) -> bool:
         """Whether the run ever began; recorded answers do not always tell `started_at`."""

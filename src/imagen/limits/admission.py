@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Self
 
 from msgspec.structs import replace
 
@@ -28,32 +29,54 @@ Notify = Callable[[Event], None]
 
 
 class Place:
-    """What an admitted prediction holds.
+    """What an admitted prediction holds while a block runs. Ten thousand of them are in memory at once.
 
     Attributes:
-        intent: as it was written down when it was let in; None where nothing was.
+        lease: under which its places are held.
         gives_back: whether what is held is still ours to give back when the work is over.
     """
 
-    def __init__(
-        self,
-        admission: Admission,
-        need: Need,
-        *,
-        sequence: int,
-        intent: Prediction | None,
-        since: float,
-        patience_until: float,
-        notify: Notify,
-    ) -> None:
-        self.intent = intent
+    __slots__ = (
+        "_admission",
+        "_intent",
+        "_need",
+        "_notify",
+        "_patience",
+        "_sequence",
+        "_since",
+        "gives_back",
+        "lease",
+    )
+
+    def __init__(self, admission: Admission, need: Need, patience: Patience, notify: Notify) -> None:
+        self.lease = need.lease
+        self._intent: Prediction | None = None
         self.gives_back = True
         self._admission = admission
         self._need = need
-        self._sequence = sequence
-        self._since = since
-        self._until = patience_until
+        self._patience = patience
         self._notify = notify
+        self._sequence = 0
+        self._since = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._since = self._admission.now()
+        admitted, need = await self._admission.let_in(self._need, self._patience, self._notify)
+        self._sequence, self._intent = admitted.sequence, admitted.intent
+        self._need = replace(need, intent=None, charge=None)  # the money for it is reserved
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self.gives_back:
+                await self._admission.give_back(self.lease)
+        finally:
+            self._admission.line.look_again()
+
+    def take_intent(self) -> Prediction | None:
+        """The intent as it was written down when it was let in; None where nothing was, and when it was taken."""
+        intent, self._intent = self._intent, None
+        return intent
 
     def ended(self, prediction: Prediction) -> None:
         """How it stands when the work is over.
@@ -67,18 +90,13 @@ class Place:
         await self._admission.refused(self._need, error, sequence=self._sequence, notify=self._notify)
 
     @property
-    def lease(self) -> str:
-        """Under which its places are held."""
-        return self._need.lease
-
-    @property
     def of_stranger(self) -> bool:
         """Whether it is somebody's who brought an account of their own."""
         return self._need.caller.stranger
 
     async def renew(self) -> None:
         """Let what is held last as long again from now."""
-        await self._admission.hold(replace(self._need, intent=None, charge=None, running=True))
+        await self._admission.hold(replace(self._need, running=True))
 
     async def withdraw(self) -> None:
         """Forget it: nothing of it was bought, and it gives everything back."""
@@ -92,11 +110,13 @@ class Place:
             RateLimited: its patience is over before its turn comes.
             Draining: the process is shutting down.
         """
-        left = self._until - self._admission.now()
-        need = replace(self._need, intent=None, charge=None)  # the money for it is reserved
-        admitted, need = await self._admission.in_line(need, wait_seconds=left, since=self._since)
-        self._need = replace(self._need, semaphore=need.semaphore)
+        left = self._since + self._patience.line_seconds - self._admission.now()
+        admitted, self._need = await self._admission.in_line(self._need, wait_seconds=left, since=self._since)
         self._sequence = admitted.sequence
+
+    def bought(self) -> None:
+        """It takes no other turn, and what that would need is let go of."""
+        del self._need
 
     async def told(self, allowance: Allowance | None, *, sent_at: float) -> None:
         """What the create's answer said about the rest of the allowance."""
@@ -104,34 +124,6 @@ class Place:
             await self._admission.told(
                 self._need.account, allowance, sequence=self._sequence, sent_at=sent_at
             )
-
-
-class Admitting:
-    """What is held while a block runs. Written out, as ten thousand of them are in memory at once."""
-
-    __slots__ = ("_admission", "_need", "_notify", "_patience", "_place")
-
-    def __init__(self, admission: Admission, need: Need, patience: Patience, notify: Notify) -> None:
-        self._admission = admission
-        self._need: Need | None = need
-        self._patience = patience
-        self._notify = notify
-        self._place: Place | None = None
-
-    async def __aenter__(self) -> Place:
-        need, self._need = self._need, None
-        if need is None:
-            raise RuntimeError("it is entered once")
-        self._place = await self._admission.let_in(need, self._patience, self._notify)
-        return self._place
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        place = self._place
-        try:
-            if kind is None and place is not None and place.gives_back:
-                await self._admission.give_back(place.lease)
-        finally:
-            self._admission.line.look_again()
 
 
 class Admission:
@@ -155,7 +147,7 @@ class Admission:
         """Epoch seconds."""
         return self._clock.now().timestamp()
 
-    def admit(self, need: Need, *, patience: Patience, notify: Notify) -> Admitting:
+    def admit(self, need: Need, *, patience: Patience, notify: Notify) -> Place:
         """Hold all that a prediction needs while the block runs.
 
         Its places last until its run must have ended upstream: a process that dies gives them back neither too early
@@ -173,7 +165,7 @@ class Admission:
             BudgetExceeded: a budget has no room for it, or had none in time.
             Draining: the process is shutting down.
         """
-        return Admitting(self, need, patience, notify)
+        return Place(self, need, patience, notify)
 
     async def lease(
         self, semaphore: str, *, holder: str, ttl_seconds: float, wait_seconds: float, turn: str
@@ -234,31 +226,22 @@ class Admission:
         except StoreError as error:
             _log.debug("what an answer told about the limit was not written down: %s", error)
 
-    async def let_in(self, need: Need, patience: Patience, notify: Notify) -> Place:
-        """Wait for all that it needs; see `admit`."""
-        now = self.now()
+    async def let_in(self, need: Need, patience: Patience, notify: Notify) -> tuple[Admitted, Need]:
+        """Wait for all that it needs; see `admit`. Also the need as it was met."""
+        since = self.now()
         if need.running:
             await self.hold(need)
-            sequence, intent = 0, None
+            admitted = Admitted()
         else:
 
             def told(limit: str, position: int) -> None:
                 notify(InLine(limit, position))
 
             admitted, need = await self.in_line(need, wait_seconds=patience.line_seconds, told=told)
-            sequence, intent = admitted.sequence, admitted.intent
             for shortage in admitted.passed:
                 notify(BudgetPassed(shortage))
-        notify(LetIn(self.now() - now))
-        return Place(
-            self,
-            need,
-            sequence=sequence,
-            intent=intent,
-            since=now,
-            patience_until=now + patience.line_seconds,
-            notify=notify,
-        )
+        notify(LetIn(self.now() - since))
+        return admitted, need
 
     async def in_line(
         self, need: Need, *, wait_seconds: float, told: Told | None = None, since: float | None = None

@@ -211,6 +211,18 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
                 at = due
         return at
 
+    def spare(self, now: float) -> int:
+        """How many calls would pass if they were sent together now. Changes nothing and never raises."""
+        low = None if self.low is None else self._low_at(now)
+        most = math.floor(min(self.per_minute, self.limit if self.kind == "window" else self.burst))
+        if low is not None:
+            most = min(most, math.floor(low.burst))
+        least = 0
+        while least < most:
+            middle = (least + most + 1) // 2
+            least, most = (middle, most) if self.ready_at(now, middle) <= now else (least, middle - 1)
+        return least
+
     def closed_until(self, now: float) -> float | None:
         """Until when a 429 keeps the gate closed for everybody; None where none does."""
         return self.closed if now < self.closed <= now + self.closed_for + _JUMP_SECONDS else None

@@ -9,7 +9,8 @@ The way of one picture, each step a file:
     metadata.py   embed, read_note     prompt, model and seed, written into it
     files.py      Landing, land        given its name in one step, never half and never over another file
 
-and several of them together: contact_sheet.py, a numbered grid to choose from.
+and several of them together: contact_sheet.py, a numbered grid to choose from. thumbnail.py: one made small.
+mask.py: which part of one is to be painted anew.
 
 Knows nothing of predictions or backends; needs Pillow only when a picture is looked into.
 """
@@ -25,13 +26,16 @@ from imagen.pictures.inspect import (
     inspect_picture,
     sniff_format,
 )
+from imagen.pictures.mask import black_and_white
 from imagen.pictures.metadata import PictureNote, embed, read_note
 from imagen.pictures.naming import NameFields, OutputPattern, numbered
 from imagen.pictures.size import read_size
+from imagen.pictures.thumbnail import THUMBNAIL_TYPE, thumbnail
 
 __all__ = [
     "MAX_PIXELS",
     "MEDIA_TYPES",
+    "THUMBNAIL_TYPE",
     "DefectivePicture",
     "Landing",
     "NameFields",
@@ -39,6 +43,7 @@ __all__ = [
     "PictureFacts",
     "PictureNote",
     "Tile",
+    "black_and_white",
     "check_writable",
     "contact_sheet",
     "embed",
@@ -50,4 +55,5 @@ __all__ = [
     "read_note",
     "read_size",
     "sniff_format",
+    "thumbnail",
 ]

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from imagen.pictures.thumbnail import PAPER, shrunk
+
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
 LONGEST_SIDE = 2048
 """Pixels; no sheet is wider or higher, however many pictures it has."""
 MOST_PICTURES = 100
 _LARGEST_TILE, _GAP, _CAPTION = 384, 12, 26
-_PAPER, _INK, _EMPTY = (250, 250, 248), (24, 24, 24), (224, 224, 220)
+_INK, _EMPTY = (24, 24, 24), (224, 224, 220)
 _NOTHING = "no picture"
 
 
@@ -53,10 +54,10 @@ def contact_sheet(tiles: Sequence[Tile]) -> bytes:
     rows = math.ceil(len(tiles) / columns)
     room = (LONGEST_SIDE - _GAP) // columns - _GAP
     tile = min(_LARGEST_TILE, room, (LONGEST_SIDE - _GAP) // rows - _GAP - _CAPTION)
-    thumbnails = [_thumbnail(one.path, tile) for one in tiles]
+    thumbnails = [None if one.path is None else shrunk(one.path, tile) for one in tiles]
     height = max((picture.height for picture in thumbnails if picture is not None), default=tile // 2)
     sheet = Image.new(
-        "RGB", (_GAP + columns * (tile + _GAP), _GAP + rows * (height + _CAPTION + _GAP)), _PAPER
+        "RGB", (_GAP + columns * (tile + _GAP), _GAP + rows * (height + _CAPTION + _GAP)), PAPER
     )
     draw = ImageDraw.Draw(sheet)
     for index, (one, picture) in enumerate(zip(tiles, thumbnails, strict=True)):
@@ -71,24 +72,6 @@ def contact_sheet(tiles: Sequence[Tile]) -> bytes:
     out = io.BytesIO()
     sheet.save(out, "PNG", optimize=False)
     return out.getvalue()
-
-
-def _thumbnail(path: Path | None, side: int) -> Image | None:
-    """The picture within a square of `side` pixels, on paper where it is transparent; None where it cannot be read."""
-    if path is None:
-        return None
-    from PIL import Image, ImageOps  # noqa: PLC0415
-
-    try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", (side, side))  # a JPEG is read at a fraction of its size
-            small = ImageOps.exif_transpose(picture)
-            small.thumbnail((side, side))
-            small = small.convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    paper = Image.new("RGBA", small.size, (*_PAPER, 255))
-    return Image.alpha_composite(paper, small).convert("RGB")
 
 
 def _write(draw: ImageDraw, text: str, left: int, top: int, width: int) -> None:

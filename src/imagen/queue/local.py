@@ -52,7 +52,6 @@ class _Held:
         self.batch = batch
         self.claimed: deque[Item] = deque()
         self.running: dict[int, asyncio.Task[float | None]] = {}
-        self.items: dict[int, Item] = {}
         self.dropped: list[Item] = []
         self.faulted: list[Item] = []
         self.exhausted = False
@@ -98,7 +97,8 @@ class LocalQueue:
         self._room = dict.fromkeys(Lane, _MOST_SINGLES) | {Lane.BATCH: width}
         self._has_begun = has_begun
         self._held: dict[str, _Held] = {}
-        self._tasks: set[asyncio.Task[float | None]] = set()
+        self._tasks: dict[asyncio.Task[float | None], tuple[_Held, Item]] = {}
+        self._when_done = self._ended  # one for all: each bound method is an object
         # Ordered sets of batches: those that may have something to hand out, that may be empty, that have dropped items.
         self._ready: dict[Lane, dict[str, _Held]] = {lane: {} for lane in Lane}
         self._quiet: dict[str, _Held] = {}
@@ -207,7 +207,7 @@ class LocalQueue:
             _break_off(held.running.values())  # each item is canceled and ended by its worker
             return
         # Let in later, what stands in line would be bought after the pause.
-        _break_off([task for index, task in held.running.items() if not self._has_begun(held.items[index])])
+        _break_off([task for task in held.running.values() if not self._has_begun(self._tasks[task][1])])
 
     async def _take_what_is_left(self, found: dict[str, OpenWork]) -> None:
         """Take what nobody works on, as far as it is for us; the rest with the next turn."""
@@ -301,16 +301,16 @@ class LocalQueue:
     def _begin(self, held: _Held, item: Item, work: Work) -> None:
         held.settled = False
         task = asyncio.get_running_loop().create_task(work(held.batch, item))
-        held.running[item.index], held.items[item.index] = task, item
-        self._tasks.add(task)
+        held.running[item.index] = task
+        self._tasks[task] = held, item
         self._room[held.batch.lane] -= 1
-        task.add_done_callback(partial(self._ended, held, item))
+        task.add_done_callback(self._when_done)
 
-    def _ended(self, held: _Held, item: Item, done: asyncio.Task[float | None]) -> None:
-        self._tasks.discard(done)
+    def _ended(self, done: asyncio.Task[float | None]) -> None:
+        held, item = self._tasks.pop(done)
         self._room[held.batch.lane] += 1
         if held.running.get(item.index) is done:  # put back, it may have been begun again by now
-            del held.running[item.index], held.items[item.index]
+            del held.running[item.index]
         error = None if done.cancelled() else done.exception()
         if error is not None:
             _tell_fault(f"item {item.index} of {held.batch.id}", error)

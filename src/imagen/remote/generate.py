@@ -41,7 +41,8 @@ from imagen.errors import (
 from imagen.ports import Clock, Fetched, Observer
 from imagen.remote.connection import Connection
 from imagen.service.deliver import Deliverer, Destination, PictureSource
-from imagen.service.finish import Notify, Outcome
+from imagen.service.errand import Notify
+from imagen.service.finish import Outcome
 from imagen.service.gateway import quietly
 from imagen.service.prepare import left_out_of
 from imagen.transport.message import is_loopback

@@ -14,7 +14,7 @@ from imagen.domain.caller import ADMIN, OWN_TOKEN, Caller
 from imagen.domain.key import check_route
 from imagen.domain.prediction import Prediction
 from imagen.domain.secret import Secret
-from imagen.errors import Unauthenticated
+from imagen.errors import PermissionDenied, Unauthenticated
 from imagen.ports import Backend, Clock
 from imagen.transport.message import is_loopback
 
@@ -221,6 +221,18 @@ class Door:
         if self._fallback and self._is_program(headers):
             return Visitor(caller=self._local_caller, backend=self._accounts.own())
         raise Unauthenticated(NO_CREDENTIALS)
+
+    def check_origin(self, headers: Mapping[str, str]) -> None:
+        """Refuse what a web page that is not ours has sent, whatever it shows.
+
+        Raises:
+            PermissionDenied: its `Origin` is another one, or `Host` may be a name that a stranger gave us.
+        """
+        if "origin" not in headers:
+            return
+        told = headers.get("host", "")
+        if _netloc(headers["origin"]) != told.lower() or not self._is_ours(_host(f"//{told}")):
+            raise PermissionDenied("web pages of other origins are not served here")
 
     def sees_key(self, headers: Mapping[str, str]) -> bool:
         """Whether a key is shown, of whatever worth."""

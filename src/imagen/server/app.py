@@ -25,6 +25,7 @@ from imagen.server import documents
 from imagen.server.answers import ErrorBody, json_answer
 from imagen.server.context import Context, Gone
 from imagen.server.operation import Operation
+from imagen.server.paths import Paths
 
 FACES = (*documents.FACES, documents)
 """The modules whose `OPERATIONS` make the gateway."""
@@ -58,16 +59,16 @@ def build_server(context: Context) -> ASGIApp:
         # A redirect would lead to whatever name the caller has put in `Host`.
         redirect_slashes=False,
     )
-    straight: dict[tuple[str, str], ASGIApp] = {}
+    straight: list[tuple[str, str, ASGIApp]] = []
     for path, found in _by_path(all_operations()).items():
         methods: dict[str, _Served] = {
             each.method: _Served(each, partial(each.handler, context)) for each in found
         }
         endpoint = _Endpoint(methods)
         app.router.routes.append(Route(path, endpoint, methods=[*methods]))
-        straight.update({(method, path): endpoint for method in methods})
+        straight += [(method, path, endpoint) for method in methods]
     app.add_exception_handler(HTTPException, _nothing_there)
-    return Shell(app, context, straight=straight)
+    return Shell(app, context, straight=Paths(straight))
 
 
 async def _nothing_there(request: Request, error: Exception) -> Response:
@@ -131,12 +132,10 @@ class Shell:
     Args:
         app: everything that can be asked.
         context: of the server.
-        straight: endpoints by method and path, to which requests go without passing the framework's own layers.
+        straight: endpoints to which requests go without passing the framework's own layers.
     """
 
-    def __init__(
-        self, app: FastAPI, context: Context, *, straight: Mapping[tuple[str, str], ASGIApp]
-    ) -> None:
+    def __init__(self, app: FastAPI, context: Context, *, straight: Paths) -> None:
         self._app = app
         self._context = context
         self._straight = straight
@@ -162,7 +161,9 @@ class Shell:
             # Whoever tells a client that adds the prefix an address that has it already.
             scope["path"] = scope["path"][len(_PREFIX) :]
         try:
-            endpoint = self._straight.get((scope["method"], scope["path"]), self._app)
+            endpoint: ASGIApp = self._app
+            if (found := self._straight.find(scope["method"], scope["path"])) is not None:
+                endpoint, scope["path_params"] = found
             await endpoint(scope, receive, answered)
         finally:
             seconds = time.perf_counter() - began

@@ -25,6 +25,8 @@ from imagen.service.troubles import Trouble
 
 SHELF = "shelf:"
 """What stands before the id of a kept picture among the files of an item."""
+_INSIDE = "data:"
+"""Stands in the database for a picture that came inside an answer."""
 
 
 class Counts(msgspec.Struct, kw_only=True):
@@ -356,18 +358,27 @@ def item_files(context: Context, request: Request, item: Item, *, name: str) -> 
     if item.status is not ItemStatus.SUCCEEDED:
         return []
     stored = [_stored_url(context, request, file) for file in item.files]
-    count = max(len(item.urls), len(stored))
+    urls = _whole_urls(context, item)
+    count = max(len(urls), len(stored))
     if count == 0:
         return []
     names = file_names(name or f"{item.index:05}{DEFAULT_EXTENSION}", count)
     return [
         GeneratedFile(
-            url=_at(item.urls, index) or _at(stored, index) or "",
+            url=_at(urls, index) or _at(stored, index) or "",
             filename=names[index],
             stored_url=_at(stored, index),
         )
         for index in range(count)
     ]
+
+
+def _whole_urls(context: Context, item: Item) -> Sequence[str | None]:
+    """The addresses of an item; of a picture that came inside an answer all of it, while that is remembered."""
+    if _INSIDE not in item.urls:
+        return item.urls
+    live = [url for one in item.predictions for url in context.app.fresh.find(one) or ()]
+    return live if len(live) == len(item.urls) else [None if url == _INSIDE else url for url in item.urls]
 
 
 def error_of(item: Item) -> ImagenError:

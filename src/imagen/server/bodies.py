@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ MOST_BYTES_OF_ALL_STRANGERS = 128 * 1024 * 1024
 STRANGERS_SECONDS = 60.0
 """For the whole body of one of them."""
 _LONGEST_SECONDS = 3600.0
+_MOST_DIGITS = 18
 SILENCE_SECONDS = 30.0
 """Who sends nothing for so long in the middle of a body is not waited for."""
 MOST_GROUPS, MOST_VALUES, MOST_NAMES = 200_000, 2_000_000, 500_000
@@ -30,6 +31,10 @@ MOST_GROUPS, MOST_VALUES, MOST_NAMES = 200_000, 2_000_000, 500_000
 _FILES_TOO = "/batches"
 _HINT = "Send a JSON object with Content-Type: application/json."
 _FILES_HINT = "Send a JSON object with Content-Type: application/json, JSONL with application/x-ndjson, or CSV with text/csv."
+
+
+class BodyTooLarge(InvalidRequest):
+    """A body is larger than what is taken."""
 
 
 class Room:
@@ -68,29 +73,52 @@ async def read_body(
         InvalidRequest: it is larger than `limit_bytes`, or its end did not come.
         QueueFull: there is no room.
     """
-    told = request.headers.get("content-length", "")
-    if told.isdigit() and (len(told) > 12 or int(told) > limit_bytes):
+    if (told := told_length(request)) is not None and told > limit_bytes:
         raise _too_large(limit_bytes)
     body = bytearray()
-    loop = asyncio.get_running_loop()
-    ends = loop.time() + (seconds or _LONGEST_SECONDS)
     try:
-        async with asyncio.timeout(SILENCE_SECONDS) as patience:
-            async for chunk in request.stream():
-                if room is not None:
-                    room.take(len(chunk))
-                body += chunk
-                if len(body) > limit_bytes:
-                    raise _too_large(limit_bytes)
-                patience.reschedule(min(loop.time() + SILENCE_SECONDS, ends))
-    except ClientDisconnect:
-        raise InvalidRequest("the request broke off before its end") from None
-    except TimeoutError:
-        raise InvalidRequest("the rest of the body did not come in time") from None
+        async for chunk in read_pieces(request, seconds=seconds):
+            if room is not None:
+                room.take(len(chunk))
+            body += chunk
+            if len(body) > limit_bytes:
+                raise _too_large(limit_bytes)
     finally:
         if room is not None:
             room.give_back(len(body))
     return bytes(body)
+
+
+def told_length(request: Request) -> int | None:
+    """The bytes of a body by its header; None where that tells none."""
+    told = request.headers.get("content-length", "")
+    return int(told[:_MOST_DIGITS]) if told.isascii() and told.isdigit() else None
+
+
+async def read_pieces(request: Request, *, seconds: float | None = None) -> AsyncIterator[bytes]:
+    """The body as it comes.
+
+    Args:
+        request: whose body.
+        seconds: how long all of it may take.
+
+    Raises:
+        InvalidRequest: its end did not come.
+    """
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + (seconds or _LONGEST_SECONDS)
+    pieces = request.stream()
+    try:
+        while True:
+            async with asyncio.timeout_at(min(loop.time() + SILENCE_SECONDS, ends)):
+                piece = await anext(pieces, None)
+            if piece is None:
+                return
+            yield piece
+    except ClientDisconnect:
+        raise InvalidRequest("the request broke off before its end") from None
+    except TimeoutError:
+        raise InvalidRequest("the rest of the body did not come in time") from None
 
 
 async def read_object(
@@ -177,4 +205,4 @@ def _uncollected() -> Iterator[None]:
 
 
 def _too_large(limit_bytes: int) -> InvalidRequest:
-    return InvalidRequest(f"the body is larger than {limit_bytes >> 20} MiB")
+    return BodyTooLarge(f"the body is larger than {limit_bytes >> 20} MiB")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from imagen.assembly import App
 from imagen.errors import Draining
 from imagen.limits.line import draining
 from imagen.server.access import Door, Visitor
+from imagen.server.agent_calls import AgentCalls
 from imagen.server.bodies import (
     MOST_BYTES,
     MOST_BYTES_OF_STRANGERS,
@@ -21,6 +23,9 @@ from imagen.server.bodies import (
     read_body,
     read_object,
 )
+from imagen.server.replicate.kept import KeptAnswers
+from imagen.server.replicate.orphans import Orphans
+from imagen.server.replicate.rates import Rates
 
 if TYPE_CHECKING:
     from imagen.server.metrics import Metrics
@@ -49,6 +54,10 @@ class Context:
         broken: what is done in the background and has ended by a fault, until it goes on again.
         streams: how many answers are being streamed that have no end of their own.
         room_of_webhooks: for all that arrive at the same time.
+        agent_calls: what agents have called and is under way.
+        rates: what is left of the rates of accounts.
+        orphans: creates whose callers went away before their answer.
+        kept: answers of the service's API that are given again for a while.
     """
 
     def __init__(self, app: App, *, door: Door, metrics: Metrics, public_url: str | None = None) -> None:
@@ -61,6 +70,10 @@ class Context:
         self.broken: set[str] = set()
         self.streams = 0
         self.room_of_webhooks = Room(_MOST_BYTES_OF_WEBHOOKS)
+        self.kept = KeptAnswers(app.clock)
+        self.rates = Rates(app.limits, app.clock)
+        self.orphans = Orphans(app.clock)
+        self.agent_calls = AgentCalls(self.under_way, reason=handed_over)
         self._room_of_strangers = Room()
 
     @property
@@ -199,6 +212,27 @@ class Context:
             self.under_way.discard(task)
             leaving.remove_done_callback(leave)
             leaving.cancel()
+
+    @asynccontextmanager
+    async def attended(self) -> AsyncIterator[None]:
+        """For what reads its request while it works, and so notices by itself who leaves: the process waits for it.
+
+        Raises:
+            Draining: the process ended first.
+        """
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a request is served by a task")
+        self.under_way.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self.drains:
+                raise
+            task.uncancel()
+            raise handed_over() from None
+        finally:
+            self.under_way.discard(task)
 
     async def _apart(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
         """In a task of its own, which goes on when the caller leaves."""

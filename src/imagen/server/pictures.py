@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from imagen.errors import NotFound
@@ -24,6 +25,7 @@ from imagen.server.operation import Operation, Parameter
 PATH = "/pictures/{picture_id}"
 
 _CHUNK = 256 * 1024
+_NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 _MOST_RANGES = 16
 _RANGE = re.compile(r"(\d{0,24})-(\d{0,24})", re.ASCII)
 _FOR_GOOD = "private, max-age=31536000, immutable"
@@ -78,34 +80,65 @@ async def remove(context: Context, request: Request) -> Response:
     return Response(status_code=204)
 
 
-class _Reading(StreamingResponse):
+class _Reading(Response):
     """Pieces of an open file and text between them. The file is closed however the answer ends."""
 
     def __init__(
         self, file: BinaryIO, pieces: Sequence[bytes | _Span], *, status: int, headers: Mapping[str, str]
     ) -> None:
-        super().__init__(_read(file, pieces), status, headers)
+        super().__init__(status_code=status)
+        # No length of its own: the header fields tell that of all pieces.
+        self.raw_headers = [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
+        ]
         self._file = file
+        self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The answer, as ASGI has it."""
+        request = Request(scope, receive)
         try:
-            await super().__call__(scope, receive, send)
+            await send(
+                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
+            first = True
+            async for piece in _read(self._file, self._pieces):
+                if not first and await request.is_disconnected():
+                    return
+                first = False
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._file.close()
 
 
-async def _read(file: BinaryIO, pieces: Sequence[bytes | _Span]) -> AsyncIterator[bytes]:
+async def _read(file: BinaryIO, pieces: Sequence[bytes | _Span]) -> AsyncIterator[bytes | bytearray]:
     for piece in pieces:
         if isinstance(piece, bytes):
             yield piece
             continue
         at, end = piece
         while at < end:
-            chunk = await asyncio.to_thread(_read_at, file, at, min(_CHUNK, end - at))
+            count = min(_CHUNK, end - at)
+            chunk: bytes | bytearray | None = _read_at_once(file, at, count)
+            chunk = chunk or await asyncio.to_thread(_read_at, file, at, count)
             if not chunk:
                 raise OSError("the picture has become shorter while it was read")
             at += len(chunk)
             yield chunk
+
+
+def _read_at_once(file: BinaryIO, at: int, count: int) -> bytearray | None:
+    """What the system has in its memory anyhow; None where it would have to be waited for, or nobody can tell."""
+    if _NO_WAIT is None:
+        return None
+    chunk = bytearray(count)
+    try:
+        found = os.preadv(file.fileno(), [chunk], at, _NO_WAIT)
+    except OSError:
+        return None
+    del chunk[found:]
+    return chunk
 
 
 def _read_at(file: BinaryIO, at: int, count: int) -> bytes:

@@ -24,9 +24,11 @@ from imagen.server.generate import GenerateBody
 from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
 from imagen.server.lineage import lineage_of
 from imagen.server.operation import Operation, Parameter
+from imagen.server.replicate import predictions as replicate
 from imagen.server.results import GeneratedFile, cost_header, tells_cost
 from imagen.service.batches import View
 from imagen.service.notices import COMPLETED, START
+from imagen.service.replicate_shapes import is_of_face
 
 EVENTS = (START, COMPLETED)
 """Of which a caller may be told at an address of theirs."""
@@ -133,8 +135,10 @@ class PredictionState(msgspec.Struct, kw_only=True):
 
 @tells_cost
 async def create_prediction(context: Context, request: Request) -> Response:
-    """Take one on. When the answer is sent it is going to be made."""
+    """Take one on, in our words or in Replicate's. When the answer is sent it is going to be made."""
     visitor, fields = await context.arrive(request)
+    if replicate.is_call(fields):
+        return await replicate.in_words(replicate.create(context, request, visitor, fields))
     webhook = read_webhook(
         context,
         fields.get("webhook"),
@@ -165,12 +169,16 @@ async def accepted(
 async def show_prediction(context: Context, request: Request) -> Response:
     """How it stands."""
     visitor = await context.enter(request, leaving=True)
+    if await _is_replicates(context, request, visitor):
+        return await replicate.in_words(replicate.shown(context, request, visitor))
     return await _found(context, request, visitor)
 
 
 async def cancel_prediction(context: Context, request: Request) -> Response:
     """Stop it, upstream too. One that has ended stays as it is."""
     visitor = await context.enter(request, leaving=True)
+    if await _is_replicates(context, request, visitor):
+        return await replicate.in_words(replicate.canceled(context, request, visitor))
     view, _, prediction = await context.app.batches.of_prediction(
         request.path_params["prediction_id"], scope=sight_of(visitor)
     )
@@ -184,6 +192,13 @@ async def cancel_prediction(context: Context, request: Request) -> Response:
     else:
         await context.app.gateway.cancel(prediction.id)
     return await _found(context, request, visitor)
+
+
+async def _is_replicates(context: Context, request: Request, visitor: Visitor) -> bool:
+    """Whether the prediction that a path names was asked for in Replicate's words, so that it is told in them."""
+    wanted = request.path_params["prediction_id"]
+    places = await context.app.batches.places([wanted], scope=sight_of(visitor))
+    return any(is_of_face(batch) for batch, _ in places.values())
 
 
 async def _found(context: Context, request: Request, visitor: Visitor) -> Response:

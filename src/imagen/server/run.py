@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import socket
@@ -24,6 +23,7 @@ from imagen.ports import Clock
 from imagen.server.access import Door
 from imagen.server.app import build_server
 from imagen.server.context import Context
+from imagen.server.memory import settle
 from imagen.server.metrics import Metrics
 from imagen.service.heed import StoreHeed
 from imagen.service.recover import Recovery
@@ -127,10 +127,7 @@ async def serve(settings: Settings, *, told: Callable[[Served], None]) -> None:
         settings: where to listen, and everything else.
         told: called once it listens.
     """
-    # What is loaded stays; looking through it again and again for rubbish is a tenth of a busy gateway's CPU.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    settle()
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

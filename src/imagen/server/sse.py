@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -27,6 +28,7 @@ MEDIA_TYPE = "text/event-stream"
 MOST_STREAMS = 1000
 """At a time, of one process."""
 _RETRY_MS = 2000
+_LINE_BREAK = re.compile(rb"\r\n|\r|\n")
 _MOST_DIGITS = 18
 
 LAST_EVENT_ID = Parameter(
@@ -44,17 +46,21 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
         event: its name.
         data: anything that JSON has.
         id: from where to go on after it; None leaves that as it was.
+        plain: the data is text, and is sent as it is.
     """
 
     event: str
     data: Any
     id: int | None = None
+    plain: bool = False
 
 
 def encode(sent: Sent) -> bytes:
-    """An event as it is sent. JSON has no line breaks outside of its texts, and escapes those inside."""
+    """An event as it is sent. JSON has no line breaks outside of its texts, and escapes those inside; plain text may."""
     told = b"" if sent.id is None else b"id: %d\n" % sent.id
-    return b"%sevent: %s\ndata: %s\n\n" % (told, sent.event.encode(), msgspec.json.encode(sent.data))
+    lines = _LINE_BREAK.split(sent.data.encode()) if sent.plain else [msgspec.json.encode(sent.data)]
+    data = b"\n".join(b"data: %s" % line for line in lines)
+    return b"%sevent: %s\n%s\n\n" % (told, sent.event.encode(), data)
 
 
 def read_last_event_id(request: Request) -> int:

@@ -68,10 +68,10 @@ async def _query(context: Context, request: Request) -> UsageQuery:
     request.scope["imagen.caller"] = visitor.caller.name
     since, until, by = (_read_text(request, name) for name in ("since", "until", "by"))
     query = make_query(since=since, until=until, by=by, now=context.app.clock.now(), local=False)
-    return await _own(context, visitor, query)
+    return await own_entries(context, visitor, query)
 
 
-async def _own(context: Context, visitor: Visitor, query: UsageQuery) -> UsageQuery:
+async def own_entries(context: Context, visitor: Visitor, query: UsageQuery) -> UsageQuery:
     """The query, of the caller's own entries; the admin's are all."""
     if visitor.admin:
         return query

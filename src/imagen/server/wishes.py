@@ -285,7 +285,13 @@ def request_of(
 
 
 async def prepare_request(
-    context: Context, visitor: Visitor, request: GenerationRequest, *, lane: Lane, keep: bool
+    context: Context,
+    visitor: Visitor,
+    request: GenerationRequest,
+    *,
+    lane: Lane,
+    keep: bool,
+    watched: bool = False,
 ) -> Order:
     """Check a request against its model, the key and the money; nothing is bought yet.
 
@@ -295,6 +301,7 @@ async def prepare_request(
         request: what for.
         lane: whose turn it is first.
         keep: whether the pictures are kept here.
+        watched: somebody looks at the progress.
 
     Raises:
         InvalidRequest, Refused: it cannot be carried out.
@@ -307,6 +314,7 @@ async def prepare_request(
             lane=lane,
             patience=_patience(context, lane),
             destination=_shelf(context, keep=keep),
+            watched=watched,
         )
 
 

@@ -1,6 +1,7 @@
 """What imagen does: the use cases. Each file is one step on the way of a request.
 
 gateway.py      the way of one request, from wish to pictures; every face calls it
+errand.py       one prediction on its way, shared by those who work on it
 finish.py       from wherever a prediction stands to its end: bought or found, followed, settled, delivered
 buy.py          one create, never repeated when the first may have arrived
 adopt.py        finds what a lost answer bought

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Literal
@@ -20,7 +20,17 @@ from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction
 from imagen.domain.secret import Secret
 from imagen.errors import IdempotencyConflict, InvalidRequest, NotFound
-from imagen.ports import Backend, BatchStore, Budgets, Clock, Owners, PredictionStore, Sealer, WorkQueue
+from imagen.ports import (
+    Backend,
+    BatchStore,
+    Budgets,
+    Clock,
+    Owners,
+    PredictionStore,
+    Sealer,
+    Stretch,
+    WorkQueue,
+)
 from imagen.service.charges import charge_of
 from imagen.service.finish import Finisher, Outcome
 from imagen.service.load import check_load
@@ -381,6 +391,22 @@ class Batches:
             return view, item, await self._predictions.get(item.predictions[0])
         except NotFound:
             return view, item, None
+
+    async def places(
+        self, prediction_ids: Sequence[str], *, scope: str | None = None
+    ) -> Mapping[str, tuple[Batch, Item]]:
+        """The work that some predictions belong to, by their ids; those are left out that belong to none, or to others' only.
+
+        Args:
+            prediction_ids: of this attempt or of an earlier one.
+            scope: of whoever asks; None sees all.
+        """
+        found = await self._store.places(prediction_ids)
+        return {this: place for this, place in found.items() if scope is None or place[0].scope == scope}
+
+    async def waiting(self, stretch: Stretch, *, scope: str | None = None) -> Sequence[str]:
+        """A part of the predictions that are taken on and not begun yet, by their ids, newest first."""
+        return await self._store.waiting(stretch, scope=scope)
 
     async def outcomes(self, item: Item) -> Sequence[Outcome]:
         """How the predictions of an item went, as `Gateway.carry_out` told it; those that were never bought are left out."""

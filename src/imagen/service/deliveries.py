@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -185,6 +185,7 @@ class Courier:
         clock: tells the time.
         observer: told of every attempt.
         chance: from 0.0 to 1.0, for pauses that differ.
+        freshen: the body of one as it is sent now.
     """
 
     def __init__(
@@ -197,7 +198,9 @@ class Courier:
         clock: Clock,
         observer: Observer,
         chance: Callable[[], float] = random.random,
+        freshen: Callable[[Delivery], Mapping[str, Any]] = lambda delivery: delivery.body,
     ) -> None:
+        self._freshen = freshen
         self._outbox = outbox
         self._signing = signing
         self._poster = poster
@@ -318,7 +321,7 @@ class Courier:
 
     async def _attempt(self, delivery: Delivery) -> Delivery:
         began = self._clock.now()
-        body = msgspec.json.encode(delivery.body)
+        body = msgspec.json.encode(self._freshen(delivery))
         signatures = [
             Webhook(one.secret.reveal()).sign(delivery.id, began, body.decode())
             for one in await self._signing.of(delivery.scope)

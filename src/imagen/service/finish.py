@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Literal
 
 import msgspec
 
-from imagen.domain.events import Canceled, CancelUnconfirmed, Ended, Event, LeftUnfetched
+from imagen.domain.events import Canceled, CancelUnconfirmed, Ended, LeftUnfetched
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import (
     BackendError,
@@ -26,8 +25,10 @@ from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules
 from imagen.service.deliver import Deliverer, Kept, PictureSource, from_stored
 from imagen.service.endings import empty_output, error_of
+from imagen.service.errand import Errand, Notify
 from imagen.service.follow import follow, stop
 from imagen.service.sight import take_note
+from imagen.service.terms import Buying
 from imagen.service.watch import Watcher
 
 CANCEL_SECONDS = 10.0
@@ -35,9 +36,6 @@ CANCEL_SECONDS = 10.0
 _CANCEL_SEARCH_SECONDS = 3.0
 _MOST_UNKEPT = 10_000
 _FETCHED_BEHIND = 16
-
-Notify = Callable[[Event], None]
-Buying = Callable[[Prediction], Awaitable[Prediction]]
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -83,71 +81,37 @@ class Finisher:
         self.hands_over = False
         """Whether everything that is broken off goes on upstream, for another process to take up."""
 
-    async def finish(
-        self,
-        backend: Backend,
-        prediction: Prediction,
-        *,
-        buying: Buying | None,
-        fresh: bool,
-        notify: Notify,
-        leaves_running: bool = False,
-        closely: bool = False,
-        expects_webhook: Callable[[], bool] = lambda: False,
-        source: PictureSource | None = None,
-    ) -> Outcome:
-        """Everything that is left to do; an error of ours is part of the outcome.
-
-        Args:
-            backend: the one it belongs to.
-            prediction: as it is stored, owned by this process.
-            notify: told about everything on the way.
-            buying: buys it, where it turns out that it was not bought yet; None where nothing may be bought.
-            fresh: it was written down just now: there is nothing to look for.
-            leaves_running: whoever breaks this off wants it to go on upstream.
-            source: where its pictures are fetched; None means the backend.
-            closely: somebody looks at the progress.
-            expects_webhook: whether, once it is bought, the watcher is woken when there is something to see.
-        """
-        current, pictures = prediction, tuple[Kept, ...]()
+    async def finish(self, errand: Errand) -> Outcome:
+        """Everything that is left to do; an error of ours is part of the outcome."""
+        pictures = tuple[Kept, ...]()
         error: ImagenError | None
         try:
-            if fresh and buying is not None:
-                current = await buying(current)
-                self._watcher.learn(backend, current)
-            else:
-                current = await self._catch_up(backend, current, buying, notify)
-            current = await follow(
-                self._watcher,
-                backend,
-                self._store,
-                self._clock,
-                current,
-                notify=notify,
-                closely=closely,
-                expects_webhook=expects_webhook(),
-            )
-            current = await self._bookkeeper.settle(current, notify=notify)
-            error = error_of(current)
+            await self._see_bought(errand)
+            await follow(self._watcher, self._store, self._clock, errand)
+            errand.prediction = await self._bookkeeper.settle(errand.prediction, notify=errand.notify)
+            error = error_of(errand.prediction)
             if error is None:
-                async with self._behind if leaves_running else nullcontext():
-                    current, pictures, error = await self._deliver(source or backend, current, notify)
+                async with self._behind if errand.leaves_running else nullcontext():
+                    source = errand.source or errand.backend
+                    errand.prediction, pictures, error = await self._deliver(
+                        source, errand.prediction, errand.notify
+                    )
         except OutputDefective as defect:
             error = defect
-            current = await self._as_stored(current)
-            if current.delivered_at is None:  # what was delivered once stays on record
-                current = await self._mark_delivered(
-                    msgspec.structs.replace(current, error=defect.detail), ()
+            errand.prediction = await self._as_stored(errand.prediction)
+            if errand.prediction.delivered_at is None:  # what was delivered once stays on record
+                errand.prediction = await self._mark_delivered(
+                    msgspec.structs.replace(errand.prediction, error=defect.detail), ()
                 )
         except ImagenError as trouble:
             error = trouble
-            current = await self._as_stored(current)
+            errand.prediction = await self._as_stored(errand.prediction)
         except asyncio.CancelledError:
-            if not (self.hands_over or leaves_running):
-                await asyncio.shield(self._cancel_quietly(backend, current, notify))
+            if not (self.hands_over or errand.leaves_running):
+                await asyncio.shield(self._cancel_quietly(errand.backend, errand.prediction, errand.notify))
             raise
-        notify(Ended(current))
-        return Outcome(current, pictures, error)
+        errand.notify(Ended(errand.prediction))
+        return Outcome(errand.prediction, pictures, error)
 
     async def cancel(
         self, backend: Backend, prediction: Prediction, *, within_seconds: float, notify: Notify
@@ -227,6 +191,17 @@ class Finisher:
         )
 
     # --- the steps ---------------------------------------------------------------------------------------
+
+    async def _see_bought(self, errand: Errand) -> None:
+        """Have it bought, or see what became of it where somebody left it behind."""
+        if errand.fresh and errand.buying is not None:
+            errand.prediction = await errand.buying(errand.prediction)
+            self._watcher.learn(errand.backend, errand.prediction)
+        else:
+            errand.prediction = await self._catch_up(
+                errand.backend, errand.prediction, errand.buying, errand.notify
+            )
+        errand.bought()
 
     async def _catch_up(
         self, backend: Backend, prediction: Prediction, buying: Buying | None, notify: Notify

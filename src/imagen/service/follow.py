@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-from imagen.domain.events import Event, Progressed, Waiting
+from imagen.domain.events import Progressed, Waiting
 from imagen.domain.prediction import Prediction
 from imagen.domain.progress import progress_from_log
 from imagen.errors import BackendError, ModelNotFound, WaitTimeout
 from imagen.ports import Backend, Clock, PredictionStore
+from imagen.service.errand import Errand
 from imagen.service.pace import Pace
 from imagen.service.sight import take_note
 from imagen.service.watch import Watcher
@@ -22,63 +22,59 @@ STOP_SECONDS = 5.0
 """How long a canceled run is watched until it says that it has ended."""
 
 
-async def follow(
-    watcher: Watcher,
-    backend: Backend,
-    store: PredictionStore,
-    clock: Clock,
-    prediction: Prediction,
-    *,
-    notify: Callable[[Event], None],
-    closely: bool = False,
-    expects_webhook: bool = False,
-) -> Prediction:
-    """Wait for its end; every change is written down.
+async def follow(watcher: Watcher, store: PredictionStore, clock: Clock, errand: Errand) -> None:
+    """Wait for the end of a prediction; every change is written down.
 
     It is paid for, so a service that is away, throttles, answers nonsense or has not heard of it yet is asked again.
 
     Args:
         watcher: looks at it when it is due.
-        backend: the one it belongs to.
         store: where it is written down.
         clock: tells the time.
-        prediction: with its upstream id, unless it has ended.
-        notify: told about everything on the way.
-        closely: somebody looks at the progress.
-        expects_webhook: the watcher is woken when there is something to see.
+        errand: has it, with its upstream id unless it has ended.
 
     Raises:
         WaitTimeout: its deadline has passed, and it can be neither seen to end nor canceled.
         BackendError: the service refuses us for good; it stays unfinished, to be adopted later.
     """
-    if prediction.status.terminal:
-        return prediction
-    sent_at = prediction.sent_at or prediction.created_at
-    allowed = prediction.deadline_seconds + DEADLINE_MARGIN_SECONDS
-    gone = min(max((clock.now() - sent_at).total_seconds(), 0.0), allowed)
-    ends_at = clock.monotonic() + allowed - gone
+    if errand.prediction.status.terminal:
+        return
+    ends_at = _end_of(errand.prediction, clock)
     with watcher.watch(
-        backend, prediction, ends_at=ends_at, closely=closely, expects_webhook=expects_webhook
+        errand.backend,
+        errand.prediction,
+        ends_at=ends_at,
+        closely=errand.closely,
+        expects_webhook=errand.expects_webhook,
     ) as watch:
-        while not prediction.status.terminal:
-            left = ends_at - clock.monotonic()
-            if left <= 0:
-                break
+        while not errand.prediction.status.terminal and clock.monotonic() < ends_at:
             try:
-                prediction = await take_note(backend, store, clock, prediction, await watch.news())
+                errand.prediction = watch.prediction = await take_note(
+                    errand.backend, store, clock, errand.prediction, await watch.news()
+                )
             except TimeoutError:
                 break
             except BackendError as error:
                 if not (error.retryable or isinstance(error, ModelNotFound)):
                     raise
-                notify(Waiting(error.detail, min(watch.pause, left)))
+                errand.notify(Waiting(error.detail, min(watch.pause, max(ends_at - clock.monotonic(), 0.0))))
             else:
-                watch.prediction = prediction  # the one before is needed no more
-                done = 1.0 if prediction.status.terminal else progress_from_log(prediction.logs)
-                notify(Progressed(prediction, done))
-    if prediction.status.terminal:
-        return prediction
-    return await _overdue(backend, store, clock, prediction)
+                _tell(errand)
+    if not errand.prediction.status.terminal:
+        errand.prediction = await _overdue(errand.backend, store, clock, errand.prediction)
+
+
+def _end_of(prediction: Prediction, clock: Clock) -> float:
+    """The monotonic instant at which it is waited for no longer."""
+    allowed = prediction.deadline_seconds + DEADLINE_MARGIN_SECONDS
+    gone = (clock.now() - (prediction.sent_at or prediction.created_at)).total_seconds()
+    return clock.monotonic() + allowed - min(max(gone, 0.0), allowed)
+
+
+def _tell(errand: Errand) -> None:
+    prediction = errand.prediction
+    done = 1.0 if prediction.status.terminal else progress_from_log(prediction.logs)
+    errand.notify(Progressed(prediction, done))
 
 
 async def stop(backend: Backend, store: PredictionStore, clock: Clock, prediction: Prediction) -> Prediction:

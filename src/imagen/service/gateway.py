@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -24,14 +25,15 @@ from imagen.errors import (
     OutputDefective,
     StillFollowed,
 )
-from imagen.limits.admission import Admission
+from imagen.limits.admission import Admission, Place
 from imagen.ports import Backend, Backends, Clock, Observer, Plan, PredictionStore
 from imagen.service.adopt import is_remembered
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import Buyer, BuyingRules
 from imagen.service.charges import charge_of
 from imagen.service.deliver import Destination, PictureSource, to_stored
-from imagen.service.finish import Finisher, Notify, Outcome
+from imagen.service.errand import Errand, Notify
+from imagen.service.finish import Finisher, Outcome
 from imagen.service.ownership import Ownership
 from imagen.service.prepare import Order, Preparation, check_cost
 from imagen.service.share import Reuse
@@ -109,14 +111,16 @@ class Gateway:
         Raises:
             InvalidRequest, Refused, ConfigError: before anything was bought.
         """
-        order = await self.prepare(
-            request,
-            backend=self._backends.get(backend),
-            caller=caller,
-            destination=destination,
-            watched=watched,
+        return await self.carry_out(
+            await self.prepare(
+                request,
+                backend=self._backends.get(backend),
+                caller=caller,
+                destination=destination,
+                watched=watched,
+            ),
+            observer=observer,
         )
-        return await self.carry_out(order, observer=observer)
 
     async def prepare(
         self,
@@ -157,17 +161,11 @@ class Gateway:
             One outcome for each prediction, in order; those that failed, or were not let in, carry their error.
         """
         await self._bookkeeper.catch_up_once()
-        notify = self._notify if observer is None else quietly(observer, *self._observers)
-        for note in order.notes:
-            notify(note)
-        if len(order.intents) == 1:
-            return [await self._guarded(order, *order.intents[0], notify)]
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._guarded(order, intent, plan, notify))
-                for intent, plan in order.intents
-            ]
-        return [task.result() for task in tasks]
+        makings = self._makings(order, observer)
+        del order  # each of them lets go of it when it is bought
+        if len(makings) == 1:
+            return [await self._guarded(makings.pop())]
+        return await self._together(makings)
 
     async def resume(
         self,
@@ -233,18 +231,9 @@ class Gateway:
                 prediction = await self._finisher.write_off(prediction, PRACTICE_ENDED)
         if destination is not None:
             prediction = msgspec.structs.replace(prediction, destination=to_stored(destination))
-        async with self._ownership.held(prediction) as owned:
-            return owned.ended(
-                await self._finisher.finish(
-                    backend,
-                    prediction,
-                    buying=None,
-                    fresh=False,
-                    notify=notify,
-                    leaves_running=leaves_running,
-                    closely=not leaves_running,
-                )
-            )
+        return await self._finish(
+            Errand(backend, prediction, notify, leaves_running=leaves_running, closely=not leaves_running)
+        )
 
     async def show(self, prediction_id: str) -> Prediction:
         """A prediction as it is written down.
@@ -315,90 +304,123 @@ class Gateway:
 
     # --- the steps ---------------------------------------------------------------------------------------
 
-    async def _guarded(self, order: Order, intent: Prediction, plan: Plan, notify: Notify) -> Outcome:
+    def _makings(self, order: Order, observer: Observer | None) -> list[_Making]:
+        """What is to be made of an order, after its notes were told."""
+        notify = self._notify if observer is None else quietly(observer, *self._observers)
+        for note in order.notes:
+            notify(note)
+        return [_Making(order, intent, plan, notify) for intent, plan in order.intents]
+
+    async def _together(self, makings: Sequence[_Making]) -> Sequence[Outcome]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._guarded(making)) for making in makings]
+        return [task.result() for task in tasks]
+
+    async def _guarded(self, making: _Making) -> Outcome:
         """One prediction, with whatever goes wrong as part of its outcome."""
         try:
-            return await self._run(order, intent, plan, notify)
+            if (outcome := await self._earlier(making)) is not None:
+                return outcome
+            return await self._make(making)
         except ImagenError as error:
-            return Outcome(intent, error=error)  # not admitted, or not written down: not bought
+            return Outcome(making.prediction, error=error)  # not admitted, or not written down: not bought
         except Exception as error:  # noqa: BLE001 - a fault of ours must not cancel what others paid for
-            _log.error("%s ended in an unexpected fault: %s", intent.id, type(error).__name__)
-            _log.debug("the fault of %s", intent.id, exc_info=error)
+            _log.error("%s ended in an unexpected fault: %s", making.prediction.id, type(error).__name__)
+            _log.debug("the fault of %s", making.prediction.id, exc_info=error)
             fault = ImagenError(f"an unexpected fault ({type(error).__name__}); please report it")
-            return Outcome(await self._as_stored(order, intent), error=fault, fault=True)
+            return Outcome(await self._as_stored(making), error=fault, fault=True)
 
-    async def _as_stored(self, order: Order, intent: Prediction) -> Prediction:
+    async def _as_stored(self, making: _Making) -> Prediction:
         """What is written down of one that was promised: it may have been bought before something went wrong."""
         with suppress(ImagenError):
-            return (await self._begun(intent) if order.accepted else None) or intent
-        return intent
+            promised = making.leaves_running
+            return (await self._begun(making.prediction) if promised else None) or making.prediction
+        return making.prediction
 
-    async def _run(self, order: Order, intent: Prediction, plan: Plan, notify: Notify) -> Outcome:
-        """Take up the unfinished prediction of the very same request, or buy a new one."""
-        if order.accepted and (begun := await self._begun(intent)) is not None:
-            if begun.finished:
-                return await self._finisher.recount(begun)
-            if not await self._ownership.take(begun):
-                raise StillFollowed(f"{begun.id} is being followed by another process right now")
-            try:
-                begun = await self._store.get(begun.id)
-                if order.backend.practice and order.backend.account != begun.account:
-                    return await self._finisher.recount(await self._finisher.write_off(begun, PRACTICE_ENDED))
-                return await self._make(order, begun, plan, fresh=False, notify=notify)
-            finally:
-                self._ownership.leave(begun.id)
-        if not order.request.resume:
-            return await self._make(order, intent, plan, fresh=True, notify=notify)
+    async def _earlier(self, making: _Making) -> Outcome | None:
+        """What comes of what was begun before: of itself, or of the very same request. None for one to buy anew."""
+        if making.leaves_running and (begun := await self._begun(making.prediction)) is not None:
+            return await self._go_on(making, begun)
+        if not making.order.request.resume:
+            return None
         given_up: set[str] = set()
-        while (left := await self._take_left(intent, given_up)) is not None:
-            notify(Resumed(left))
+        while (left := await self._take_left(making.prediction, given_up)) is not None:
+            making.notify(Resumed(left))
             try:
-                outcome = await self._make(order, left, plan, fresh=False, notify=notify)
+                outcome = await self._make(making.taking_up(left))
             finally:
                 self._ownership.leave(left.id)
             if not _expired(outcome.error):
                 return outcome
             given_up.add(left.id)
-            notify(GivenUp(outcome.prediction, str(outcome.error)))
-        return await self._make(order, intent, plan, fresh=True, notify=notify)
+            making.notify(GivenUp(outcome.prediction, str(outcome.error)))
+        return None
 
-    async def _make(
-        self, order: Order, prediction: Prediction, plan: Plan, *, fresh: bool, notify: Notify
-    ) -> Outcome:
+    async def _go_on(self, making: _Making, begun: Prediction) -> Outcome:
+        """Take up what an earlier try has begun."""
+        if begun.finished:
+            return await self._finisher.recount(begun)
+        if not await self._ownership.take(begun):
+            raise StillFollowed(f"{begun.id} is being followed by another process right now")
+        try:
+            begun = await self._store.get(begun.id)
+            if making.backend.practice and making.backend.account != begun.account:
+                return await self._finisher.recount(await self._finisher.write_off(begun, PRACTICE_ENDED))
+            return await self._make(making.taking_up(begun))
+        finally:
+            self._ownership.leave(begun.id)
+
+    def _make(self, making: _Making) -> Coroutine[Any, Any, Outcome]:
         """Have it made, unless it is one of those that equal requests share, and was made before."""
-        if not self._reuse.is_asked(order.backend, prediction, plan, wanted=order.request.cache):
-            return await self._hold_and_finish(order, prediction, plan, fresh=fresh, notify=notify)
-        return await self._share(order, prediction, plan, fresh=fresh, notify=notify)
+        wanted = making.order.request.cache
+        if not self._reuse.is_asked(making.backend, making.prediction, making.plan, wanted=wanted):
+            return self._hold_and_finish(making)
 
-    async def _share(
-        self, order: Order, prediction: Prediction, plan: Plan, *, fresh: bool, notify: Notify
-    ) -> Outcome:
-        """Take what equal requests made, or make it for all of them."""
+        def make(source: PictureSource) -> Coroutine[Any, Any, Outcome]:
+            making.source = source
+            return self._hold_and_finish(making)
 
-        async def make(source: PictureSource) -> Outcome:
-            return await self._hold_and_finish(
-                order, prediction, plan, fresh=fresh, notify=notify, source=source
-            )
-
-        return await self._reuse.carry_out(
-            order.backend, prediction, make, fresh=fresh, notify=notify, comes_again=order.accepted
+        return self._reuse.carry_out(
+            making.backend,
+            making.prediction,
+            make,
+            fresh=making.fresh,
+            notify=making.notify,
+            comes_again=making.leaves_running,
         )
 
-    async def _hold_and_finish(
-        self,
-        order: Order,
-        prediction: Prediction,
-        plan: Plan,
-        *,
-        fresh: bool,
-        notify: Notify,
-        source: PictureSource | None = None,
-    ) -> Outcome:
-        """Hold what it needs, and bring it to its end. A fresh one is written down in the moment it is let in."""
-        if prediction.status.terminal:
-            return await self._fetch(order, prediction, notify=notify, source=source)
-        may_buy = fresh or order.request.repeat_lost
-        need = Need(
+    async def _hold_and_finish(self, making: _Making) -> Outcome:
+        """Hold what it needs, and bring it to its end. A fresh one is written down in the moment it is let in.
+
+        Raises:
+            ImagenError: it was not let in.
+        """
+        if making.prediction.status.terminal:
+            return await self._finish(making)
+        try:
+            async with (
+                self._ownership.held(making.prediction) as owned,
+                self._admission.admit(
+                    self._need(making), patience=making.order.patience, notify=making.notify
+                ) as place,
+            ):
+                self._let_in(making, place)
+                outcome = owned.ended(await self._finisher.finish(making))
+                self._remember_unwritten(outcome.prediction)
+                place.ended(outcome.prediction)
+                return outcome
+        except BudgetExceeded as error:
+            if making.fresh:
+                raise
+            found = await self._finish(making)  # it may be bought already
+            if not found.prediction.unheard:
+                return found
+            error.lasting = False  # nobody can tell yet whether it was bought, so that it is looked for again
+            return msgspec.structs.replace(found, error=error)
+
+    def _need(self, making: _Making) -> Need:
+        order, plan, prediction = making.order, making.plan, making.prediction
+        return Need(
             lease=prediction.id,
             holder=order.caller.name,
             lasts_seconds=plan.deadline_seconds + self._rules.grace_seconds + _LEASE_MARGIN_SECONDS,
@@ -407,82 +429,25 @@ class Gateway:
             semaphore=order.request.semaphore,
             lane=order.lane,
             running=prediction.upstream_id is not None,
-            intent=prediction if fresh else None,
-            charge=charge_of(order, prediction, plan) if may_buy and prediction.unheard else None,
+            intent=prediction if making.fresh else None,
+            charge=charge_of(order, prediction, plan) if making.may_buy and prediction.unheard else None,
         )
-        try:
-            return await self._held_and_finished(
-                order, prediction, plan, need, fresh=fresh, may_buy=may_buy, notify=notify, source=source
+
+    def _let_in(self, making: _Making, place: Place) -> None:
+        """It holds what it needs, and may be bought."""
+        order, plan = making.order, making.plan
+        if making.may_buy:
+            making.buying = Buying(
+                self._terms, self._buyer(making.backend), order, plan, place=place, notify=making.notify
             )
-        except BudgetExceeded as error:
-            if fresh:
-                raise
-            found = await self._fetch(
-                order, prediction, notify=notify, source=source
-            )  # it may be bought already
-            if not found.prediction.unheard:
-                return found
-            error.lasting = False  # nobody can tell yet whether it was bought, so that it is looked for again
-            return msgspec.structs.replace(found, error=error)
+        if (intent := place.take_intent()) is not None:
+            making.prediction = intent
+            making.notify(Submitted(intent, plan.typical_seconds))
 
-    async def _held_and_finished(
-        self,
-        order: Order,
-        prediction: Prediction,
-        plan: Plan,
-        need: Need,
-        *,
-        fresh: bool,
-        may_buy: bool,
-        notify: Notify,
-        source: PictureSource | None,
-    ) -> Outcome:
-        """Its end, after it has waited for what it needs.
-
-        Raises:
-            ImagenError: it was not let in.
-        """
-        async with (
-            self._ownership.held(prediction) as owned,
-            self._admission.admit(need, patience=order.patience, notify=notify) as place,
-        ):
-            buying = Buying(self._terms, self._buyer(order.backend), order, plan, place=place, notify=notify)
-            if fresh and place.intent is not None:
-                prediction = place.intent
-                notify(Submitted(prediction, plan.typical_seconds))
-            outcome = owned.ended(
-                await self._finisher.finish(
-                    order.backend,
-                    prediction,
-                    buying=buying if may_buy else None,
-                    fresh=fresh,
-                    notify=notify,
-                    leaves_running=order.accepted,
-                    closely=order.watched,
-                    expects_webhook=buying.was_told,
-                    source=source,
-                )
-            )
-            self._remember_unwritten(outcome.prediction)
-            place.ended(outcome.prediction)
-            return outcome
-
-    async def _fetch(
-        self, order: Order, prediction: Prediction, *, notify: Notify, source: PictureSource | None
-    ) -> Outcome:
+    async def _finish(self, errand: Errand) -> Outcome:
         """It runs no more and only its pictures are missing, or it may not be bought: so it needs no place."""
-        async with self._ownership.held(prediction) as owned:
-            return owned.ended(
-                await self._finisher.finish(
-                    order.backend,
-                    prediction,
-                    buying=None,
-                    fresh=False,
-                    notify=notify,
-                    leaves_running=order.accepted,
-                    source=source,
-                )
-            )
+        async with self._ownership.held(errand.prediction) as owned:
+            return owned.ended(await self._finisher.finish(errand))
 
     def _buyer(self, backend: Backend) -> Buyer:
         return Buyer(
@@ -541,19 +506,60 @@ class Gateway:
         return backend
 
 
+class _Making(Errand):
+    """One prediction of an order on its way.
+
+    Attributes:
+        order, plan: what it is made by, until it is bought.
+    """
+
+    __slots__ = ("order", "plan")
+
+    def __init__(
+        self, order: Order, prediction: Prediction, plan: Plan, notify: Notify, *, fresh: bool = True
+    ) -> None:
+        super().__init__(
+            order.backend, prediction, notify, leaves_running=order.accepted, closely=order.watched
+        )
+        self.order = order
+        self.plan = plan
+        self.fresh = fresh
+
+    @property
+    def may_buy(self) -> bool:
+        """Whether it may be bought: one that was sent before only where its loss is risked."""
+        return self.fresh or self.order.request.repeat_lost
+
+    def taking_up(self, left: Prediction) -> _Making:
+        """The same, for what was left of it, or of an equal one."""
+        return _Making(self.order, left, self.plan, self.notify, fresh=False)
+
+    def bought(self) -> None:
+        """See `Errand`."""
+        super().bought()
+        del self.order, self.plan
+
+
 def _expired(error: ImagenError | None) -> bool:
     return isinstance(error, OutputDefective) and error.expired
 
 
 def quietly(*observers: Observer | None) -> Notify:
     """An observer's failure never fails a request."""
-    present = tuple(observer for observer in dict.fromkeys(observers) if observer is not None)
+    return _Observers(tuple(observer for observer in dict.fromkeys(observers) if observer is not None))
 
-    def notify(event: Event) -> None:
-        for observer in present:
+
+class _Observers:
+    """Tells several observers of each event."""
+
+    __slots__ = ("_present",)
+
+    def __init__(self, present: Sequence[Observer]) -> None:
+        self._present = present
+
+    def __call__(self, event: Event) -> None:
+        for observer in self._present:
             try:
                 observer.notify(event)
             except Exception:  # noqa: BLE001 - an observer may raise anything
                 _log.exception("an observer failed on %s", type(event).__name__)
-
-    return notify

@@ -12,7 +12,10 @@ from imagen.domain.identifiers import new_id
 from imagen.domain.money import to_dollars
 from imagen.domain.prediction import Prediction
 from imagen.ports import Clock
+from imagen.service.fresh import FreshOutputs
 from imagen.service.orders import see_order
+from imagen.service.replicate_events import NOTHING, ReplicateEvents, Told
+from imagen.service.replicate_shapes import is_of_face
 
 START, ITEM, COMPLETED = "start", "item", "completed"
 """What a caller may ask to be told of."""
@@ -26,9 +29,13 @@ class Notices:
     Args:
         clock: tells the time.
         public_url: where callers reach the kept pictures; None leaves addresses without a host.
+        fresh: has files that came inside answers, for a while.
     """
 
-    def __init__(self, *, clock: Clock, public_url: str | None) -> None:
+    def __init__(self, *, clock: Clock, public_url: str | None, fresh: FreshOutputs) -> None:
+        self.replicate = ReplicateEvents(
+            clock=clock, public_url=public_url, reached_at=REACHED_AT, fresh=fresh
+        )
         self._clock = clock
         self._base = (public_url or "").rstrip("/")
 
@@ -36,14 +43,20 @@ class Notices:
         """That a prediction was begun. Made again it is the same delivery."""
         if batch.webhook is None or batch.kind != "single" or START not in batch.webhook_events:
             return ()
+        if is_of_face(batch):
+            return ()  # those are told when it runs
         subject = _subject(batch, item)
         data = {"id": subject, "status": "starting"}
         return (self._made(batch, subject, "prediction.started", data, message=f"msg_start_{subject}"),)
 
-    def of_item(self, batch: Batch, item: Item, predictions: Sequence[Prediction]) -> Sequence[Delivery]:
-        """That an item has ended."""
+    def of_item(
+        self, batch: Batch, item: Item, predictions: Sequence[Prediction], *, told: Told = NOTHING
+    ) -> Sequence[Delivery]:
+        """That an item has ended; of how it went on before, `told` was told."""
         if batch.webhook is None:
             return ()
+        if is_of_face(batch):
+            return self.replicate.of_end(batch, item, predictions, told)
         single = batch.kind == "single"
         if (COMPLETED if single else ITEM) not in batch.webhook_events:
             return ()
@@ -77,7 +90,8 @@ class Notices:
             "status": item.status,
             "model": None if first is None else first.model,
             "prediction_ids": list(item.predictions),
-            "output": list(item.urls),
+            # What came inside the answer is no address, and too much for an event.
+            "output": [url for url in item.urls if not url.startswith("data:")],
             "stored": [self._address(batch, name) for name in item.files if name.startswith("shelf:")],
             "seed": item.seed,
             "error": item.error,

@@ -32,7 +32,8 @@ from imagen.service.adopt import is_remembered
 from imagen.service.cache import CachedPictures, PictureCache
 from imagen.service.deliver import Deliverer, Destination, Kept, PictureSource, from_stored, to_stored
 from imagen.service.endings import error_of
-from imagen.service.finish import Notify, Outcome
+from imagen.service.errand import Notify
+from imagen.service.finish import Outcome
 
 MOST_COPIES = 8
 """So many copies are delivered at once, as the pictures of each are in memory meanwhile."""

@@ -96,6 +96,7 @@ class Buying:
             )
             return await self._buyer.buy(sent, purchase, place=self._place, notify=self._notify)
 
-    def was_told(self) -> bool:
-        """Whether the service was told where it can wake us."""
+    def over(self) -> bool:
+        """Nothing is to be bought any more; whether the service was told where it can wake us."""
+        self._place.bought()
         return self._wakes

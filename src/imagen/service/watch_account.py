@@ -47,7 +47,7 @@ _LONGEST_WITHOUT_LIST = 60.0
 _FALLING_BEHIND, _KEEPING_UP = 1.0, 0.25
 _STRETCHES, _MOST_STRETCHED = 0.3, 3.0
 _SMOOTH = 0.3
-_MOSTLY_WATCHED = 1.5
+_MOSTLY_WATCHED = 1.1
 
 _PACE = Pace()
 _age = attrgetter("created")
@@ -67,13 +67,14 @@ class AccountWatch:
         self._times = times
         self._clock = clock
         self._per_second = per_second
-        self._watches: dict[str, list[Watch]] = {}
+        self._watches: dict[str, tuple[Watch, ...]] = {}
         self._known: dict[str, Status | None] = {}
         self._by_age: list[Watch] = []
         self._queue: list[tuple[float, int, Watch]] = []
         self._ends: list[tuple[float, int, Watch]] = []
         self._ends_timer: asyncio.TimerHandle | None = None
         self._count = 0
+        self._leave = self.remove  # one for all: each bound method is an object
         self._looks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -104,13 +105,14 @@ class AccountWatch:
 
     def add(self, watch: Watch, *, created: float | None = None) -> None:
         """Watch one more; `created` is the instant of their clock at which it was created, where that is known."""
-        self._watches.setdefault(watch.upstream_id, []).append(watch)
+        self._watches[watch.upstream_id] = (*self._watches.get(watch.upstream_id, ()), watch)
         self._know(watch)
         watch.created = watch.sent + (self._offset or 0.0)
         insort(self._by_age, watch, key=_age)
         if created is not None:
             self._date(watch, created)
-        watch.begin(self.remove)
+        self._count += 1
+        watch.begin(self._count, self._leave)
         self._await_end(watch)
         self._schedule(watch)
         self._enqueue(watch)
@@ -124,9 +126,10 @@ class AccountWatch:
             watch.prediction
         )  # what stands in a queue stays there until its turn; the rest of it is not needed
         del self._by_age[self._place(watch)]
-        same = self._watches[watch.upstream_id]
-        same.remove(watch)
-        if not same:
+        same = tuple(one for one in self._watches[watch.upstream_id] if one is not watch)
+        if same:
+            self._watches[watch.upstream_id] = same
+        else:
             del self._watches[watch.upstream_id]
             del self._known[watch.upstream_id]
         if not self._watches:
@@ -206,8 +209,7 @@ class AccountWatch:
         if 0 <= watch.queued <= watch.due:
             return  # it comes up before that, and is put back then
         watch.queued = watch.due
-        self._count += 1
-        heapq.heappush(self._queue, (watch.due, self._count, watch))
+        heapq.heappush(self._queue, (watch.due, watch.number, watch))
 
     def _fill(self, now: float) -> float:
         """Seconds until one more call may be made."""
@@ -251,14 +253,14 @@ class AccountWatch:
         if len(self._ends) > _MOSTLY_WATCHED * self.watching + _PAGE:
             self._ends = [entry for entry in self._ends if entry[2].watched]
             heapq.heapify(self._ends)
-        self._count += 1
-        heapq.heappush(self._ends, (watch.ends_at + LAST_LOOK_SECONDS, self._count, watch))
+        heapq.heappush(self._ends, (watch.ends_at, watch.number, watch))
         if self._ends[0][2] is watch:
             self._tell_overdue()
 
     def _tell_overdue(self) -> None:
         now = self._clock.monotonic()
-        while self._ends and (self._ends[0][0] <= now or not self._ends[0][2].watched):
+        overdue = now - LAST_LOOK_SECONDS
+        while self._ends and (self._ends[0][0] <= overdue or not self._ends[0][2].watched):
             watch = heapq.heappop(self._ends)[2]
             if watch.watched:
                 watch.tell(TimeoutError("its last look is overdue"))
@@ -266,7 +268,7 @@ class AccountWatch:
             self._ends_timer.cancel()
             self._ends_timer = None
         if self._ends:
-            delay = max(self._ends[0][0] - now, _SHORTEST)
+            delay = max(self._ends[0][0] - overdue, _SHORTEST)
             self._ends_timer = asyncio.get_running_loop().call_later(
                 delay, self._tell_overdue, context=Context()
             )

@@ -26,6 +26,7 @@ class Watch:
         expects_webhook: looked at late, or when it is woken.
 
     Attributes:
+        number: of those of one account, in the order in which they came.
         pause: seconds between its last look and the next one, as far as is known.
     """
 
@@ -43,6 +44,7 @@ class Watch:
         "exact",
         "expects_webhook",
         "model",
+        "number",
         "pause",
         "prediction",
         "queued",
@@ -83,12 +85,14 @@ class Watch:
         self.watched = True
         self.woken = -1.0
         self.unlisted_until = 0.0
+        self.number = 0
         self._leave: Callable[[Watch], None] | None = None
         self._news: Sighting | Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[Sighting] | None = None
 
-    def begin(self, leave: Callable[[Watch], None]) -> None:
+    def begin(self, number: int, leave: Callable[[Watch], None]) -> None:
         """It is watched from now on, until the block ends that it is the manager of; then `leave` is told."""
+        self.number = number
         self._leave = leave
 
     def __enter__(self) -> Self:
@@ -105,28 +109,26 @@ class Watch:
         """The pause after its last one, where nothing is known of its model."""
         return _PACE.after(self.pause) if self.pause else _PACE.first_seconds
 
-    async def news(self) -> Sighting:
+    def news(self) -> asyncio.Future[Sighting]:
         """What the service says of it, when that is something new; for one watched closely, at every look.
 
-        Raises:
+        Raises, where it is awaited:
             BackendError: a look failed; there will be others.
-        TimeoutError: its last look is overdue.
+            TimeoutError: its last look is overdue.
         """
-        if self._news is None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+        self._waiter = asyncio.get_running_loop().create_future()
         news, self._news = self._news, None
-        if isinstance(news, Sighting):
-            return news
-        raise news or RuntimeError("woken without news")
+        if news is not None:
+            self.tell(news)
+        return self._waiter
 
     def tell(self, news: Sighting | Exception) -> None:
         """There is news; an end that nobody took note of yet is not replaced."""
-        if isinstance(self._news, Sighting) and self._news.status.terminal:
-            return
-        self._news = news
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is None or self._waiter.done():
+            if not (isinstance(self._news, Sighting) and self._news.status.terminal):
+                self._news = news
+        elif isinstance(news, Sighting):
+            self._waiter.set_result(news)
+        else:
+            self._waiter.set_exception(news)
+            self._waiter.exception()  # whoever waits may be broken off before it hears of it

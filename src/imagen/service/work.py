@@ -12,6 +12,7 @@ from functools import partial
 import msgspec
 
 from imagen.domain.batch import Batch, Control, Item, ItemStatus
+from imagen.domain.delivery import Delivery
 from imagen.domain.events import Event, InLine, LetIn, Resumed, Submitted
 from imagen.domain.limits import budget_limit
 from imagen.domain.prediction import Prediction, Status
@@ -24,6 +25,7 @@ from imagen.errors import (
     ModelNotFound,
     NotFound,
     PaymentRequired,
+    PredictionAborted,
     Refused,
     StillFollowed,
     StoreError,
@@ -49,6 +51,9 @@ from imagen.service.outcome_of_item import (
     unpaid,
     was_refused,
 )
+from imagen.service.prepare import Order
+from imagen.service.replicate_events import NOTHING, Telling, Told, wants_progress
+from imagen.service.replicate_shapes import LEAST_DEADLINE_SECONDS, cancel_after, is_of_face
 from imagen.service.tokens import TokenVault
 from imagen.service.troubles import STORE, Ticket, Troubles, reason_of
 
@@ -98,6 +103,7 @@ class Worker:
         self._faults: dict[tuple[str, int], int] = {}
         self._canceling: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._begun: set[tuple[str, int]] = set()
+        self._told: dict[tuple[str, int], Told] = {}
         self._gateway = gateway
         self._batches = batches
         self._backends = backends
@@ -144,7 +150,7 @@ class Worker:
             tally = await self._batches.tally(batch.id, recent_since=self._clock.now())
             if tally.left:
                 return False
-            deliveries = self._notices.of_batch(fresh, tally)
+            deliveries = [*self._notices.of_batch(fresh, tally), *await self._of_never_begun(fresh)]
             closed = await self._batches.close(batch.id, at=self._clock.now(), deliveries=deliveries)
             if closed:
                 self._tokens.forget(batch.id)
@@ -158,6 +164,25 @@ class Worker:
             return closed or fresh.ended_at is not None
         finally:
             self._news.tell(batch.id)
+
+    async def _of_never_begun(self, batch: Batch) -> Sequence[Delivery]:
+        """The end of a single prediction that was canceled while it waited: nobody has worked on that."""
+        if not is_of_face(batch) or batch.webhook is None or batch.control is not Control.CANCEL:
+            return ()
+        (item,) = await self._batches.items(batch.id, limit=1)
+        if await self._finished_or_begun(item):
+            return ()
+        return self._notices.of_item(batch, item, ())
+
+    async def _finished_or_begun(self, item: Item) -> bool:
+        """Whether anything of an item is written down, so that it may have been bought."""
+        for prediction_id in item.predictions:
+            try:
+                await self._gateway.show(prediction_id)
+            except NotFound:
+                continue
+            return True
+        return False
 
     # --- one item ----------------------------------------------------------------------------------------
 
@@ -268,15 +293,52 @@ class Worker:
         Raises:
             ConfigError, Unauthenticated, NotFound: its backend, or its account, cannot be used now.
         """
-        backend = self.backend_of(batch)
-        order = from_stored(
-            item.order, batch=batch, backend=backend, owner=self._owners.me, sealer=self._sealer
-        )
+        if is_of_face(batch):
+            return await self._carried_out_in_time(batch, item, self._order(batch, item))
         beginning = _Beginning(self._begun, item, self._stands_short, self._clock)
         try:
-            return await self._gateway.carry_out(order, observer=beginning)
+            # Held by nobody here, as it is let go of once it is bought.
+            return await self._gateway.carry_out(self._order(batch, item), observer=beginning)
         finally:
             beginning.over()
+
+    def _order(self, batch: Batch, item: Item) -> Order:
+        """What the item takes. Raises as `_carried_out`."""
+        return from_stored(
+            item.order,
+            batch=batch,
+            backend=self.backend_of(batch),
+            owner=self._owners.me,
+            sealer=self._sealer,
+        )
+
+    async def _carried_out_in_time(self, batch: Batch, item: Item, order: Order) -> Sequence[Outcome]:
+        """The same for what was asked for in Replicate's words: it may have a deadline, and tell how it goes on."""
+        telling = None
+        if wants_progress(batch):
+            telling = Telling(
+                batch, item, events=self._notices.replicate, outbox=self._outbox, clock=self._clock
+            )
+            telling.told = self._told.pop((item.batch_id, item.index), NOTHING)
+        left = _seconds_left(batch, self._clock.now())
+        if left is not None and await self._finished_or_begun(item):
+            left = None  # the service knows its deadline
+        try:
+            async with asyncio.timeout(left) as patience:
+                beginning = _Beginning(
+                    self._begun, item, self._stands_short, self._clock, patience=patience, telling=telling
+                )
+                try:
+                    return await self._gateway.carry_out(_within(order, left), observer=beginning)
+                finally:
+                    beginning.over()
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            return [_aborted(intent) for intent, _ in order.intents]
+        finally:
+            if telling is not None:
+                self._told[item.batch_id, item.index] = await telling.over()
 
     def _stands_short(self, item: Item, limit: str | None) -> None:
         """An item waits for money that is reserved for somebody else; with None it waits no more."""
@@ -309,7 +371,13 @@ class Worker:
         elif isinstance(error, DeliveryError | ModelNotFound):
             # One picture that does not come keeps nobody else waiting.
             await self._clock.sleep(_FETCH_PAUSE_SECONDS)
-        order = self._renew(item, [each for each in outcomes if was_refused(each)])
+        refused = [each for each in outcomes if was_refused(each)]
+        account = isinstance(error, PaymentRequired | BackendUnauthenticated)
+        if account and is_of_face(batch) and len(refused) == len(outcomes):
+            # In Replicate's words nothing waits until somebody mends that.
+            await self._end(batch, ended(item, outcomes), [each.prediction for each in outcomes])
+            return
+        order = self._renew(item, refused)
         await self._requeue(batch, queued_again(item, order))
         if isinstance(error, PaymentRequired | BackendUnauthenticated):
             await self._stop(batch, error)
@@ -318,6 +386,21 @@ class Worker:
         """It could not be tried: for the store, or because nothing of the batch can before somebody mends its account."""
         if isinstance(error, StoreError) and error.of_one_row:
             await self._faulted(batch, item, error)
+            return
+        if (
+            is_of_face(batch)
+            and not isinstance(error, StoreError)
+            and not await self._finished_or_begun(item)
+        ):
+            unmade = msgspec.structs.replace(
+                item,
+                status=ItemStatus.FAILED,
+                code=error.code,
+                error=error.detail,
+                hint=error.hint,
+                charged=False,
+            )
+            await self._end(batch, unmade, ())
             return
         await self._requeue(batch, queued_again(item, item.order))
         if not isinstance(error, StoreError):
@@ -362,7 +445,8 @@ class Worker:
     async def _end(self, batch: Batch, item: Item, predictions: Sequence[Prediction]) -> None:
         """Write the end down, however long the database takes nothing."""
         item = msgspec.structs.replace(item, ended_at=self._clock.now())
-        deliveries = self._notices.of_item(batch, item, predictions)
+        told = self._told.pop((item.batch_id, item.index), NOTHING)
+        deliveries = self._notices.of_item(batch, item, predictions, told=told)
         await self._written(partial(self._batches.end, item, deliveries=deliveries))
 
     async def _requeue(self, batch: Batch, item: Item) -> None:
@@ -477,9 +561,12 @@ class Worker:
 
 
 class _Beginning:
-    """Notes that an item has begun in the moment in which it is let in, and that it has waited for money for a while."""
+    """Notes that an item has begun in the moment in which it is let in, and that it has waited for money for a while.
 
-    __slots__ = ("_begun", "_clock", "_item", "_telling", "_tells")
+    From that moment on it is not waited for it to begin (`patience`). Who is told how it goes on hears everything too.
+    """
+
+    __slots__ = ("_begun", "_clock", "_hears", "_item", "_patience", "_telling", "_tells")
 
     def __init__(
         self,
@@ -487,7 +574,12 @@ class _Beginning:
         item: Item,
         tells: Callable[[Item, str | None], None],
         clock: Clock,
+        *,
+        patience: asyncio.Timeout | None = None,
+        telling: Telling | None = None,
     ) -> None:
+        self._patience = patience
+        self._hears = telling
         self._begun = begun
         self._item = item
         self._tells = tells
@@ -496,8 +588,12 @@ class _Beginning:
 
     def notify(self, event: Event) -> None:
         """See `ports.Observer`."""
+        if self._hears is not None:
+            self._hears.notify(event)
         match event:
             case Submitted() | Resumed():
+                if self._patience is not None:
+                    self._patience.reschedule(None)
                 self._begun.add((self._item.batch_id, self._item.index))
             case InLine(limit) if limit.startswith(budget_limit("")):
                 self.over()
@@ -515,6 +611,40 @@ class _Beginning:
     async def _tell(self, limit: str) -> None:
         await self._clock.sleep(_SHORT_TOLD_AFTER_SECONDS)
         self._tells(self._item, limit)
+
+
+def _seconds_left(batch: Batch, now: datetime) -> float | None:
+    """For how long it may wait for its turn; None without end."""
+    after = cancel_after(batch)
+    return None if after is None else max(after - (now - batch.created_at).total_seconds(), 0.0)
+
+
+def _within(order: Order, seconds: float | None) -> Order:
+    """The order with what is left of the time until which it must have ended."""
+    if seconds is None:
+        return order
+    intents = tuple(
+        (
+            msgspec.structs.replace(
+                intent, deadline_seconds=min(intent.deadline_seconds, max(seconds, LEAST_DEADLINE_SECONDS))
+            ),
+            plan,
+        )
+        for intent, plan in order.intents
+    )
+    return msgspec.structs.replace(order, intents=intents)
+
+
+def _aborted(intent: Prediction) -> Outcome:
+    """The outcome of one whose deadline has passed before it began."""
+    return Outcome(
+        msgspec.structs.replace(intent, charged=False),
+        error=PredictionAborted(
+            "its deadline passed before it began; nothing was bought",
+            prediction_id=intent.id,
+            charged=False,
+        ),
+    )
 
 
 def _is_of_one(error: ImagenError) -> bool:

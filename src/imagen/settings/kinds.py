@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -38,11 +39,13 @@ class Kind(msgspec.Struct, frozen=True):
         read: makes the value from its stripped, non-empty text; raises ValueError when it is not allowed.
             Relative paths start in the folder that comes with it.
         hidden: the text is never repeated in a message, as it is a secret or may hold one.
+        pairs: in the file it may be a mapping too, which is then read as `NAME=VALUE, NAME=VALUE`.
     """
 
     allowed: str
     read: Callable[[str, Path], Any]
     hidden: bool = False
+    pairs: bool = False
 
 
 def text(allowed: str = "text without control characters", *, form: re.Pattern[str] | None = None) -> Kind:
@@ -226,6 +229,23 @@ def model() -> Kind:
             raise ValueError(given) from None
 
     return Kind("owner/name, owner/name:version or a name of the catalog", read)
+
+
+def models_by_name() -> Kind:
+    """Models by other names for them."""
+    one = model()
+
+    def read(given: str, base: Path) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for pair in given.split(","):
+            name, equals, ref = (part.strip() for part in pair.partition("="))
+            if not equals or not _CATALOG_NAME.fullmatch(name) or name.lower() in map(str.lower, found):
+                raise ValueError(given)
+            found[name] = one.read(ref, base)
+        return MappingProxyType(found)
+
+    allowed = "names with a model for each: a mapping in the file, NAME=MODEL, NAME=MODEL in the environment"
+    return Kind(allowed, read, pairs=True)
 
 
 def aspect_ratio() -> Kind:

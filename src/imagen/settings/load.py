@@ -36,6 +36,8 @@ from imagen.settings.shape import (
     DeliverySettings,
     LimitSettings,
     LogSettings,
+    McpSettings,
+    OpenAISettings,
     PictureSettings,
     PreviewSettings,
     RemoteSettings,
@@ -140,6 +142,8 @@ def load_settings(*, config: Path | None = None, environ: Mapping[str, str], cwd
         presets=presets,
         preview=PreviewSettings(**_section("preview", values)),
         terminal=TerminalSettings(**_section("terminal", values)),
+        mcp=McpSettings(**_section("mcp", values)),
+        openai=OpenAISettings(**_section("openai", values)),
         sink=SinkSettings(**_section("sink", values)),
         supabase=SupabaseSettings(**_section("supabase", values)),
         log=LogSettings(**_section("log", values)),
@@ -247,9 +251,16 @@ def _value(row: Row, name: str, given: Given | None) -> Any:
     if given.node.is_null and row.may_be_absent:
         return None
     try:
-        return row.kind.read(_text(given.node), given.folder)
+        return row.kind.read((_pairs if row.kind.pairs else _text)(given.node), given.folder)
     except ValueError:
-        raise _wrong(name, given, row.kind.allowed, hidden=row.kind.hidden) from None
+        raise _wrong(name, given, row.kind.allowed, hidden=row.kind.hidden, mapping=row.kind.pairs) from None
+
+
+def _pairs(node: Node) -> str:
+    """A mapping as it is written in one line."""
+    if not isinstance(node.content, dict):
+        return _text(node)
+    return ", ".join(f"{name}={_text(value)}" for name, value in node.content.items())
 
 
 def _text(node: Node) -> str:
@@ -324,10 +335,14 @@ def _section(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
 # --- what is wrong with it -------------------------------------------------------------------------------
 
 
-def _wrong(name: str, given: Given, allowed: str, *, hidden: bool = False) -> ConfigError:
+def _wrong(
+    name: str, given: Given, allowed: str, *, hidden: bool = False, mapping: bool = False
+) -> ConfigError:
     content = given.node.content
     if given.node.is_null:
         but = ", not empty"
+    elif isinstance(content, dict) and mapping:
+        but = ", which one in this mapping is not"
     elif isinstance(content, list | dict):
         but = ", not a list" if isinstance(content, list) else ", not a mapping"
     else:

@@ -280,6 +280,45 @@ ROWS: tuple[Row, ...] = (
         "show pictures in terminals that can, with the extra `terminal` installed; or never",
     ),
     Row(
+        "mcp.confirm_above",
+        kinds.dollars(),
+        "0.10",
+        "an agent's call that may cost more than so many US dollars, or nobody knows how much, buys only once it is confirmed",
+    ),
+    Row(
+        "mcp.edit_model",
+        kinds.model(),
+        "black-forest-labs/flux-kontext-pro",
+        "the model with which agents edit pictures when they name none, where the usual one takes no picture",
+    ),
+    Row(
+        "mcp.budget",
+        kinds.dollars(),
+        None,
+        "US dollars that `imagen mcp` may spend from its start to its end; what would pass them is refused",
+        absent="no limit of its own",
+    ),
+    Row(
+        "openai.models",
+        kinds.models_by_name(),
+        None,
+        "models by the names that clients of OpenAI's API ask for, such as dall-e-3: flux-dev",
+        absent="no other names than those of the catalog",
+    ),
+    Row(
+        "openai.model",
+        kinds.model(),
+        None,
+        "the model of a request of OpenAI's API that names none",
+        absent="that of the default backend",
+    ),
+    Row(
+        "openai.edit_model",
+        kinds.model(),
+        "google/nano-banana",
+        "the model of an edit of OpenAI's API that names none",
+    ),
+    Row(
         "prompt_hash_key",
         kinds.secret(),
         None,
@@ -408,4 +447,6 @@ def shown(value: Any) -> str:
         return f"{value.total_seconds():g} s"
     if isinstance(value, tuple | list):
         return ", ".join(map(shown, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={shown(each)}" for name, each in value.items())
     return str(value)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from imagen.domain.money import Usd
 from imagen.domain.prediction import EMULATOR
 from imagen.domain.preset import Preset
 from imagen.domain.secret import Secret, is_secret_name
@@ -139,6 +140,33 @@ class TerminalSettings(msgspec.Struct, frozen=True, kw_only=True):
     pictures: Literal["auto", "never"]
 
 
+class McpSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What agents may spend without asking, and on one connection; `budget` is None where that has none of its own."""
+
+    confirm_above: Usd
+    edit_model: str
+    budget: Usd | None
+
+
+class OpenAISettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Which models the words of OpenAI's clients mean.
+
+    Attributes:
+        models: models by the names that clients ask for; None for none. `mapped` has them in any case.
+        model: of requests that name none; None leaves it to the default backend.
+        edit_model: of edits that name none.
+    """
+
+    models: Mapping[str, str] | None
+    model: str | None
+    edit_model: str
+
+    @property
+    def mapped(self) -> Mapping[str, str]:
+        """Models by the names that clients ask for."""
+        return self.models or {}
+
+
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What is logged."""
 
@@ -184,6 +212,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     presets: Mapping[str, Preset]
     preview: PreviewSettings
     terminal: TerminalSettings
+    mcp: McpSettings
+    openai: OpenAISettings
     sink: SinkSettings
     supabase: SupabaseSettings
     log: LogSettings

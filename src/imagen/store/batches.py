@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from sqlalchemy import (
     exists,
     false,
     func,
+    literal,
     null,
     or_,
     select,
@@ -29,7 +30,7 @@ from imagen.domain.caller import Caller
 from imagen.domain.delivery import Delivery
 from imagen.domain.limits import Lane
 from imagen.errors import IdempotencyConflict, ImagenError, NotFound, StoreError
-from imagen.ports import OpenWork
+from imagen.ports import OpenWork, Stretch
 from imagen.store.database import Database
 from imagen.store.items import (
     LEFT,
@@ -52,8 +53,9 @@ from imagen.store.items import (
     write_items,
 )
 from imagen.store.outbox import put_deliveries
+from imagen.store.predictions import cut
 from imagen.store.statement import Statement
-from imagen.store.tables import batches, idempotency, items
+from imagen.store.tables import batches, idempotency, items, predictions
 
 T = TypeVar("T")
 MARK_LIVES = timedelta(hours=24)
@@ -98,6 +100,13 @@ _BEGIN_SO = (
     # A range, as LIKE would read the whole table.
     .where(batches.c.id >= bindparam("begins"), batches.c.id < bindparam("ends"), _ACCEPTED)
     .limit(2)
+)
+_each = func.json_each(items.c.predictions).table_valued("value", name="each")
+_ALL_OPEN_IDS = select(batches.c.id).where(_OPEN, _ACCEPTED)
+_WAITING = (
+    select(_each.c.value)
+    .select_from(items.join(_each, literal(1) == literal(1)))
+    .where(LEFT, ~exists(select(1).where(predictions.c.id == _each.c.value).correlate(_each)))
 )
 _ALL_OPEN = select(*_COLUMNS).where(_OPEN, _ACCEPTED).order_by(batches.c.id)
 _OPEN_WORK = Statement(
@@ -266,6 +275,33 @@ class SqlBatches:
         if found is None:
             raise NotFound(f"no prediction that was taken on here is called {prediction_id[:80]!r}")
         return found
+
+    async def waiting(self, stretch: Stretch, *, scope: str | None = None) -> Sequence[str]:
+        """See the port."""
+        # Not by the index on scopes, which has all that a caller ever asked for: few are open.
+        whose = _ALL_OPEN_IDS if scope is None else _ALL_OPEN_IDS.where(batches.c.scope + "" == scope)
+        statement = cut(_WAITING.where(items.c.batch_id.in_(whose)), _each.c.value, stretch)
+        found = await self._database.read(
+            lambda connection: [str(one) for one in connection.execute(statement).scalars()]
+        )
+        return found[::-1] if stretch.rising else found
+
+    async def places(self, prediction_ids: Sequence[str]) -> Mapping[str, tuple[Batch, Item]]:
+        """See the port."""
+
+        def job(connection: Connection) -> Mapping[str, tuple[Batch, Item]]:
+            found, known = {}, dict[str, Batch | None]()
+            for prediction_id in prediction_ids:
+                item = item_of(connection, prediction_id)
+                if item is None:
+                    continue
+                if item.batch_id not in known:
+                    known[item.batch_id] = _find(connection, item.batch_id)
+                if (batch := known[item.batch_id]) is not None:
+                    found[prediction_id] = (batch, item)
+            return found
+
+        return await self._database.read(job)
 
     async def list(
         self, *, limit: int, scope: str | None = None, kind: str = "batch", before: str | None = None

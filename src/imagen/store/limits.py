@@ -202,6 +202,8 @@ class SqlLimits:
                 running=_held(connection, account_limit(account), now),
                 creates=rates.creates(account).summary(now),
                 calls=rates.calls(account).summary(now),
+                spare_creates=rates.creates(account).spare(now),
+                spare_calls=rates.calls(account).spare(now),
             )
 
         return await self._database.read(job)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     Select,
@@ -31,6 +32,7 @@ from imagen.domain.batch import ItemStatus
 from imagen.domain.prediction import TERMINAL, Prediction, Status
 from imagen.domain.usage import UsageEntry
 from imagen.errors import NotFound, StoreError, UpstreamTaken
+from imagen.ports import Sight, Stretch
 from imagen.store.budgets import void
 from imagen.store.database import Database
 from imagen.store.ledger import write_entries
@@ -212,6 +214,18 @@ class SqlPredictionStore:
             statement = statement.where(predictions.c.status == status)
         return await self._many(statement)
 
+    async def stretch(self, sight: Sight, stretch: Stretch) -> Sequence[Prediction]:
+        """See the port."""
+        statement = cut(select(predictions), predictions.c.id, stretch)
+        if sight.key is not None:
+            statement = statement.where(predictions.c.key == sight.key)
+        if sight.account is not None:
+            statement = statement.where(predictions.c.account == sight.account)
+        if sight.caller is not None:
+            statement = statement.where(predictions.c.key.is_(None), predictions.c.caller == sight.caller)
+        found = await self._many(statement)
+        return list(reversed(found)) if stretch.rising else found
+
     async def of_draft(self, draft: str) -> Sequence[Prediction]:
         """See the port."""
         statement = select(predictions).where(predictions.c.draft == draft)
@@ -287,6 +301,15 @@ class SqlPredictionStore:
             return []
         self._damaged.difference_update(found)
         return [found[this] for this in ids if this in found]
+
+
+def cut(statement: Select[Any], ids: ColumnElement[str], stretch: Stretch) -> Select[Any]:
+    """Only that part of what a statement selects, by its ids."""
+    if stretch.above is not None:
+        statement = statement.where(ids > stretch.above)
+    if stretch.below is not None:
+        statement = statement.where(ids < stretch.below)
+    return statement.order_by(ids if stretch.rising else ids.desc()).limit(stretch.limit)
 
 
 def write_intents(connection: Connection, intents: Sequence[Prediction]) -> None:

@@ -68,6 +68,7 @@ predictions = Table(
     Column("wished", Wished),
     Column("prompt_hash", Text),
     Column("answer", Json),
+    Column("ran_as", Text),
 )
 Index(
     "predictions_by_draft",
@@ -79,6 +80,12 @@ Index("predictions_by_upstream", predictions.c.account, predictions.c.upstream_i
 Index("predictions_by_request", predictions.c.request_key)
 Index("predictions_by_status", predictions.c.status, predictions.c.delivered_at)
 Index("predictions_by_time", predictions.c.created_at)
+# Ids rise with time: these give each caller theirs, the newest first.
+_OF_KEY = predictions.c.key.is_not(None)
+Index(
+    "predictions_by_key", predictions.c.key, predictions.c.id, sqlite_where=_OF_KEY, postgresql_where=_OF_KEY
+)
+Index("predictions_by_account", predictions.c.account, predictions.c.id)
 # A database uses an index of some rows only where a query has the very same words: values stand in them, no parameters.
 _ENDINGS: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in sorted(TERMINAL)]
 UNFINISHED = or_(
@@ -211,7 +218,7 @@ items = Table(
     Column("charged", Boolean),
     Column("cost", Micros),
     Column("files", Json, nullable=False),
-    Column("urls", Json, nullable=False),
+    Column("urls", Addresses, nullable=False),
     Column("seed", BigInteger),
     Column("images", Integer, nullable=False),
     Column("sequence", Integer, nullable=False),
@@ -389,3 +396,14 @@ feedback = Table(
     Column("at", Instant, nullable=False),
 )
 Index("feedback_by_caller", feedback.c.caller, feedback.c.kind, feedback.c.model)
+
+# Whose the files are that callers have uploaded to the service through us.
+relayed_files = Table(
+    "relayed_files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("scope", Text, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+)
+Index("relayed_files_by_scope", relayed_files.c.scope)
+Index("relayed_files_by_end", relayed_files.c.expires_at)

@@ -33,10 +33,19 @@ from imagen.transport.exchange import (
     UNRESOLVED,
     UNTRUSTED,
     ConnectionPool,
+    Outflow,
     failure,
     sentence,
 )
-from imagen.transport.message import Download, HttpRequest, HttpResponse, is_loopback, origin
+from imagen.transport.inflow import Inflow, is_packed, unpacked
+from imagen.transport.message import (
+    Download,
+    HttpRequest,
+    HttpResponse,
+    HttpStream,
+    is_loopback,
+    origin,
+)
 from imagen.transport.public import is_public
 
 KEEP_ALIVE_SECONDS = 50.0
@@ -45,6 +54,8 @@ _CHUNK = 128 * 1024
 _SLOWEST_UPLOAD = 64 * 1024
 """Bytes a second; whoever takes them slower than that takes none."""
 _HEAD = 512
+_OF_PACKED = frozenset({"content-encoding", "content-length"})
+"""Header fields that are not those of what was unpacked."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 POST_SECONDS = 10.0
 """For all of a message to a stranger's address, from the name to the answer."""
@@ -127,30 +138,104 @@ class HttpClient:
                 request = follow_redirect(request, response.headers.get("location", ""))
         raise InvalidResponse(f"the file moved more than {MAX_REDIRECTS} times")
 
+    async def stream(
+        self,
+        request: HttpRequest,
+        *,
+        pieces: AsyncIterator[bytes] | None = None,
+        size_bytes: int | None = None,
+    ) -> HttpStream:
+        """Send a request, and hand its answer on from the head on. What is in between waits in buffers of bounded size.
+
+        Redirects of what is only read are followed; the token stays with its own origin.
+
+        Args:
+            request: without a body where `pieces` has it.
+            pieces: the body; taken as fast as the server takes it. What it raises ends the request, and is raised here.
+            size_bytes: of all pieces; None where nobody knows.
+
+        Raises:
+            ConnectFailed: it did not arrive.
+            ExchangeFailed: it may have arrived.
+            InvalidResponse: a redirect to a place that is not fetched, or an address that is none.
+        """
+        for _ in range(MAX_REDIRECTS + 1):
+            stream = await self._begin(request, pieces, size_bytes)
+            if stream.status not in _REDIRECTS or request.method != "GET":
+                return stream
+            await stream.close()
+            request = follow_redirect(request, stream.headers.get("location", ""))
+        raise InvalidResponse(f"the file moved more than {MAX_REDIRECTS} times")
+
+    async def _begin(
+        self, request: HttpRequest, pieces: AsyncIterator[bytes] | None, size_bytes: int | None
+    ) -> HttpStream:
+        """The answer to a request, as soon as its head is there."""
+        _require_safe(request.url)
+        if self._proxy_for(request.url) is not None:
+            return await self._begin_through_proxy(request, pieces, size_bytes)
+        inflow = Inflow()
+        response = await self._connections.exchange(
+            request,
+            patience_seconds=self._patience(request),
+            inflow=inflow,
+            outflow=None if pieces is None else Outflow(pieces, size_bytes),
+        )
+        coming, headers = inflow.read(), response.headers
+        coding = headers.get("content-encoding", "").strip().lower()
+        if is_packed(coding):
+            coming = unpacked(coming, coding)
+            headers = {name: value for name, value in headers.items() if name not in _OF_PACKED}
+        return HttpStream(response.status, headers, coming, inflow.close)
+
+    async def _begin_through_proxy(
+        self, request: HttpRequest, pieces: AsyncIterator[bytes] | None, size_bytes: int | None
+    ) -> HttpStream:
+        headers = {"accept-encoding": "identity"}
+        if size_bytes is not None:
+            headers["content-length"] = str(size_bytes)
+        body = None if pieces is None else _Feed(pieces, seconds=request.response_seconds)
+        try:
+            async with _translated(request), asyncio.timeout(self._patience(request)) as limit:
+                if body is not None:
+                    body.limit = limit
+                response = await self._ask(request, headers=headers, body=body)
+        except TransportError:
+            if body is not None and body.failure is not None:
+                raise body.failure from None
+            raise
+        return _handed_on(response, request)
+
     @asynccontextmanager
     async def _open(self, request: HttpRequest) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with asyncio.timeout(self._patience(request)):
+            response = await self._ask(request)
+        async with response:
+            yield response
+
+    async def _ask(
+        self, request: HttpRequest, *, headers: Mapping[str, str] | None = None, body: _Feed | None = None
+    ) -> aiohttp.ClientResponse:
         _require_safe(request.url)
-        headers = {"user-agent": self._user_agent, **request.headers}
+        given = {"user-agent": self._user_agent, **(headers or {}), **request.headers}
         if request.bearer:
-            headers["authorization"] = f"Bearer {request.bearer.reveal()}"
+            given["authorization"] = f"Bearer {request.bearer.reveal()}"
         timeout = aiohttp.ClientTimeout(
             total=None,
             connect=self._connect_seconds,
             sock_connect=self._connect_seconds,
             sock_read=request.response_seconds,
         )
-        async with asyncio.timeout(self._patience(request)):
-            response = await self._live_session().request(
-                request.method,
-                request.url,
-                headers=headers,
-                data=_payload(request.body),
-                timeout=timeout,
-                allow_redirects=False,
-                proxy=self._proxy_for(request.url),
-            )
-        async with response:
-            yield response
+        return await self._live_session().request(
+            request.method,
+            request.url,
+            headers=given,
+            data=_payload(request.body) if body is None else aiter(body),
+            timeout=timeout,
+            allow_redirects=False,
+            proxy=self._proxy_for(request.url),
+            read_bufsize=_CHUNK,
+        )
 
     def _patience(self, request: HttpRequest) -> float:
         """Seconds until the head of an answer has to be there.
@@ -189,6 +274,58 @@ class HttpClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+class _Feed:
+    """A body in pieces on its way to a server: tells a server that takes nothing from a caller who gives nothing.
+
+    Args:
+        pieces: the body.
+        seconds: how long the server may take for a piece, and for the head of its answer after the last one.
+
+    Attributes:
+        limit: of the exchange; runs only while it is the server that is waited for.
+        failure: what the pieces ended with, where that was no end.
+    """
+
+    def __init__(self, pieces: AsyncIterator[bytes], *, seconds: float) -> None:
+        self.limit: asyncio.Timeout
+        self.failure: Exception | None = None
+        self._pieces = pieces
+        self._seconds = seconds
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        self._set(None)
+        try:
+            async for piece in self._pieces:
+                self._set(loop.time() + self._seconds)
+                yield piece
+                self._set(None)
+        except Exception as failure:
+            self.failure = failure
+            raise
+        self._set(loop.time() + self._seconds)
+
+    def _set(self, deadline: float | None) -> None:
+        with suppress(RuntimeError):  # the answer was there before the end of the body
+            self.limit.reschedule(deadline)
+
+
+def _handed_on(response: aiohttp.ClientResponse, request: HttpRequest) -> HttpStream:
+    async def close() -> None:
+        response.close()
+
+    headers = _headers(response)
+    if is_packed(headers.get("content-encoding", "").lower()):  # the library has unpacked it
+        headers = {name: value for name, value in headers.items() if name not in _OF_PACKED}
+    return HttpStream(response.status, headers, _pieces_of(response, request), close)
+
+
+async def _pieces_of(response: aiohttp.ClientResponse, request: HttpRequest) -> AsyncIterator[bytes]:
+    async with _translated(request):
+        async for piece in response.content.iter_any():
+            yield piece
 
 
 LookUp = Callable[[str, int], list[tuple[Any, ...]]]

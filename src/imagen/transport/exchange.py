@@ -1,16 +1,20 @@
 """One HTTP/1.1 exchange over connections that stay open: the one file that knows the parser (httptools).
 
-It does what calls to one API need and no more: whole bodies, no redirects, no cookies, no proxies. A request costs one write,
-one future and no task; the limits in time share one timer a connection, which is set anew only when it has run out.
+It does what calls to one API need and no more: no redirects, no cookies, no proxies. Bodies are whole, or pass through piece
+by piece. A request costs one write, one future and no task; the limits in time share one timer a connection, which is set
+anew only when it has run out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import socket
 import ssl
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
@@ -20,6 +24,7 @@ import httptools
 import msgspec
 
 from imagen.errors import ConnectFailed, ExchangeFailed, InvalidResponse, TransportError
+from imagen.transport.inflow import Inflow
 from imagen.transport.message import HttpRequest, HttpResponse
 
 BROKE_OFF = "the answer broke off before its end"
@@ -84,6 +89,18 @@ class Target(msgspec.Struct, frozen=True):
     path: str
 
 
+class Outflow(msgspec.Struct, frozen=True):
+    """A body that is sent piece by piece; what it raises ends the exchange.
+
+    Attributes:
+        pieces: the body.
+        size_bytes: of all of them; None where nobody knows: then each goes out as a chunk.
+    """
+
+    pieces: AsyncIterator[bytes]
+    size_bytes: int | None = None
+
+
 @lru_cache(maxsize=1024)
 def read_target(url: str) -> Target:
     """The parts of an http or https address.
@@ -104,8 +121,10 @@ def read_target(url: str) -> Target:
     return Target((secure, host, port), named if port == own else f"{named}:{port}", path)
 
 
-def build_head(request: HttpRequest, target: Target, *, user_agent: str) -> bytes:
-    """Request line and header fields, up to and with the empty line.
+def build_head(
+    request: HttpRequest, target: Target, *, user_agent: str, outflow: Outflow | None = None
+) -> bytes:
+    """Request line and header fields, up to and with the empty line. `outflow` has the body where the request has none.
 
     Raises:
         ValueError: a method, name or value would say more than one line, or a field is not for the caller to set.
@@ -119,7 +138,11 @@ def build_head(request: HttpRequest, target: Target, *, user_agent: str) -> byte
         fields["authorization"] = f"Bearer {request.bearer.reveal()}"
     if request.body:
         fields.setdefault("content-type", "application/octet-stream")
-    if request.body is not None or request.method not in _WITHOUT_BODY:
+    if outflow is not None and outflow.size_bytes is None:
+        fields["transfer-encoding"] = "chunked"
+    elif outflow is not None:
+        fields["content-length"] = str(outflow.size_bytes)
+    elif request.body is not None or request.method not in _WITHOUT_BODY:
         fields["content-length"] = str(len(request.body or b""))
     lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
     head = f"{request.method} {target.path} HTTP/1.1\r\nhost: {target.host}\r\n{lines}"
@@ -176,6 +199,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[HttpResponse | TransportError] | None = None
+        self._inflow: Inflow | None = None
         self._request: HttpRequest
         # One timer for all limits: when it rings before the deadline, which moved meanwhile, it is set again.
         self._deadline = self._rings = 0.0
@@ -196,16 +220,27 @@ class Connection(asyncio.Protocol):
         self._sent = False
         self._whole = False
         self._keep = False
+        self._left: int | None = None  # of a body that passes by the parser
 
     # --- the caller's side ---
 
-    async def exchange(self, request: HttpRequest, head: bytes, *, patience_ends: float) -> HttpResponse:
-        """Send `head` and the body of `request`, and wait for the whole answer.
+    async def exchange(
+        self,
+        request: HttpRequest,
+        head: bytes,
+        *,
+        patience_ends: float,
+        inflow: Inflow | None = None,
+        outflow: Outflow | None = None,
+    ) -> HttpResponse:
+        """Send `head` and the body of `request`, and wait for the answer.
 
         Args:
             request: what `head` was built from.
             head: see `build_head`.
             patience_ends: on the clock of the loop, when the head of the answer has to be there at the latest.
+            inflow: is given the body of the answer, which is then empty itself and returned as soon as its head is there.
+            outflow: the body of the request, where it has none.
 
         Raises:
             ConnectFailed: the connection ended before anything was sent.
@@ -219,16 +254,23 @@ class Connection(asyncio.Protocol):
         self._patience = patience_ends
         waiter: asyncio.Future[HttpResponse | TransportError] = self._loop.create_future()
         self._waiter = waiter
+        self._inflow = inflow
+        if inflow is not None:
+            inflow.begin(self)
         try:
             body = request.body
-            if body is None or len(body) <= _PART:
+            if outflow is not None:
+                self._transport.write(head)
+                await self._pour(outflow, waiter)
+            elif body is None or len(body) <= _PART:
                 self._transport.write(head + body if body else head)
             else:
                 self._set_deadline(patience_ends)
                 self._transport.write(head)
                 await self._upload(body, waiter)
             if self._waiter is waiter:
-                self._sent = True
+                # An answer that came before the end of the body leaves the rest of that unsent.
+                self._sent = self._sent or outflow is None
                 self._await_more()
             outcome = await waiter
         except BaseException:
@@ -250,8 +292,68 @@ class Connection(asyncio.Protocol):
                 return
             self._transport.write(view[start : start + _PART])
 
+    async def _pour(self, outflow: Outflow, waiter: asyncio.Future[HttpResponse | TransportError]) -> None:
+        """Hand the pieces on until the last one is sent, or the answer is there before it.
+
+        Whoever gives the pieces may take their time; the server is waited for no longer than for anything else.
+        """
+        pouring = self._loop.create_task(self._pour_all(outflow, waiter))
+        try:
+            either: set[asyncio.Future[Any]] = {pouring, waiter}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if pouring.done():
+                pouring.result()
+        finally:
+            if not pouring.done():
+                pouring.cancel()
+                with suppress(asyncio.CancelledError):
+                    await pouring
+
+    async def _pour_all(
+        self, outflow: Outflow, waiter: asyncio.Future[HttpResponse | TransportError]
+    ) -> None:
+        chunked, left = outflow.size_bytes is None, outflow.size_bytes or 0
+        self._set_deadline(math.inf)
+        async for piece in outflow.pieces:
+            left -= len(piece)
+            if not chunked and left < 0:
+                raise ValueError("the body has more bytes than were told")
+            if piece and not self._transport.is_closing():
+                self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            self._set_deadline(self._loop.time() + self._request.response_seconds)
+            while self._paused and self._waiter is waiter:
+                self._writable = self._loop.create_future()
+                await self._writable
+            if self._waiter is not waiter:
+                return
+            self._set_deadline(math.inf)
+        if not chunked and left:
+            raise ValueError("the body has less bytes than were told")
+        if chunked and not self._transport.is_closing():
+            self._transport.write(b"0\r\n\r\n")
+        self._sent = True
+        self._patience = self._loop.time() + self._request.response_seconds
+
     def close(self) -> None:
         """End it, and with it what is under way."""
+        self._end(self._fault(CLOSED))
+
+    # --- what the reader of an inflow tells ---
+
+    def pause(self) -> None:
+        """See `inflow.Source`. Nobody waits for the server meanwhile."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._set_deadline(math.inf)
+
+    def go_on(self) -> None:
+        """See `inflow.Source`."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._await_more()
+
+    def stop(self) -> None:
+        """See `inflow.Source`."""
         self._end(self._fault(CLOSED))
 
     # --- limits in time ---
@@ -263,6 +365,8 @@ class Connection(asyncio.Protocol):
 
     def _set_deadline(self, deadline: float) -> None:
         self._deadline = deadline
+        if deadline == math.inf:
+            return  # whatever rings before is of no consequence
         if self._timer is None or self._rings > deadline:
             if self._timer is not None:
                 self._timer.cancel()
@@ -272,7 +376,7 @@ class Connection(asyncio.Protocol):
     def _ring(self) -> None:
         self._timer = None
         if self._loop.time() < self._deadline:
-            self._set_deadline(self._deadline)
+            self._set_deadline(self._deadline)  # none, where there is no end to it
         else:
             self._end(self._fault(NO_ANSWER))
 
@@ -290,7 +394,30 @@ class Connection(asyncio.Protocol):
             # Nobody asked for this. Kept, it would be taken for the answer to whatever is asked next.
             self._end(None)
             return
+        if self._left is not None:
+            self._pass_by(data)
+            return
         self._quiet += len(data)
+        if not self._parse(data):
+            return
+        if self._is_too_large():
+            self._end(self._too_large())
+        elif self._head_size > _MOST_HEAD or (self._quiet > _MOST_HEAD and not self._whole):
+            self._end(self._fault(f"the answer has more than {_MOST_HEAD >> 10} KiB beside its body"))
+        elif self._whole:
+            self._finish()
+        elif self._inflow is not None:
+            self._measure()
+            self._await_piece(self._inflow)
+        elif self._sent:
+            self._await_more()
+
+    def _await_piece(self, inflow: Inflow) -> None:
+        if (self._sent or self._status) and not inflow.paused:
+            self._await_more()
+
+    def _parse(self, data: bytes) -> bool:
+        """Give the parser what came; False where that has ended the exchange."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -299,15 +426,30 @@ class Connection(asyncio.Protocol):
             self._keep = False
             if not self._whole and not self._is_too_large():
                 self._end(self._fault(failure(error), error))
-                return
-        if self._is_too_large():
-            self._end(self._too_large())
-        elif self._head_size > _MOST_HEAD or (self._quiet > _MOST_HEAD and not self._whole):
-            self._end(self._fault(f"the answer has more than {_MOST_HEAD >> 10} KiB beside its body"))
-        elif self._whole:
+                return False
+        return True
+
+    def _measure(self) -> None:
+        """Let the rest of a body of known length pass by the parser, which would only copy it."""
+        declared = self._headers.get("content-length", "")
+        if self._status and declared.isdecimal() and "transfer-encoding" not in self._headers:
+            self._left = int(declared) - self._size
+            self._keep = self._parser.should_keep_alive()
+
+    def _pass_by(self, data: bytes) -> None:
+        """A part of a body whose length is known."""
+        inflow, left = self._inflow, self._left
+        if inflow is None or left is None or len(data) > left:
+            self._end(self._fault("more came than the answer had told"))
+            return
+        inflow.feed(data)
+        self._left = left - len(data)
+        if not self._left:
+            self._parser = httptools.HttpResponseParser(self)
+            self._whole = True
             self._finish()
-        elif self._sent:
-            self._await_more()
+        else:
+            self._await_piece(inflow)
 
     def eof_received(self) -> None:
         """See asyncio.Protocol; the transport closes itself."""
@@ -358,14 +500,18 @@ class Connection(asyncio.Protocol):
                 self._whole = (
                     True  # the parser does not know that no body follows, so this is its last answer
                 )
-            elif declared.isdecimal() and int(declared) > self._request.limit_bytes:
+            elif self._inflow is None and declared.isdecimal() and int(declared) > self._request.limit_bytes:
                 self._size = int(declared)
+            if self._inflow is not None and self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(HttpResponse(status, self._headers, b""))
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
         self._quiet = 0
         self._size += len(body)
-        if not self._is_too_large():
+        if self._inflow is not None:
+            self._inflow.feed(body)
+        elif not self._is_too_large():
             self._body.append(body)
 
     def on_message_complete(self) -> None:
@@ -384,7 +530,7 @@ class Connection(asyncio.Protocol):
         return bool(self._status) and "content-length" not in self._headers and not coding.endswith("chunked")
 
     def _is_too_large(self) -> bool:
-        return self._size > self._request.limit_bytes
+        return self._inflow is None and self._size > self._request.limit_bytes
 
     def _too_large(self) -> InvalidResponse:
         request = self._request
@@ -406,6 +552,9 @@ class Connection(asyncio.Protocol):
 
     def _finish(self) -> None:
         """Hand the whole answer over, and wait for the next exchange where the connection is fit for one."""
+        if self._inflow is not None:
+            self._finish_inflow(self._inflow)
+            return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         coding = self._headers.get("content-encoding")
         if coding is not None:
@@ -423,8 +572,23 @@ class Connection(asyncio.Protocol):
         if not (self._keep and self._sent) or waiter is None or waiter.done() or self._transport.is_closing():
             self._end(outcome)
             return
-        self._waiter = None
         waiter.set_result(outcome)
+        self._rest()
+
+    def _finish_inflow(self, inflow: Inflow) -> None:
+        """Its reader has, or will have, all of it."""
+        self._inflow = None
+        if inflow.paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+        inflow.end()
+        if self._keep and self._sent and not self._transport.is_closing():
+            self._rest()
+        else:
+            self._end(None)
+
+    def _rest(self) -> None:
+        """Wait for the next exchange."""
+        self._waiter = None
         del self._request  # it may be large, and it holds a token
         self._clear()
         self.usable = True
@@ -436,8 +600,11 @@ class Connection(asyncio.Protocol):
         self.usable = False
         self._pool.forget(self)
         waiter, self._waiter = self._waiter, None
+        inflow, self._inflow = self._inflow, None
         if waiter is not None and outcome is not None and not waiter.done():
             waiter.set_result(outcome)
+        if inflow is not None:
+            inflow.end(outcome if isinstance(outcome, TransportError) else None)
         self._wake_upload()
         if self._timer is not None:
             self._timer.cancel()
@@ -470,14 +637,23 @@ class ConnectionPool:
         self._found: dict[tuple[str, int], tuple[float, asyncio.Future[list[_Address]]]] = {}
         self._tls: ssl.SSLContext | None = None
 
-    async def exchange(self, request: HttpRequest, *, patience_seconds: float) -> HttpResponse:
-        """One request and its whole answer.
+    async def exchange(
+        self,
+        request: HttpRequest,
+        *,
+        patience_seconds: float,
+        inflow: Inflow | None = None,
+        outflow: Outflow | None = None,
+    ) -> HttpResponse:
+        """One request and its answer.
 
         A warm connection may have been closed by the server just now. What may be sent twice is then sent once more.
 
         Args:
             request: to an address of http or https that may be asked.
             patience_seconds: how long everything up to the head of the answer may take.
+            inflow: see `Connection.exchange`.
+            outflow: likewise.
 
         Raises:
             ConnectFailed: it did not arrive.
@@ -486,19 +662,23 @@ class ConnectionPool:
         """
         try:
             target = read_target(request.url)
-            head = build_head(request, target, user_agent=self._user_agent)
+            head = build_head(request, target, user_agent=self._user_agent, outflow=outflow)
         except ValueError as error:
             raise InvalidResponse(sentence(request, failure(error))) from error
         patience_ends = asyncio.get_running_loop().time() + patience_seconds
         warm = self._take(target.place)
         if warm is not None:
             try:
-                return await warm.exchange(request, head, patience_ends=patience_ends)
+                return await warm.exchange(
+                    request, head, patience_ends=patience_ends, inflow=inflow, outflow=outflow
+                )
             except ExchangeFailed:
                 if not (request.repeatable and warm.unheard):
                     raise
         connection = await self._connect(target.place, request)
-        return await connection.exchange(request, head, patience_ends=patience_ends)
+        return await connection.exchange(
+            request, head, patience_ends=patience_ends, inflow=inflow, outflow=outflow
+        )
 
     async def aclose(self) -> None:
         """End every connection, and whatever runs on them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -41,6 +41,15 @@ class HttpResponse(msgspec.Struct, frozen=True):
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+class HttpStream(msgspec.Struct, frozen=True):
+    """An answer whose body comes piece by piece. Header names are in lower case; whoever has it calls `close`."""
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
+    close: Callable[[], Awaitable[None]]
 
 
 class Download(msgspec.Struct, frozen=True):

@@ -32,6 +32,16 @@ def test_refs_that_are_understood(text: str, ref: ModelRef):
     assert ref.base == f"{ref.owner}/{ref.name}"
 
 
+def test_a_version_alone_is_of_a_model_that_only_the_service_knows():
+    ref = ModelRef.parse(f" {VERSION} ")
+    assert (ref.nameless, ref.version, ref.base, str(ref)) == (True, VERSION, VERSION, VERSION)
+    assert ModelRef.parse(str(ref)) == ref
+    assert not ModelRef.parse(f"a/b:{VERSION}").nameless
+    for text in (VERSION[1:], VERSION.upper(), f":{VERSION}"):
+        with pytest.raises(InvalidModelRef):
+            ModelRef.parse(text)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -194,8 +194,9 @@ async def test_who_comes_back_while_the_process_ends_is_sent_away(house: House) 
 async def test_who_was_refused_and_comes_back_is_not_written_down_twice(house: House) -> None:
     intent = make_prediction(1, sent_at=None)
     async with house.admit(_intended(intent)) as place:
-        assert place.intent is not None
-        assert place.intent.sent_at == house.clock.now()
+        written = place.take_intent()
+        assert written is not None
+        assert written.sent_at == house.clock.now()
         await place.refused(throttled(1.0))
         await place.again()
         assert [one.id for one in await house.store.list(limit=5)] == [intent.id]

@@ -486,3 +486,21 @@ def test_asking_and_noting_is_cheap():
             now += 0.11
         best = min(best, (time.perf_counter() - began) / rounds)
     assert best < 30e-6, "ten times what it takes, for slow machines"
+
+
+@pytest.mark.parametrize("made", [lambda: (Gate.opened(600), T0), bucket, window])
+def test_what_is_spare_passes_at_once_and_one_more_does_not(made: Any):
+    gate, now = made()
+    now += 5.0
+    spare = gate.spare(now)
+    assert 0 < spare <= 600
+    assert gate.ready_at(now, spare) == now
+    gate.sent(now, spare)
+    assert gate.spare(now) == 0
+    assert gate.ready_at(now) > now
+
+
+def test_nothing_is_spare_while_the_gate_is_closed():
+    gate = Gate.opened(600)
+    refuse(gate, T0, 30)
+    assert gate.spare(T0 + 1) == 0

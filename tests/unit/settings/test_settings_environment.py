@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imagen.domain.money import Usd
 from imagen.domain.secret import Secret
 from imagen.errors import ConfigError
 from imagen.settings import BACKEND_ROWS, ROWS, Settings, load_settings
@@ -82,6 +83,17 @@ TABLE: list[tuple[str, str, str, Any]] = [
     ("IMAGEN_PREVIEW__MODEL", "sdxl", "preview.model", "sdxl"),
     ("IMAGEN_PREVIEW__EDIT_MODEL", "a/b", "preview.edit_model", "a/b"),
     ("IMAGEN_TERMINAL__PICTURES", "Never", "terminal.pictures", "never"),
+    ("IMAGEN_MCP__CONFIRM_ABOVE", "0.5", "mcp.confirm_above", Usd(500_000)),
+    ("IMAGEN_MCP__EDIT_MODEL", "a/b", "mcp.edit_model", "a/b"),
+    ("IMAGEN_MCP__BUDGET", "$3", "mcp.budget", Usd(3_000_000)),
+    (
+        "IMAGEN_OPENAI__MODELS",
+        "dall-e-3=flux-dev, x = a/b",
+        "openai.models",
+        {"dall-e-3": "flux-dev", "x": "a/b"},
+    ),
+    ("IMAGEN_OPENAI__MODEL", "sdxl", "openai.model", "sdxl"),
+    ("IMAGEN_OPENAI__EDIT_MODEL", "a/b", "openai.edit_model", "a/b"),
     ("IMAGEN_PROMPT_HASH_KEY", "s", "prompt_hash_key", Secret("s")),
     ("IMAGEN_SINK__KIND", "SQLite", "sink.kind", "sqlite"),
     (

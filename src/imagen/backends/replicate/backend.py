@@ -21,6 +21,7 @@ from imagen.backends.registry import BackendContext
 from imagen.backends.replicate.data_uri import decode_data_uri
 from imagen.backends.replicate.expect import expect_images, expect_inputs, expect_output, expect_seconds
 from imagen.backends.replicate.refusals import retry_after, without_quotes
+from imagen.backends.replicate.relay import ReplicateRelay
 from imagen.backends.replicate.schema import SchemaBook
 from imagen.backends.replicate.translate import Defaults, translate
 from imagen.backends.replicate.wire import (
@@ -54,7 +55,7 @@ from imagen.errors import (
     Unauthenticated,
 )
 from imagen.pictures import read_size
-from imagen.ports import Fetched, Glance, Listed, ModelDescription, Plan
+from imagen.ports import Fetched, Glance, Listed, ModelDescription, Passage, Plan, Reply
 from imagen.transport.message import HttpRequest, HttpResponse, origin
 from imagen.transport.retry import RetryPolicy, call_with_retry
 
@@ -114,6 +115,7 @@ class ReplicateBackend:
             ask=self._ask_facts,
             clock=context.clock,
         )
+        self._relay = ReplicateRelay(context, self._wire)
         self._defaults = Defaults(steps=context.default_steps, aspect_ratio=context.default_aspect_ratio)
         self._ahead = timedelta(0)
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -132,9 +134,9 @@ class ReplicateBackend:
         model = await self._schemas.resolve(ref)
         image, image_identity = await self._input_image(request.input_image)
         made = translate(
-            request, model=ref.base, schema=model.input_schema, image=image, defaults=self._defaults
+            request, model=model.ref.base, schema=model.input_schema, image=image, defaults=self._defaults
         )
-        known = None if ref.deployment else self._context.catalog.find(ref.base)
+        known = None if ref.deployment else self._context.catalog.find(model.ref.base)
         deadline = request.deadline_seconds or self._context.deadline_seconds
         return [
             Plan(
@@ -215,6 +217,8 @@ class ReplicateBackend:
     def _rule_of(self, prediction: Prediction) -> tuple[Model | None, Price | None]:
         """The model, and how a run of it with this input is charged. A deployment is charged in another way."""
         ref = ModelRef.parse(prediction.model)
+        if ref.nameless and prediction.ran_as is not None:
+            ref = ModelRef.parse(prediction.ran_as)
         model = None if ref.deployment else self._context.catalog.find(ref.base)
         fact = model.price_for(prediction.input) if model else None
         return model, fact.rule if fact else None
@@ -256,6 +260,8 @@ class ReplicateBackend:
             hidden = [value for value in secrets.values() if isinstance(value, str)]
             told = without_quotes(response, prediction.prompt, secrets=hidden)
             sighting = self._wire.parse_prediction(told, subject=subject)
+            if model.nameless and sighting.model is not None:
+                self._schemas.learn(model.base, sighting.model)
             return msgspec.structs.replace(sighting, allowance=read_allowance(response))
 
         return await self._call(request, read, str(model), policy=_ONCE)
@@ -366,6 +372,14 @@ class ReplicateBackend:
         request = self._wire.build_webhook_secret()
         subject = "the webhook secret"
         return await self._call(request, self._wire.parse_webhook_secret, subject, policy=_NEVER_AGAIN)
+
+    async def relay(self, call: Passage) -> Reply:
+        """See `ports.Relay.relay`."""
+        return await self._relay.relay(call, account=self.account)
+
+    async def address_of(self, path: str) -> str:
+        """See `ports.Relay.address_of`."""
+        return f"{self._wire.api_base}/v1{path}"
 
     async def history(self, *, since: datetime) -> AsyncIterator[Sequence[Listed]]:
         """See `ports.Lister.history`. As `find` does it goes by Replicate's own time."""
@@ -506,11 +520,13 @@ def _is_same(item: Mapping[str, Any], prediction: Prediction) -> bool:
     if not isinstance(theirs, dict) or not theirs:
         return False
     ref = ModelRef.parse(prediction.model)
-    model = item.get("model")
+    model, version = item.get("model"), item.get("version")
+    if ref.nameless and isinstance(version, str) and version != ref.version:
+        return False
     if (
         isinstance(model, str)
         and model
-        and not ref.deployment
+        and not (ref.deployment or ref.nameless)
         and model.split(":")[0].lower() != ref.base.lower()
     ):
         return False

@@ -12,10 +12,12 @@ import msgspec
 from imagen.backends.replicate.wire import ModelFacts
 from imagen.catalog import Catalog
 from imagen.domain.model_ref import ModelRef
+from imagen.errors import InvalidModelRef
 from imagen.ports import Clock
 
 LATEST_LIVES = timedelta(hours=24)
 """How long a model's latest schema is trusted; a version's schema never changes and is kept for good."""
+_MOST_NAMES = 100_000
 
 
 class CachedFacts(msgspec.Struct, frozen=True):
@@ -55,6 +57,7 @@ class SchemaBook:
         self._ask = ask
         self._clock = clock
         self._memory: dict[str, CachedFacts] = {}
+        self._names: dict[str, str] = {}
 
     async def resolve(self, ref: ModelRef) -> KnownModel:
         """The model behind `ref`.
@@ -64,6 +67,11 @@ class SchemaBook:
         Raises:
             ModelNotFound: Replicate does not know it.
         """
+        if ref.nameless:
+            named = self._named(ref)
+            if named is None:
+                return KnownModel(ref, None)  # it runs all the same, and the service checks its input
+            ref = named
         known = None if ref.version or ref.deployment else self._catalog.find(ref.base)
         if (
             known is not None
@@ -75,6 +83,23 @@ class SchemaBook:
         if ref.version or ref.deployment or facts.official or facts.version is None:
             return KnownModel(ref, facts.input_schema)
         return KnownModel(msgspec.structs.replace(ref, version=facts.version), facts.input_schema)
+
+    def learn(self, version: str, model: str) -> None:
+        """The service has told whose version that is."""
+        if len(self._names) < _MOST_NAMES:
+            self._names[version] = model
+
+    def _named(self, ref: ModelRef) -> ModelRef | None:
+        """A version alone as a version of its model; None while nobody has told us of which."""
+        version = ref.version or ""
+        name = self._names.get(version)
+        if name is None:
+            kept = next(self._folder.glob(f"*__*@{version}.json"), None)
+            name = None if kept is None else kept.name.partition("@")[0].replace("__", "/", 1)
+        try:
+            return None if name is None else ModelRef.parse(f"{name}:{version}")
+        except InvalidModelRef:
+            return None
 
     async def _facts(self, ref: ModelRef) -> ModelFacts:
         cached = self._memory.get(str(ref)) or self._read(ref)

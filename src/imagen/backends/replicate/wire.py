@@ -22,7 +22,7 @@ from imagen.domain.model_ref import ModelRef
 from imagen.domain.prediction import Allowance, Sighting, Status
 from imagen.domain.secret import Secret
 from imagen.errors import GarbledResponse, InvalidModelRef
-from imagen.ports import Glance
+from imagen.ports import Glance, Passage
 from imagen.transport.message import HttpRequest, HttpResponse, origin
 
 MAX_HOLD_SECONDS = 60
@@ -39,6 +39,7 @@ _MOST_MEASURED = 10**9
 """Seconds or pictures of one run; a larger figure is none."""
 _MOST_DIGITS = 9
 _JSON = {"content-type": "application/json"}
+_ONLY_READS = frozenset({"GET", "QUERY"})
 _WEBHOOK_SECRET = re.compile(
     r"whsec_(?:[A-Za-z0-9+/]{4}){2,128}(?:[A-Za-z0-9+/]{2}(?:==)?|[A-Za-z0-9+/]{3}=?)?"
 )
@@ -243,6 +244,16 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True):
             limit_bytes=limit_bytes,
         )
 
+    def build_passage(self, call: Passage) -> HttpRequest:
+        """What is passed on, as it is but for the token."""
+        request = self._request(
+            call.method,
+            f"{self.api_base}/v1{call.path}",
+            headers=call.headers,
+            body=call.body if isinstance(call.body, bytes) else None,
+        )
+        return msgspec.structs.replace(request, repeatable=call.method in _ONLY_READS)
+
     # --- answers -----------------------------------------------------------------------------------------
 
     def parse_json(self, response: HttpResponse, *, subject: str) -> dict[str, Any]:
@@ -431,6 +442,7 @@ def read_sighting(value: Mapping[str, Any], *, subject: str) -> Sighting:
         input=model_input,
         output=output,
         answer=_answer(value.get("output"), output),
+        model=_model(value.get("model")),
         version=_text(value.get("version")) or None,
         error=error,
         category=categorize_failure(error or "") if status is Status.FAILED else None,
@@ -467,6 +479,15 @@ def read_output(value: Any) -> tuple[str, ...]:
         elif isinstance(part, (dict, list)):
             left.extend(reversed(part.values() if isinstance(part, dict) else part))
     return tuple(files)
+
+
+def _model(value: Any) -> str | None:
+    """`owner/name` of a model; None for anything else."""
+    if not isinstance(value, str) or "/" not in value:
+        return None
+    with suppress(InvalidModelRef):
+        return ModelRef.parse(value).base
+    return None
 
 
 def _answer(raw: Any, files: tuple[str, ...]) -> Any:

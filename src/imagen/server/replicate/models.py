@@ -1,7 +1,185 @@
-"""Models, in one answer that clients of Replicate and of OpenAI can read."""
+"""Models, in one answer that clients of Replicate and of OpenAI can read.
+
+Replicate's has `results`, `next` and `previous`; OpenAI's has `object` and `data`. Neither minds the fields of the other:
+Replicate's document allows more than it names, and OpenAI's clients leave alone what they do not know.
+"""
 
 from __future__ import annotations
 
-from imagen.server.operation import Operation
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
 
-OPERATIONS: tuple[Operation, ...] = ()
+from starlette.requests import Request
+from starlette.responses import Response
+
+from imagen.catalog.model import Model
+from imagen.errors import BackendError, BackendRejected, ImagenError, ModelNotFound, NotFound, Unauthenticated
+from imagen.server.access import Visitor
+from imagen.server.answers import json_answer
+from imagen.server.context import Context
+from imagen.server.operation import Operation
+from imagen.server.replicate.kept import Told
+from imagen.server.replicate.relay import MINUTE, PREFIX, ask, cache_headers, passed_on, upstream_path
+
+ADAPTED = "x-imagen-adapted"
+_FROM_CATALOG = {ADAPTED: "source=service->catalog"}
+"""Told where the service could not be asked, and what we know ourselves was answered."""
+_MODELS = f"{PREFIX}/models"
+_MODEL = f"{_MODELS}/{{owner}}/{{name}}"
+_FIRST_FAULT = 500
+
+
+async def list_models(context: Context, request: Request) -> Response:
+    """A page of the service's models; the first one has what pictures can be asked of by name besides, always."""
+    visitor = await context.enter(request)
+    path = upstream_path(request, _MODELS)
+    first = "cursor" not in request.query_params
+    allowed = {one.lower() for one in visitor.models}
+    known = [_for_openai(model.name) for model in context.app.catalog] if first else []
+
+    def readable_by_both(page: Any) -> Any:
+        return _page(page, known, allowed) if isinstance(page, dict) else page
+
+    try:
+        told, age = await ask(
+            context,
+            request,
+            visitor,
+            path=path,
+            keeps=MINUTE,
+            reshape=readable_by_both,
+            kind=f"{first} {','.join(sorted(visitor.models))}",
+            hurried=True,
+        )
+        if not first or told.status < _FIRST_FAULT:
+            return _as_told(told, age)
+    except (BackendError, Unauthenticated) as error:
+        if not (first and _is_out_of_reach(error, visitor)):
+            raise
+    empty: dict[str, Any] = {"next": None, "previous": None, "results": []}
+    return json_answer(_page(empty, known, allowed), headers=_FROM_CATALOG)
+
+
+async def get_model(context: Context, request: Request) -> Response:
+    """A model of the service's, or what we know of it where that cannot be asked."""
+    visitor = await context.enter(request)
+    return await _show(context, request, visitor, upstream_path(request, _MODEL))
+
+
+async def get_model_by_alias(context: Context, request: Request) -> Response:
+    """The model that one of our names means."""
+    visitor = await context.enter(request)
+    called = request.path_params["alias"]
+    model = context.app.catalog.find(called)
+    if model is None:
+        raise NotFound(
+            f"no model is called {called[:100]!r}",
+            hint="GET /v1/models lists them; most are called owner/name.",
+        )
+    return await _show(context, request, visitor, f"/models/{model.name}")
+
+
+async def _show(context: Context, request: Request, visitor: Visitor, path: str) -> Response:
+    name = path.partition("?")[0].removeprefix("/models/")
+    known = context.app.catalog.find(name)
+
+    def readable_by_both(model: Any) -> Any:
+        return _with_openai(model, name) if isinstance(model, dict) else model
+
+    try:
+        told, age = await ask(
+            context,
+            request,
+            visitor,
+            path=path,
+            keeps=MINUTE,
+            reshape=readable_by_both,
+            hurried=known is not None,
+        )
+        if known is None or told.status < _FIRST_FAULT:
+            return _as_told(told, age)
+    except (BackendError, Unauthenticated) as error:
+        if known is None:
+            if isinstance(error, Unauthenticated):
+                raise ModelNotFound(f"404: {name} is not in the catalog; {error.detail}") from error
+            raise
+        if not _is_out_of_reach(error, visitor):
+            raise
+    return json_answer(_with_openai(_from_catalog(known), name), headers=_FROM_CATALOG)
+
+
+def _is_out_of_reach(error: ImagenError, visitor: Visitor) -> bool:
+    """Whether it is not the caller's own mistake that the service could not tell."""
+    if isinstance(error, Unauthenticated):
+        return not visitor.own_token
+    return not visitor.own_token or not isinstance(error, BackendRejected)
+
+
+def _page(page: Mapping[str, Any], known: list[dict[str, Any]], allowed: set[str]) -> dict[str, Any]:
+    """A page of models for both: for OpenAI's clients the known ones first, then those that the page has besides.
+
+    Args:
+        page: the service's.
+        known: as OpenAI has them.
+        allowed: what the caller may use, in small letters; empty for all.
+    """
+    results = page.get("results")
+    shown = [
+        _for_openai(f"{one['owner']}/{one['name']}", one)
+        for one in (results if isinstance(results, list) else [])
+        if isinstance(one, dict) and isinstance(one.get("owner"), str) and isinstance(one.get("name"), str)
+    ]
+    offered: dict[str, dict[str, Any]] = {}
+    for one in (*known, *shown):
+        if not allowed or one["id"].lower() in allowed:
+            offered.setdefault(one["id"].lower(), one)
+    return {**page, "object": "list", "data": [*offered.values()]}
+
+
+def _with_openai(model: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {**model, **_for_openai(name, model)}
+
+
+def _for_openai(name: str, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A model as OpenAI has it; `created` in seconds since 1970, 0 where nobody tells."""
+    version = (model or {}).get("latest_version")
+    told = version.get("created_at") if isinstance(version, dict) else None
+    try:
+        created = int(datetime.fromisoformat(told).timestamp()) if isinstance(told, str) else 0
+    except (ValueError, OverflowError):
+        created = 0
+    return {"id": name, "object": "model", "created": created, "owned_by": name.partition("/")[0]}
+
+
+def _from_catalog(model: Model) -> dict[str, Any]:
+    """A model as Replicate has it, as far as we know it ourselves."""
+    owner, _, name = model.name.partition("/")
+    told: dict[str, Any] = {
+        "url": f"https://replicate.com/{model.name}",
+        "owner": owner,
+        "name": name,
+        "description": model.description,
+        "visibility": "public",
+        "github_url": None,
+        "paper_url": None,
+        "license_url": None,
+        "run_count": 0,
+        "cover_image_url": None,
+        "default_example": None,
+        "latest_version": None,
+    }
+    if model.official is not None:
+        told["is_official"] = model.official
+    return told
+
+
+def _as_told(told: Told, age: int | None) -> Response:
+    return Response(told.content, told.status, {**told.headers, **cache_headers(age)})
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    passed_on("GET", _MODELS, list_models, "Models"),
+    passed_on("GET", f"{_MODELS}/{{alias}}", get_model_by_alias, "A model by one of its short names"),
+    passed_on("GET", _MODEL, get_model, "A model"),
+)

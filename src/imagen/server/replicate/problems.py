@@ -15,13 +15,15 @@ from imagen.errors import (
     InvalidInput,
     InvalidModelRef,
     PaymentRequired,
+    Problem,
     RateLimited,
     Unauthenticated,
 )
 from imagen.server.answers import error_body, http_status
+from imagen.server.bodies import BodyTooLarge
 
 MEDIA_TYPE = "application/problem+json"
-_UNPROCESSABLE = 422
+_UNPROCESSABLE, _TOO_LARGE = 422, 413
 _TITLES: tuple[tuple[type[ImagenError], str], ...] = (
     (InvalidInput, "Input validation failed"),
     (InputRejected, "Input validation failed"),
@@ -32,6 +34,29 @@ _TITLES: tuple[tuple[type[ImagenError], str], ...] = (
     (RateLimited, "Too many requests"),
 )
 """First match wins. Source: recorded answers of the service; where none was recorded, there is no title."""
+_KINDS = (
+    ("is required", "required"),
+    ("no such parameter", "additional_property_not_allowed"),
+    ("must be one of", "enum"),
+    ("is not a", "invalid_type"),
+)
+"""What of our sentences means which of the service's words; anything else is `invalid`."""
+NOT_FOUND = "The requested resource could not be found."
+
+
+class Complaint(Problem, frozen=True):
+    """A problem with the service's own word for it, such as `required`. Of the body itself `field` is empty."""
+
+    kind: str = "invalid"
+
+
+class InvalidVersion(InvalidModelRef):
+    """There is no such version, or the model of that name runs by version only."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The specified version does not exist (or perhaps you don't have permission to use it?)"
+        )
 
 
 def problem_answer(error: ImagenError) -> Response:
@@ -46,7 +71,7 @@ def problem_answer(error: ImagenError) -> Response:
     problems = getattr(error, "problems", ())
     if problems:
         body["invalid_fields"] = [
-            {"type": "invalid", "field": problem.field, "description": problem.message}
+            {"type": _kind_of(problem), "field": problem.field, "description": problem.message}
             for problem in problems
         ]
     beside = msgspec.to_builtins(told)
@@ -61,7 +86,9 @@ def problem_answer(error: ImagenError) -> Response:
 
 
 def problem_status(error: ImagenError) -> int:
-    """The status for an error: 422 for an input that does not fit, else as in our own answers."""
+    """The status for an error: 422 for an input that does not fit, 413 for a large body, else as in our own answers."""
+    if isinstance(error, BodyTooLarge):
+        return _TOO_LARGE
     wrong_input = isinstance(error, InvalidInput | InputRejected | InvalidModelRef)
     return _UNPROCESSABLE if wrong_input else http_status(error)
 
@@ -71,4 +98,14 @@ def _detail(error: ImagenError) -> str:
     problems = getattr(error, "problems", ())
     if not problems:
         return error.detail if error.hint is None else f"{error.detail}. {error.hint}"
-    return "".join(f"- {problem.field}: {problem.message}\n" for problem in problems)
+    return "".join(
+        f"- {problem.field}: {problem.message}\n" if problem.field else f"- {problem.message}\n"
+        for problem in problems
+    )
+
+
+def _kind_of(problem: Problem) -> str:
+    """The service's word for a problem."""
+    if isinstance(problem, Complaint):
+        return problem.kind
+    return next((kind for words, kind in _KINDS if words in problem.message), "invalid")

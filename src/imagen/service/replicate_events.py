@@ -1,0 +1,210 @@
+"""What callers of Replicate's API are told at their addresses: the prediction object itself, at each of four events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from imagen.domain.batch import Batch, Item, ItemStatus
+from imagen.domain.delivery import Delivery
+from imagen.domain.events import Event, Progressed
+from imagen.domain.identifiers import new_id
+from imagen.domain.prediction import Prediction, Status
+from imagen.errors import StoreError
+from imagen.ports import Clock, Outbox
+from imagen.service.fresh import FreshOutputs
+from imagen.service.replicate_shapes import (
+    Known,
+    Output,
+    is_of_face,
+    kept_files,
+    output_so_far,
+    shape,
+    with_files,
+    without_files,
+)
+
+START, OUTPUT, LOGS, COMPLETED = "start", "output", "logs", "completed"
+EVENTS = (START, OUTPUT, LOGS, COMPLETED)
+BY_DEFAULT = (OUTPUT, COMPLETED)
+"""Those of a caller who names an address and no events."""
+LEAST_APART_SECONDS = 0.5
+"""Between two of `output`, and two of `logs`."""
+_EVENT = "replicate."
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What was told of a prediction by now: whether it has begun, how many outputs, and how much of its logs."""
+
+    start: bool = False
+    outputs: int = 0
+    logs: int = 0
+
+
+NOTHING = Told()
+
+
+class ReplicateEvents:
+    """Makes deliveries in Replicate's words. Nothing of a file that came inside an answer is in them: see `freshen`.
+
+    Args:
+        clock: tells the time.
+        public_url: where callers reach the gateway; None: as each of them did.
+        reached_at: in the details of a batch, the address under which its caller reached the gateway.
+        fresh: has those files for a while.
+    """
+
+    def __init__(self, *, clock: Clock, public_url: str | None, reached_at: str, fresh: FreshOutputs) -> None:
+        self._clock = clock
+        self._base = (public_url or "").rstrip("/")
+        self._reached_at = reached_at
+        self._fresh = fresh
+
+    def of_progress(
+        self, batch: Batch, item: Item, prediction: Prediction, told: Told
+    ) -> tuple[list[Delivery], Told]:
+        """What is new of one that runs, and what is told then."""
+        known = Known(batch=batch, item=item, prediction=prediction)
+        found: list[Delivery] = []
+        if not told.start and _has_begun(prediction):
+            told = msgspec.structs.replace(told, start=True)
+            found += self._made(START, known, message=f"msg_start_{known.id}")
+        if (count := count_of(prediction)) > told.outputs:
+            told = msgspec.structs.replace(told, outputs=count)
+            found += self._made(OUTPUT, known)
+        if (length := len(prediction.logs)) > told.logs:
+            told = msgspec.structs.replace(told, logs=length)
+            found += self._made(LOGS, known)
+        return found, told
+
+    def of_end(
+        self, batch: Batch, item: Item, predictions: Sequence[Prediction], told: Told
+    ) -> Sequence[Delivery]:
+        """That it has ended, after whatever was not told before. Made again, the end itself is the same delivery."""
+        prediction = predictions[0] if predictions else None
+        ended = Known(batch=batch, item=item, prediction=prediction)
+        found: list[Delivery] = []
+        if prediction is not None and _has_run(prediction):
+            # As it stood the moment before.
+            running = msgspec.structs.replace(prediction, status=Status.PROCESSING, ended_at=None)
+            open_item = msgspec.structs.replace(item, status=ItemStatus.RUNNING, ended_at=None)
+            found, _ = self.of_progress(batch, open_item, running, told)
+        return [*found, *self._made(COMPLETED, ended, message=f"msg_completed_{item.attempt}_{ended.id}")]
+
+    def freshen(self, delivery: Delivery) -> Mapping[str, Any]:
+        """The body of a delivery as it is sent: with the files that came inside an answer, while they are at hand."""
+        body = delivery.body
+        if not delivery.event.startswith(_EVENT):
+            return body
+        files = self._fresh.find(delivery.subject) or ()
+        return {**body, "output": with_files(body.get("output"), files)}
+
+    def _made(self, event: str, known: Known, *, message: str | None = None) -> list[Delivery]:
+        batch = known.batch
+        if batch is None or batch.webhook is None or event not in batch.webhook_events:
+            return []
+        now = self._clock.now()
+        base = self._base or str(batch.details.get(self._reached_at, ""))
+        if known.prediction is not None and any(file.startswith("data:") for file in known.prediction.output):
+            self._fresh.keep(known.id, known.prediction.output)  # under the id that was promised, too
+        output = without_files(output_so_far(_with_kept(known, base)))
+        body = shape(known, Output(output), base=base, now=now, exact=known.exact).body
+        return [
+            Delivery(
+                id=message or new_id("msg", now),
+                subject=known.id,
+                url=batch.webhook,
+                scope=batch.scope,
+                event=f"{_EVENT}{event}",
+                body=body,
+                created_at=now,
+                due_at=now,
+            )
+        ]
+
+
+class Telling:
+    """An observer that tells how one prediction goes on, at most twice a second, while it runs.
+
+    Args:
+        batch, item: what it belongs to.
+        events: makes what is told; outbox: keeps it.
+        clock: tells the time.
+    """
+
+    def __init__(
+        self, batch: Batch, item: Item, *, events: ReplicateEvents, outbox: Outbox, clock: Clock
+    ) -> None:
+        self.told = NOTHING
+        self._batch = batch
+        self._item = item
+        self._events = events
+        self._outbox = outbox
+        self._clock = clock
+        self._latest: Prediction | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def notify(self, event: Event) -> None:
+        """See `ports.Observer`."""
+        if isinstance(event, Progressed) and not event.prediction.status.terminal:
+            self._latest = event.prediction
+            if self._task is None:
+                self._task = asyncio.get_running_loop().create_task(self._tell())
+
+    async def over(self) -> Told:
+        """It tells no more; what was told by then. The rest is told with the end."""
+        if self._task is not None:
+            self._latest = None
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        return self.told
+
+    async def _tell(self) -> None:
+        while (latest := self._latest) is not None:
+            self._latest = None
+            deliveries, told = self._events.of_progress(self._batch, self._item, latest, self.told)
+            if deliveries:
+                try:
+                    await asyncio.shield(self._outbox.put(deliveries))
+                except StoreError:
+                    pass  # it is told with the next look, or the end
+                else:
+                    self.told = told
+            await self._clock.sleep(LEAST_APART_SECONDS)
+        self._task = None
+
+
+def wants_progress(batch: Batch) -> bool:
+    """Whether somebody is told how it goes on, besides how it ends."""
+    return is_of_face(batch) and batch.webhook is not None and set(batch.webhook_events) != {COMPLETED}
+
+
+def count_of(prediction: Prediction) -> int:
+    """How much it has put out: files, parts of a list, or characters of a text."""
+    answer = prediction.answer
+    return max(len(prediction.output), len(answer) if isinstance(answer, list | str) else answer is not None)
+
+
+def _has_begun(prediction: Prediction) -> bool:
+    return prediction.status is not Status.STARTING and prediction.upstream_id is not None
+
+
+def _has_run(prediction: Prediction) -> bool:
+    """Whether one that has ended ever ran; recorded answers do not always tell when it began."""
+    ended = prediction.status in {Status.SUCCEEDED, Status.FAILED}
+    return prediction.upstream_id is not None and (ended or prediction.started_at is not None)
+
+
+def _with_kept(known: Known, base: str) -> Prediction | None:
+    """The prediction with the addresses of its kept pictures in the places of files that came inside its answer."""
+    prediction, kept = known.prediction, kept_files(known.item, base)
+    if prediction is None or not any(kept):
+        return prediction
+    output = tuple(
+        address if file.startswith("data:") and address else file
+        for file, address in zip(prediction.output, [*kept, *[None] * len(prediction.output)], strict=False)
+    )
+    return msgspec.structs.replace(prediction, output=output)

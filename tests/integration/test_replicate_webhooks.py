@@ -1,0 +1,179 @@
+"""Callers of Replicate's API are told at their addresses: the prediction itself, in order, signed with what they are shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from gateway import ADMIN, RunningGateway, running_gateway
+from standardwebhooks import Webhook
+
+from fakes.servers import Exchange, RawServer, raw_server
+from imagen.emulator import EmulatorThread
+from replicate_document import complaints, document, find_document
+from waiting import until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.replicate_emulator(run_seconds=0.02)]
+
+MODEL = "black-forest-labs/flux-dev"
+PRIVATE = {"IMAGEN_DELIVERIES__PRIVATE": "true"}
+ALL = ["start", "output", "logs", "completed"]
+
+
+async def say_ok(exchange: Exchange) -> None:
+    await exchange.answer()
+
+
+async def create(
+    gateway: RunningGateway,
+    server: RawServer,
+    *,
+    events: list[str] | None = None,
+    headers: dict[str, str] | None = None,
+    **model_input: Any,
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"input": {"prompt": "a fox"} | model_input, "webhook": f"{server.url}/hook"}
+    if events is not None:
+        body["webhook_events_filter"] = events
+    answer = await gateway.request(
+        "POST", f"/v1/models/{MODEL}/predictions", json=body, headers=headers or ADMIN
+    )
+    assert answer.status == 201, answer.body
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+async def told(server: RawServer) -> list[dict[str, Any]]:
+    """What came until the end was told."""
+
+    def came() -> list[dict[str, Any]] | None:
+        bodies = [json.loads(one.body) for one in server.exchanges]
+        return bodies if bodies and "completed_at" in bodies[-1] else None
+
+    return await until(came)
+
+
+async def test_each_event_tells_the_prediction_in_order_and_is_signed(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("slow", run_seconds=4.0)
+    async with (
+        running_gateway(tmp_path, replicate_emulator, **PRIVATE) as gateway,
+        raw_server(say_ok) as server,
+    ):
+        made = (await gateway.request("POST", "/keys", json={"name": "shop"}, headers=ADMIN)).json()
+        key = {"Authorization": f"Bearer {made['key']}"}
+        promised = await create(gateway, server, events=ALL, headers=key)
+        bodies = await told(server)
+        answer = await gateway.request("GET", "/v1/webhooks/default/secret", headers=key)
+        if find_document() is not None:
+            assert (
+                complaints(
+                    method="get",
+                    template="/webhooks/default/secret",
+                    status=answer.status,
+                    kind="application/json",
+                    raw=answer.body,
+                )
+                == []
+            )
+            schema = {
+                "$ref": "#/components/schemas/schemas_prediction_response",
+                "components": document()["components"],
+            }
+            for body in bodies:
+                jsonschema.validate(body, schema)
+        verifier = Webhook(answer.json()["key"])
+        for one in server.exchanges:
+            verifier.verify(one.body, one.headers)
+        assert (
+            answer.json()["key"]
+            == (await gateway.request("GET", "/webhooks/secret", headers=key)).json()["secrets"][0]["secret"]
+        )
+        last = await gateway.request("GET", f"/v1/predictions/{promised['id']}", headers=key)
+    assert {body["id"] for body in bodies} == {promised["id"]}
+    assert bodies[0]["status"] == "processing"  # that it begins
+    assert bodies[-1] == last.json()
+    assert bodies[-2]["output"] == bodies[-1]["output"]
+    assert bodies[-2]["status"] == "processing"
+    logs = [len(body["logs"]) for body in bodies]
+    assert logs == sorted(logs)
+    assert len(set(logs)) > 2
+    assert len(bodies) <= 2 + 1 + 1 + 4.0 / 0.5
+
+
+async def test_without_a_filter_output_and_end_are_told(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with (
+        running_gateway(tmp_path, replicate_emulator, **PRIVATE) as gateway,
+        raw_server(say_ok) as server,
+    ):
+        made = await create(gateway, server)
+        bodies = await told(server)
+        assert [body["status"] for body in bodies] == ["processing", "succeeded"]
+        assert bodies[0]["output"] == bodies[1]["output"] != []
+        assert bodies[1]["urls"]["get"] == made["urls"]["get"]
+
+
+async def test_an_end_is_told_however_it_came(tmp_path: Path, replicate_emulator: EmulatorThread) -> None:
+    """Failed with the model's reason, canceled while it ran, and canceled while it waited with us."""
+    async with (
+        running_gateway(tmp_path, replicate_emulator, IMAGEN_LIMITS__CONCURRENT="1", **PRIVATE) as gateway,
+        raw_server(say_ok) as server,
+    ):
+        await create(gateway, server, events=["completed"], prompt="x [fault:fail preset=nsfw]")
+        (failed,) = await told(server)
+        assert (failed["status"], failed["output"]) == ("failed", None)
+        assert "NSFW" in failed["error"]
+        replicate_emulator.add_fault("slow", run_seconds=60.0)
+        runs = await create(gateway, server, events=["completed"])
+        await until(lambda: replicate_emulator.purchases == 2)
+        waits = await create(gateway, server, events=["completed"])
+        for one in (waits, runs):
+            path = f"/v1/predictions/{one['id']}/cancel"
+            assert (await gateway.request("POST", path, headers=ADMIN)).json()["status"] == "canceled"
+        await until(lambda: len(server.exchanges) == 3)
+        rest = {body["id"]: body["status"] for body in [json.loads(one.body) for one in server.exchanges[1:]]}
+    assert rest == {waits["id"]: "canceled", runs["id"]: "canceled"}
+    assert replicate_emulator.purchases == 2
+
+
+async def test_files_inside_an_answer_are_sent_and_never_written_down(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("data_uri_output")
+    async with (
+        running_gateway(tmp_path, replicate_emulator, **PRIVATE) as gateway,
+        raw_server(say_ok) as server,
+    ):
+        made = await create(gateway, server, events=["completed"])
+        (body,) = await told(server)
+        (picture,) = body["output"]
+        assert picture.startswith("data:image/")
+        assert len(picture) > 1000
+        (kept,) = await gateway.app.outbox.list(limit=10)
+        assert kept.body["output"] == ["data:"]
+        seen = await gateway.request("GET", f"/v1/predictions/{made['id']}", headers=ADMIN)
+        assert seen.json()["output"] == [picture]
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"webhook": "ftp://shop.example/x"}, "webhook"),
+        ({"webhook_events_filter": ["start"]}, "webhook_events_filter"),
+        ({"webhook": "https://10.0.0.1/x"}, "webhook"),
+    ],
+)
+async def test_addresses_that_cannot_be_told_are_refused(
+    tmp_path: Path, replicate_emulator: EmulatorThread, fields: dict[str, Any], wrong: str
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        body = {"input": {"prompt": "a fox"}} | fields
+        answer = await gateway.request("POST", f"/v1/models/{MODEL}/predictions", json=body, headers=ADMIN)
+        assert (answer.status, answer.json()["invalid_fields"][0]["field"]) == (422, wrong)
+    assert replicate_emulator.purchases == 0
