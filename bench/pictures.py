@@ -7,12 +7,14 @@ metrics and its durable ledger on, and this one, which counts bytes and looks at
 gateway in turn, with the same client over connections that stay open; the median of the rounds counts.
 
 Two clients take turns too: a bare one, which shows what the servers themselves cost, and httpx, with which the official
-Python clients download. With three processes on two cores the bare one leaves no core to whoever stands in between.
+Python clients download. With three processes on two cores the bare one leaves no core to whoever stands in between. Over
+loopback bytes cost nothing but CPU, so a second client reads as from a link of 1 Gbit/s: 125 MB a second in all.
 
 - files: `GET /v1/files/{id}/download`, 1 MiB, streamed through.
 - kept pictures: `GET /pictures/{id}`, 1 MiB, beside the same download straight from the emulator.
-- answers: a create that is held open until its output, 1 MiB as a data URI, stands in the answer; as fast as it goes, and
-  with runs of a second and 60 in flight.
+- answers: a create that is held open until its output, 1 MiB as a data URI, stands in the answer; with runs of 1, 2 and 8
+  seconds and 60 in flight, as callers have them, and as fast as it goes.
+- creates: the same where the output is an address.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -46,7 +49,11 @@ _LONGEST_HEAD = 4096
 KIB_INSIDE = 768
 """Of a picture whose data URI has 1 MiB."""
 CREATE = "/v1/models/black-forest-labs/flux-schnell/predictions"
-ROUNDS = 5
+ROUNDS, ROUNDS_OF_RUNS = 5, 3
+RUN_SECONDS = (1.0, 2.0, 8.0)
+GIGABIT = 125e6
+"""Bytes a second."""
+_LEAST_PAUSE_SECONDS = 0.002
 ADMIN_KEY = "bench-" + secrets.token_hex(12)
 TOKEN = "r8_" + "bench"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -55,11 +62,29 @@ TICKS = os.sysconf("SC_CLK_TCK")
 # --- the client ------------------------------------------------------------------------------------------
 
 
+class Link:
+    """What everything has to come over, at so many bytes a second in all; None for no bound."""
+
+    def __init__(self, speed: float | None) -> None:
+        self._speed = speed
+        self._free_at = 0.0
+
+    def pause(self, count: int) -> float:
+        """Seconds for which nothing more can come after `count` bytes; zero for a moment that is too short to wait for."""
+        if self._speed is None:
+            return 0.0
+        now = time.perf_counter()
+        self._free_at = max(self._free_at, now) + count / self._speed
+        left = self._free_at - now
+        return left if left >= _LEAST_PAUSE_SECONDS else 0.0
+
+
 class Getter(asyncio.BufferedProtocol):
     """One connection that stays open: asks, and counts what comes until the answer is whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: Link) -> None:
         self.transport: Any = None
+        self._link = link
         self.waiting: asyncio.Future[int]
         self._buffer = bytearray(MIB)
         self._view = memoryview(self._buffer)
@@ -73,6 +98,9 @@ class Getter(asyncio.BufferedProtocol):
         return self._view
 
     def buffer_updated(self, count: int) -> None:
+        if pause := self._link.pause(count):
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_later(pause, self._go_on)
         if self._left < 0:
             # No more than the head is taken out: to copy the rest would cost more than to receive it.
             head, end, _ = bytes(self._view[: min(count, _LONGEST_HEAD)]).partition(b"\r\n\r\n")
@@ -86,11 +114,16 @@ class Getter(asyncio.BufferedProtocol):
             self._left = -1
             self.waiting.set_result(self._size)
 
+    def _go_on(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
     def connection_lost(self, error: Exception | None) -> None:
         if not self.waiting.done():
             self.waiting.set_exception(error or ConnectionError("the answer broke off"))
 
-    async def ask(self, request: bytes) -> int:
+    async def ask(self, url: str, body: bytes) -> int:
+        request = request_of(url, body=body)[2]
         self.waiting = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return await self.waiting
@@ -112,18 +145,18 @@ Ask = Callable[[bytes], Awaitable[int]]
 
 
 @asynccontextmanager
-async def bare(url: str, width: int) -> AsyncIterator[list[Ask]]:
+async def bare(url: str, width: int, link: Link) -> AsyncIterator[list[Ask]]:
     """Connections that do nothing but count: what is left is what the servers and the system take."""
     loop = asyncio.get_running_loop()
     host, port, _ = request_of(url)
-    getters = [(await loop.create_connection(Getter, host, port))[1] for _ in range(width)]
-    yield [lambda body, one=one: one.ask(request_of(url, body=body)[2]) for one in getters]
+    getters = [(await loop.create_connection(partial(Getter, link), host, port))[1] for _ in range(width)]
+    yield [partial(getter.ask, url) for getter in getters]
     for getter in getters:
         getter.transport.close()
 
 
 @asynccontextmanager
-async def with_httpx(url: str, width: int) -> AsyncIterator[list[Ask]]:
+async def with_httpx(url: str, width: int, link: Link) -> AsyncIterator[list[Ask]]:
     """The library that the official Python clients download with."""
     headers = {"x-admin-api-key": ADMIN_KEY, "authorization": f"Bearer {TOKEN}", "prefer": "wait=60"}
     limits = httpx.Limits(max_connections=width, max_keepalive_connections=width)
@@ -137,6 +170,8 @@ async def with_httpx(url: str, width: int) -> AsyncIterator[list[Ask]]:
                 size = 0
                 async for piece in answer.aiter_raw():
                     size += len(piece)
+                    if pause := link.pause(len(piece)):
+                        await asyncio.sleep(pause)
             return size
 
         yield [ask] * width
@@ -145,24 +180,42 @@ async def with_httpx(url: str, width: int) -> AsyncIterator[list[Ask]]:
 CLIENTS = {"bare": bare, "httpx": with_httpx}
 
 
-async def load(client: str, url: str, width: int, seconds: float, body: Callable[[], bytes]) -> float:
-    """MiB a second."""
+def nothing() -> bytes:
+    return b""
+
+
+class Way(NamedTuple):
+    """How is asked.
+
+    Attributes:
+        client: which of `CLIENTS`.
+        width: how many requests are in flight.
+        seconds: how long new ones are begun.
+        body: of a request.
+        link: bytes a second that the client takes; None for all that come.
+    """
+
+    client: str
+    width: int
+    seconds: float
+    body: Callable[[], bytes] = nothing
+    link: float | None = None
+
+
+async def load(url: str, way: Way) -> tuple[int, float]:
+    """How many answers came, and in how many seconds."""
     came = 0
-    async with CLIENTS[client](url, width) as asking:
+    async with CLIENTS[way.client](url, way.width, Link(way.link)) as asking:
         began = time.perf_counter()
 
         async def one(ask: Ask) -> None:
             nonlocal came
-            while time.perf_counter() - began < seconds:
-                size = await ask(body())
-                came += size
+            while time.perf_counter() - began < way.seconds:
+                await ask(way.body())
+                came += 1
 
         await asyncio.gather(*map(one, asking))
-        return came / MIB / (time.perf_counter() - began)
-
-
-def nothing() -> bytes:
-    return b""
+        return came, time.perf_counter() - began
 
 
 NUMBERS = itertools.count(1)
@@ -177,10 +230,10 @@ def a_wish() -> bytes:
 # --- the two servers -------------------------------------------------------------------------------------
 
 
-async def emulate(run_seconds: float) -> None:
-    """The service, with a file of 1 MiB in it, and 1 MiB of data URI in the answer to each create; tells where."""
+async def emulate(run_seconds: float, *, inside: bool) -> None:
+    """The service, with a file of 1 MiB in it, and perhaps 1 MiB of data URI in the answer to each create; tells where."""
     async with Emulator(run_seconds=run_seconds) as emulator, aiohttp.ClientSession() as session:
-        emulator.set_mode(creates_per_minute=0, others_per_minute=0, data_uris=True, picture_kib=KIB_INSIDE)
+        emulator.set_mode(creates_per_minute=0, others_per_minute=0, data_uris=inside, picture_kib=KIB_INSIDE)
         form = aiohttp.FormData()
         form.add_field("content", os.urandom(MIB), filename="picture.png", content_type="image/png")
         headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -228,9 +281,9 @@ def cpu_of(process: int) -> float:
 
 
 @contextmanager
-def pair(run_seconds: float) -> Iterator[tuple[dict[str, Any], str, int, str]]:
+def pair(run_seconds: float, *, inside: bool = True) -> Iterator[tuple[dict[str, Any], str, int, str]]:
     """An emulator and a gateway in front of it: what the first tells, the other's address, its process and its folder."""
-    upstream, told = start(__file__, "emulator", str(run_seconds))
+    upstream, told = start(__file__, "emulator", str(run_seconds), "inside" if inside else "addresses")
     with tempfile.TemporaryDirectory() as folder:
         gateway, url = start_gateway(told["url"], folder)
         try:
@@ -241,34 +294,26 @@ def pair(run_seconds: float) -> Iterator[tuple[dict[str, Any], str, int, str]]:
                 process.wait()
 
 
-def compare(
-    name: str,
-    direct: str,
-    through: str,
-    gateway: int,
-    *,
-    client: str,
-    width: int,
-    seconds: float,
-    body: Callable[[], bytes] = nothing,
-) -> None:
+def compare(name: str, direct: str, through: str, gateway: int, way: Way, *, rounds: int = ROUNDS) -> None:
     """A line of the table."""
     found: dict[str, list[float]] = {direct: [], through: []}
-    spent = came = 0.0
+    spent, made = 0.0, 0
     for url in found:
-        uvloop.run(load(client, url, width, 0.5, body))  # warm
-    for _ in range(ROUNDS):
-        for url, rounds in found.items():
-            before, began = cpu_of(gateway), time.perf_counter()
-            rounds.append(uvloop.run(load(client, url, width, seconds, body)))
+        uvloop.run(load(url, way._replace(seconds=0.5)))  # warm
+    for _ in range(rounds):
+        for url, rates in found.items():
+            before = cpu_of(gateway)
+            came, seconds = uvloop.run(load(url, way))
+            rates.append(came / seconds)
             if url == through:
                 spent += cpu_of(gateway) - before
-                came += rounds[-1] * (time.perf_counter() - began)
+                made += came
     ratios = [ours / theirs for theirs, ours in zip(*found.values(), strict=True)]
-    medians = [statistics.median(rounds) for rounds in found.values()]
+    medians = [statistics.median(rates) for rates in found.values()]
+    link = "1 Gbit/s" if way.link else "loopback"
     print(
-        f"| {name} | {client} | {width} | {medians[0]:.0f} | {medians[1]:.0f} | {medians[1] / medians[0]:.2f} | "
-        f"{min(ratios):.2f}-{max(ratios):.2f} | {spent / came * 1000:.2f} ms |",
+        f"| {name} | {way.client} | {link} | {way.width} | {medians[0]:.1f} | {medians[1]:.1f} | "
+        f"{medians[1] / medians[0]:.2f} | {min(ratios):.2f}-{max(ratios):.2f} | {spent / made * 1000:.2f} ms |",
         flush=True,
     )
 
@@ -276,26 +321,34 @@ def compare(
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
     print(
-        f"1 MiB each; {ROUNDS} rounds of {seconds:g} s in turn, medians; MiB a second; {os.cpu_count()} cores\n"
+        f"1 MiB each; rounds in turn, medians; pictures a second; {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f} before\n"
     )
-    print("| | client | in flight | direct | gateway | ratio | of single rounds | CPU of the gateway a MiB |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| | client | link | in flight | direct | gateway | ratio | of single rounds | CPU of the gateway a picture |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for run_seconds in RUN_SECONDS:
+        with pair(run_seconds) as (told, url, gateway, _):
+            way = Way("httpx", 60, max(seconds, 2 * run_seconds), a_wish)
+            name = f"answers, runs of {run_seconds:g} s"
+            compare(name, told["url"] + CREATE, url + CREATE, gateway, way, rounds=ROUNDS_OF_RUNS)
+    with pair(1.0, inside=False) as (told, url, gateway, _):
+        way = Way("httpx", 60, seconds, a_wish)
+        compare("creates, runs of 1 s", told["url"] + CREATE, url + CREATE, gateway, way)
     with pair(0.0) as (told, url, gateway, folder):
+        way = Way("httpx", 8, seconds, a_wish)
+        compare("answers, as fast as it goes", told["url"] + CREATE, url + CREATE, gateway, way)
         link = urlsplit(told["file"])
         file, kept = f"{url}{link.path}?{link.query}", url + shelve(folder)
-        for client, width in itertools.product(CLIENTS, (1, 8)):
-            shape = {"client": client, "width": width, "seconds": seconds}
-            compare("files", told["file"], file, gateway, **shape)
-            compare("kept pictures", told["file"], kept, gateway, **shape)
-        shape = {"client": "httpx", "width": 8, "seconds": seconds, "body": a_wish}
-        compare("answers, at once", told["url"] + CREATE, url + CREATE, gateway, **shape)
-    with pair(1.0) as (told, url, gateway, _):
-        shape = {"client": "httpx", "width": 60, "seconds": 2 * seconds, "body": a_wish}
-        compare("answers, runs of 1 s", told["url"] + CREATE, url + CREATE, gateway, **shape)
+        for client, width, speed in itertools.product(CLIENTS, (1, 8), (GIGABIT, None)):
+            way = Way(client, width, seconds, link=speed)
+            compare("files", told["file"], file, gateway, way)
+            compare("kept pictures", told["file"], kept, gateway, way)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["emulator"]:
-        uvloop.run(emulate(float(sys.argv[2])))
+        uvloop.run(emulate(float(sys.argv[2]), inside=sys.argv[3] == "inside"))
     else:
         main()

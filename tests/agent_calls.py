@@ -15,6 +15,8 @@ TOOLS = {
     "get_prediction", "cancel_prediction", "usage_report",
 }  # fmt: skip
 SCHNELL, DEV = "black-forest-labs/flux-schnell", "black-forest-labs/flux-dev"
+NO_PICTURES = ("https://[x", "https:///x", "data:,", "data:text/plain;base64,aGk=", "data:image/png;base64,!")
+"""Addresses behind which there is no picture, whoever looks."""
 
 
 def text_of(answer: CallToolResult) -> str:
@@ -58,14 +60,16 @@ def picture_at(path: str | Path) -> bytes:
 
 
 class Asked:
-    """A user who is asked whether to buy, and says always the same."""
+    """A user who is asked whether to buy, and says always the same; None: closes the question without an answer to it."""
 
-    def __init__(self, *, agrees: bool) -> None:
+    def __init__(self, *, agrees: bool | None) -> None:
         self._agrees = agrees
         self.questions: list[str] = []
 
     async def __call__(self, _: Any, params: ElicitRequestParams) -> ElicitResult:
         self.questions.append(params.message)
+        if self._agrees is None:
+            return ElicitResult(action="accept")
         if not self._agrees:
             return ElicitResult(action="decline")
         return ElicitResult(action="accept", content={"buy": True})

@@ -63,6 +63,7 @@ from imagen.service.prepare import Preparation
 from imagen.service.prices import PriceBook
 from imagen.service.quotes import Estimator
 from imagen.service.recommend import Recommender
+from imagen.service.replicate_events import Bodies
 from imagen.service.replicate_shapes import Outputs
 from imagen.service.semaphore_lease import SemaphoreLeases
 from imagen.service.share import Reuse
@@ -494,7 +495,7 @@ class App:
             turn=self._courier_turn,
             clock=clock,
             observer=observer,
-            freshen=self._notices.replicate.freshen,
+            body_of=Bodies(fresh=self.fresh, store=self.store, batches=SqlBatches(self.database)).of,
         )
 
     def _add_mirror(self) -> None:

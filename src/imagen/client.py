@@ -22,6 +22,7 @@ import msgspec
 
 from imagen.assembly import App, build
 from imagen.domain.events import Event
+from imagen.domain.inside import is_inside
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction as Record
 from imagen.domain.prediction import Status
@@ -475,9 +476,7 @@ class _Listener:
 
 
 def _images(outcome: Outcome) -> list[Image]:
-    addresses = [
-        address if not address.startswith("data:") else None for address in outcome.prediction.output
-    ]
+    addresses = [None if is_inside(address) else address for address in outcome.prediction.output]
     if outcome.pictures:
         return [
             Image(picture.path, addresses[index] if index < len(addresses) else None, picture.facts)

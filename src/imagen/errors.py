@@ -495,6 +495,14 @@ class SchemaMismatch(StoreError):
     code = "schema_mismatch"
 
 
+def for_elsewhere(error: ImagenError) -> ImagenError:
+    """The same error as it is told on another machine: what a database says of itself names our files."""
+    if not isinstance(error, StoreError) or error.of_one_row:
+        return error
+    why = "is held by another process" if isinstance(error, StoreBusy) else "cannot be read or written"
+    return type(error)(f"the database here {why}", retry_after=error.retry_after)
+
+
 class SinkError(ImagenError):
     """The other place of the ledger refused, broke or could not be reached. Its entries wait in our own database.
 

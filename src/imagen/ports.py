@@ -420,6 +420,9 @@ class PredictionStore(Protocol):
             NotFound: none, or several, begin like that.
         """
 
+    async def status(self, prediction_id: str) -> Status | None:
+        """Where the one of exactly this id of ours stands; None when there is none. Cheap, however large its input is."""
+
     async def unfinished(
         self, *, request_key: str | None = None, besides: str | None = None
     ) -> Sequence[Prediction]:
@@ -442,8 +445,8 @@ class PredictionStore(Protocol):
     async def list(self, *, limit: int, status: Status | None = None) -> Sequence[Prediction]:
         """Newest first."""
 
-    async def stretch(self, sight: Sight, stretch: Stretch) -> Sequence[Prediction]:
-        """A part of those that somebody may see, newest first."""
+    async def stretch(self, sight: Sight, stretch: Stretch) -> Sequence[str]:
+        """The ids of a part of those that somebody may see, newest first; with `rising` oldest first."""
 
     async def of_draft(self, draft: str) -> Sequence[Prediction]:
         """The previews of one wish and the finals made of them, oldest first, 1000 at most. Whose they are, the caller checks."""
@@ -783,8 +786,12 @@ class BatchStore(Protocol):
             StoreError: their batch is not there, or accepted; or one of them was written down before.
         """
 
-    async def accept(self, batch: Batch, *, mark: Idempotency | None = None) -> str:
+    async def accept(
+        self, batch: Batch, *, mark: Idempotency | None = None, items: Sequence[Item] | None = None
+    ) -> str:
         """From now on it is done, once. The id of the batch that counts.
+
+        With `items`, all that it has, it is written down in the same transaction, and was not added before.
 
         Its `total`, `quoted`, `unpriced`, `images`, `owner` and `details` are written as they are given here: nobody knew
         them while its items were being written down.
@@ -816,6 +823,8 @@ class BatchStore(Protocol):
 
     async def waiting(self, stretch: Stretch, *, scope: str | None = None) -> Sequence[str]:
         """A part of the predictions of open batches that are not written down yet, by their ids, newest first.
+
+        With `rising` oldest first.
 
         Args:
             stretch: which part.
@@ -910,7 +919,7 @@ class BatchStore(Protocol):
     ) -> Batch:
         """Pause it, let it run, or cancel it. An ended one stays as it is, and a canceled one stays canceled.
 
-        The code of the error that is the reason is kept in its details, as `STOPPED_BY`.
+        The code of the error that is the reason is kept in its details, as `Remembered.stopped_by`.
 
         With `CANCEL` its queued items end as canceled, but for those of which something may have been bought, by somebody
         who then died: `claim` hands those out, so that they are stopped.

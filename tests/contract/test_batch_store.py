@@ -905,3 +905,43 @@ async def test_predictions_are_found_in_their_places(store: SqlBatches) -> None:
     assert {this: (batch.id, item.index) for this, (batch, item) in found.items()} == {
         wanted[0]: (batch.id, 2), wanted[1]: (batch.id, 0),
     }  # fmt: skip
+
+
+# --- accepted in one piece ---------------------------------------------------------------------------------
+
+
+async def test_a_batch_is_written_down_and_accepted_in_one(store: SqlBatches):
+    batch = make_batch(total=2, owner="me", details={"x": 1})
+    items = [make_item(batch, index) for index in range(2)]
+    assert await store.accept(batch, items=items) == batch.id
+    assert await store.get(batch.id) == batch
+    assert list(await store.items(batch.id)) == items
+    assert await store.of_prediction(prediction_of(batch, 1)) == items[1]
+
+
+@pytest.mark.parametrize("there", [0, 2])
+async def test_in_one_it_has_all_of_its_items_or_is_not_there(store: SqlBatches, there: int):
+    batch = make_batch(total=1)
+    with pytest.raises(StoreError, match=f"has {there} items in place of 1"):
+        await store.accept(batch, items=[make_item(batch, index) for index in range(there)])
+    assert list(await store.open()) == []
+
+
+async def test_what_is_there_is_not_accepted_in_one_again(store: SqlBatches):
+    batch = await accepted(store, make_batch(total=1))
+    with pytest.raises(StoreError, match="written down already"):
+        await store.accept(batch, items=[make_item(batch, 0)])
+    assert list(await store.items(batch.id)) == [make_item(batch, 0)]
+
+
+async def test_of_equal_requests_that_are_accepted_in_one_the_first_counts(store: SqlBatches):
+    batches = [make_batch(number, total=1) for number in range(1, 9)]
+    counts = await asyncio.gather(
+        *(store.accept(batch, mark=make_mark(batch), items=[make_item(batch, 0)]) for batch in batches)
+    )
+    assert set(counts) == {counts[0]}
+    assert [batch.id for batch in await store.open()] == [counts[0]]
+    late = make_batch(9, total=1)
+    with pytest.raises(IdempotencyConflict):
+        await store.accept(late, mark=make_mark(late, fingerprint="another"), items=[make_item(late, 0)])
+    assert [batch.id for batch in await store.open()] == [counts[0]]

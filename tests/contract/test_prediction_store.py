@@ -164,6 +164,14 @@ async def test_get_by_id_by_unique_beginning_and_by_upstream_id(store: Predictio
     assert (await store.get(given)).id == "pred_a1"
 
 
+async def test_where_one_stands_is_told_without_the_rest(store: PredictionStore):
+    await store.add(make_prediction(status=Status.PROCESSING, upstream_id="up-1"))
+    whole = make_prediction().id
+    assert await store.status(whole) is Status.PROCESSING
+    for other in (whole[:-1], "up-1", "", "%"):
+        assert await store.status(other) is None
+
+
 async def test_a_whole_id_wins_over_beginnings(store: PredictionStore):
     for identity in ("pred_a11", "pred_a12", "pred_a1"):
         await store.add(make_prediction(id=identity))
@@ -352,13 +360,13 @@ async def test_a_stretch_has_what_somebody_may_see_newest_first(store: Predictio
 
     async def shown(sight: Sight, **bounds: Any) -> list[str]:
         found = await store.stretch(sight, Stretch(**{"limit": 10} | bounds))
-        return [one.id.removeprefix("pred_") for one in found]
+        return [one.removeprefix("pred_") for one in found]
 
     assert await shown(Sight()) == ["5", "4", "3", "2", "1", "0"]
     assert await shown(Sight(key="key_a")) == ["5", "2", "0"]
     assert await shown(Sight(account="other")) == ["4"]
     assert await shown(Sight(account="ours", caller="local")) == ["3"]
     assert await shown(Sight(key="key_a"), limit=2) == ["5", "2"]
-    assert await shown(Sight(key="key_a"), limit=2, rising=True) == ["2", "0"]
+    assert await shown(Sight(key="key_a"), limit=2, rising=True) == ["0", "2"]
     assert await shown(Sight(), below="pred_4", above="pred_1") == ["3", "2"]
-    assert await shown(Sight(), above="pred_1", limit=2, rising=True) == ["3", "2"]
+    assert await shown(Sight(), above="pred_1", limit=2, rising=True) == ["2", "3"]

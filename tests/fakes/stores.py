@@ -81,6 +81,10 @@ class MemoryPredictionStore:
             )
         return found[0]
 
+    async def status(self, prediction_id: str) -> Status | None:
+        found = self._rows.get(prediction_id)
+        return None if found is None else found.status
+
     async def promised(self, request_key: str) -> list[Prediction]:
         return []
 
@@ -112,10 +116,10 @@ class MemoryPredictionStore:
         rows = sorted(self._rows.values(), key=lambda one: (one.created_at, one.id), reverse=True)
         return [one for one in rows if status in {None, one.status}][:limit]
 
-    async def stretch(self, sight: Sight, stretch: Stretch) -> Sequence[Prediction]:
+    async def stretch(self, sight: Sight, stretch: Stretch) -> Sequence[str]:
         rows = sorted(self._rows.values(), key=lambda one: one.id, reverse=not stretch.rising)
-        found = [
-            one
+        return [
+            one.id
             for one in rows
             if sight.key in {None, one.key}
             and sight.account in {None, one.account}
@@ -123,7 +127,6 @@ class MemoryPredictionStore:
             and (stretch.above is None or one.id > stretch.above)
             and (stretch.below is None or one.id < stretch.below)
         ][: stretch.limit]
-        return found[::-1] if stretch.rising else found
 
     async def unsettled(self) -> Sequence[Prediction]:
         return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
-from agent_calls import DEV, TOOLS, Asked, Heard, facts_of, holds_picture, text_of, thumbnail_of
+from agent_calls import DEV, NO_PICTURES, TOOLS, Asked, Heard, facts_of, holds_picture, text_of, thumbnail_of
 from imagen.emulator import EmulatorThread
 from waiting import until
 
@@ -224,7 +225,11 @@ async def test_a_call_that_the_client_gives_up_is_canceled_upstream(
             await until(lambda: replicate_emulator.state()["running"] == 2)
             calls.cancel_scope.cancel()
         await until(lambda: replicate_emulator.state()["by_status"].get("canceled") == 1)
-        assert facts_of(await agent.call_tool("usage_report"))["total"]["predictions"] == 1
+
+        async def is_counted() -> bool:  # it is settled a little later than it is canceled
+            return bool(facts_of(await agent.call_tool("usage_report"))["total"]["predictions"] == 1)
+
+        await until(is_counted)
         assert not goes_on.done()
         goes_on.cancel()
         await asyncio.wait({goes_on})
@@ -262,16 +267,76 @@ async def test_nobody_cancels_the_call_of_somebody_else(
     asked = asyncio.create_task(post(gateway, common, CALL))
     await until(lambda: replicate_emulator.state()["running"] == 1)
     for headers in (common | {"X-API-Key": key}, common | ADMIN, {}, {"mcp-session-id": "1" * 32}):
-        assert (await post(gateway, headers, cancel)).status == 202
+        refused = await post(gateway, headers, cancel)
+        assert refused.status == 400
+        assert "another replica" in refused.json()["error"]["message"]
     assert not asked.done()
     assert replicate_emulator.state()["running"] == 1
     assert (await post(gateway, common, cancel)).status == 202
     answer = await asyncio.wait_for(asked, 10)
     assert b"the client canceled the call" in answer.body
     assert replicate_emulator.state()["by_status"].get("canceled") == 1
+    assert (await post(gateway, common, cancel)).status == 202  # a little late, and of no harm
 
 
 @pytest.mark.replicate_emulator(run_seconds=30)
+async def test_a_create_that_is_held_open_is_canceled_by_its_id(
+    gateway: RunningGateway, replicate_emulator: EmulatorThread
+) -> None:
+    asked = asyncio.create_task(post(gateway, ADMIN, CALL))
+    await until(lambda: replicate_emulator.state()["running"] == 1)
+    listed = await gateway.request("GET", "/v1/predictions", headers=ADMIN)
+    (one,) = listed.json()["results"]
+    other = await key_of(gateway, "other")
+    async with an_agent(gateway, other) as agent:
+        assert (await agent.call_tool("cancel_prediction", {"id": one["id"]})).is_error
+    assert replicate_emulator.state()["running"] == 1
+    async with an_agent(gateway) as agent:
+        ended = facts_of(await agent.call_tool("cancel_prediction", {"id": one["id"]}))
+    assert ended["status"] == "canceled"
+    assert one["id"] in (await asyncio.wait_for(asked, 10)).body.decode()
+    assert replicate_emulator.state()["by_status"] == {"canceled": 1}
+
+
+async def test_a_broken_database_tells_nobody_where_it_lies(gateway: RunningGateway, tmp_path: Path) -> None:
+    call = CALL | {"params": {"name": "get_prediction", "arguments": {"id": "pred_1"}}}
+    database = gateway.app.database
+    await until(gateway.is_ready)  # what the start does with it is done
+    database.close()
+    for file in database.path.parent.glob("imagen.db*"):
+        file.unlink()
+    database.path.write_bytes(b"this is no database" * 100)
+    answers = [
+        await post(gateway, {}, call),
+        await gateway.request("GET", "/predictions/pred_1", headers=ADMIN),
+        await gateway.request("GET", "/v1/predictions/pred_1", headers=ADMIN),
+    ]
+    for answer in answers:
+        assert b"store_error" in answer.body
+        assert str(tmp_path) not in answer.body.decode()
+        assert b"imagen.db" not in answer.body
+
+
+async def test_what_is_told_elsewhere_names_neither_our_files_nor_our_commands(
+    gateway: RunningGateway, replicate_emulator: EmulatorThread, tmp_path: Path
+) -> None:
+    async with an_agent(gateway) as agent:
+        for tool in ("get_prediction", "cancel_prediction"):
+            long = await agent.call_tool(tool, {"id": "x" * 60_000})
+            assert long.is_error
+            assert "1 to 64" in text_of(long)
+        wrong = await agent.call_tool("generate_image", {**FOX, "options": {"guidance": 99}})
+        assert "describe_model lists its parameters" in text_of(wrong)
+        for image in NO_PICTURES:
+            nothing = await agent.call_tool("edit_image", {**FOX, "image": image})
+            assert nothing.is_error
+            assert "image: it" in text_of(nothing), text_of(nothing)
+    answer = await gateway.request("GET", f"/v1/predictions/{'x' * 60_000}", headers=ADMIN)
+    assert str(tmp_path) not in answer.body.decode()
+    assert replicate_emulator.purchases == 0
+
+
+@pytest.mark.replicate_emulator(run_seconds=3)
 async def test_a_gateway_that_is_told_to_stop_hands_a_call_over(
     tmp_path: Path, replicate_emulator: EmulatorThread
 ) -> None:
@@ -288,8 +353,18 @@ async def test_a_gateway_that_is_told_to_stop_hands_a_call_over(
         status, body = await asyncio.wait_for(asked, 5)
     assert status == 200
     assert b"shutting down" in body
+    assert b"It is paid for: do not ask for it again; get_prediction" in body
+    assert b"try again" not in body
+    told = re.search(rb"prediction: (pred_\w+)", body)
+    assert told is not None
     assert b'"isError":true' in body
-    assert replicate_emulator.state()["by_status"].get("canceled") is None
+    async with running_gateway(tmp_path, replicate_emulator) as gateway, an_agent(gateway) as agent:
+
+        async def pictures() -> Any:
+            return facts_of(await agent.call_tool("get_prediction", {"id": told[1].decode()}))["pictures"]
+
+        assert await until(pictures)
+    assert replicate_emulator.state()["by_status"] == {"succeeded": 1}
 
 
 @pytest.mark.replicate_emulator(run_seconds=0.2)

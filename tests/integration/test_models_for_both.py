@@ -51,6 +51,17 @@ def check_for_openai(model: dict[str, Any], name: str) -> None:
     assert isinstance(model["created"], int)
 
 
+async def test_whoever_takes_nothing_but_the_services_form_gets_that_alone(gateway: RunningGateway) -> None:
+    exact = ADMIN | {"X-Imagen-Exact": "1"}
+    for headers in (ADMIN, exact, ADMIN):  # neither is answered with what was kept for the other
+        page = (await get(gateway, "/v1/models", headers)).json()
+        assert ("data" in page) is (headers is ADMIN)
+        assert page["results"]
+        model = (await get(gateway, f"/v1/models/{SCHNELL}", headers)).json()
+        assert ("object" in model) is (headers is ADMIN)
+        assert model["name"] == "flux-schnell"
+
+
 async def test_one_page_is_read_by_both(gateway: RunningGateway) -> None:
     for path in ("/v1/models", "/models", "/v1/models?sort_by=model_created_at"):
         answer = await get(gateway, path)

@@ -212,6 +212,42 @@ async def test_a_file_here_is_known_to_the_service_by_its_own_address(
     assert refused.value.problems[0].field == "input.image"
 
 
+async def test_a_file_here_is_known_under_every_name_of_this_machine(
+    gateway: RunningGateway, replicate_emulator: EmulatorThread
+) -> None:
+    shop, rival = await key_of(gateway), await key_of(gateway, "rival")
+    hers = (await upload(gateway, headers=shop)).json()["id"]
+    admins = (await upload(gateway)).json()["id"]
+    port = urlsplit(gateway.url).port
+    here = [
+        f"http://localhost:{port}/v1/files",
+        f"http://127.0.0.1:{port}/v1/files",
+        f"http://[::1]:{port}//v1/files",
+        f"HTTP://LOCALHOST:{port}/v1/files",
+    ]
+    elsewhere = ["https://pictures.example.com/v1/files", f"http://gateway:{port}/v1/files"]
+
+    async def sent(address: str, headers: dict[str, str]) -> tuple[int, str | None]:
+        wish = {"input": {"prompt": "a fox", "input_image": address}}
+        path = "/v1/models/black-forest-labs/flux-kontext-pro/predictions"
+        made = await gateway.request("POST", path, json=wish, headers=headers)
+        return made.status, made.json().get("input", {}).get("input_image")
+
+    for beginning in here + elsewhere:
+        for file_id, headers in ((hers, shop), (hers, ADMIN), (admins, ADMIN)):
+            told = f"{replicate_emulator.url}/v1/files/{file_id}"
+            assert await sent(f"{beginning}/{file_id}", headers) == (201, told), beginning
+    for beginning in here:
+        assert (await sent(f"{beginning}/{hers}", rival))[0] == 422
+    for address in (
+        f"{elsewhere[0]}/{hers}",
+        f"{elsewhere[0]}/nobodysfile",
+        "https://pictures.example.com/files/" + hers,
+        f"http://localhost:{(port or 0) % 60_000 + 1}/files/{hers}",
+    ):
+        assert await sent(address, rival) == (201, address)
+
+
 # --- sizes -------------------------------------------------------------------------------------------------
 
 

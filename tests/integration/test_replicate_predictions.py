@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from gateway import ADMIN, ADMIN_KEY, Answer, RunningGateway, running_gateway
@@ -199,6 +201,7 @@ async def test_what_does_not_fit_is_refused_in_the_words_of_the_service(
             ({}, {"Cancel-After": "4s"}, "header", "Must be from 5 seconds to 24 hours"),
             ({}, {"Cancel-After": "soon"}, "header", "Must be a duration"),
             ({"input": {}}, {}, "required", "- input.prompt"),
+            ({"input": {"prompt": "a\0b"}}, {}, "invalid", "- input.prompt: it holds a NUL character"),
             ({"input": {"prompt": "x", "output_format": "bmp"}}, {}, "enum", "- input.output_format"),
         ]
         for body, headers, kind, detail in cases:
@@ -210,6 +213,28 @@ async def test_what_does_not_fit_is_refused_in_the_words_of_the_service(
             assert answer.headers["content-type"] == "application/problem+json"
             assert told["invalid_fields"][0]["type"] == kind, told
             assert detail in told["detail"], told
+            assert len(told["invalid_fields"]) == 1, told
+        for method, path, status in (
+            ("GET", "/v1/nothing", 404),
+            ("PUT", "/v1/predictions", 405),
+            ("DELETE", "/v1/predictions/x", 405),
+            ("GET", "/v1", 404),
+        ):
+            nothing = await gateway.request(method, path, headers=ADMIN)
+            told = nothing.json()
+            assert (nothing.status, told["status"], told["code"]) == (status, status, "not_found"), told
+            assert nothing.headers["content-type"] == "application/problem+json"
+            assert path in told["detail"]
+            assert ("allow" in nothing.headers) is (status == 405)
+        ours = (await gateway.request("PUT", "/v1nothing", headers=ADMIN)).json()
+        assert (ours["success"], ours["error"]) == (False, "PUT /v1nothing was not found")
+        pictures = await gateway.request("GET", "/v1/images/generations", headers=ADMIN)
+        assert (pictures.status, pictures.json()["error"]["type"]) == (405, "invalid_request_error")
+        agents = await gateway.request("GET", "/mcp", headers=ADMIN)
+        assert (agents.status, agents.json()["error"]["message"]) == (
+            405,
+            "GET /mcp is not supported. GET /docs lists what is.",
+        )
         missing = await gateway.request("POST", "/v1/predictions", json={}, headers=ADMIN)
         assert [each["description"] for each in missing.json()["invalid_fields"]] == [
             "version is required", "input is required",
@@ -243,6 +268,8 @@ async def test_what_the_service_refuses_is_told_to_whoever_waits_and_is_an_end_f
         replicate_emulator.add_fault("payment_required", times=2, operation="predictions.create")
         refused = await caller.create(headers={"Prefer": "wait"})
         assert (refused.status, refused.json()["title"]) == (402, "Insufficient credit")
+        assert ". Add credit at" in refused.json()["detail"]
+        assert ".. Add" not in refused.json()["detail"]
         made = (await caller.create()).json()
         over = await caller.ended(made["id"])
         assert (over["status"], over["output"]) == ("failed", None)
@@ -300,6 +327,9 @@ async def test_files_inside_the_answer_are_there_for_an_hour_and_kept_ones_for_g
         replicate_emulator.clock.advance(4000)
         gone = (await caller.get(made["id"])).json()
         assert (gone["status"], gone["output"], gone["data_removed"]) == ("succeeded", None, True)
+        looks = len(replicate_emulator.journal.entries(operation="predictions.get"))
+        assert (await caller.get(made["id"])).json() == gone  # remembered, and not asked for again
+        assert len(replicate_emulator.journal.entries(operation="predictions.get")) == looks
     async with running_gateway(tmp_path, replicate_emulator, IMAGEN_PICTURES__KEEP="true") as gateway:
         caller = Caller(gateway)
         replicate_emulator.add_fault("data_uri_output")
@@ -354,7 +384,7 @@ async def test_the_list_has_what_the_caller_may_see_of_every_face(
 async def test_the_list_goes_on_page_by_page_in_both_directions(
     tmp_path: Path, replicate_emulator: EmulatorThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagen.server.replicate.predictions.PAGE_SIZE", 2)
+    monkeypatch.setattr("imagen.server.replicate.listing.PAGE_SIZE", 2)
     async with running_gateway(tmp_path, replicate_emulator) as gateway:
         caller = Caller(gateway)
         made = [(await caller.create(headers={"Prefer": "wait"})).json()["id"] for _ in range(5)]
@@ -434,6 +464,37 @@ async def test_at_the_root_a_body_tells_whose_words_they_are(
         }  # fmt: skip
 
 
+async def test_at_the_root_ids_of_the_service_keys_and_strangers_are_told_apart_too(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+
+        async def keyed(route: str) -> dict[str, str]:
+            facts = {"name": route.strip("/"), "routes": [route]}
+            made = await gateway.request("POST", "/keys", json=facts, headers=ADMIN)
+            return {"Authorization": f"Bearer {made.json()['key']}"}
+
+        theirs, ours = await keyed("/v1"), await keyed("/predictions")
+        body = {"version": SCHNELL, "input": {"prompt": "a fox"}}
+        made = await gateway.request("POST", "/predictions", json=body, headers=theirs | {"Prefer": "wait"})
+        assert judged(made, "post", CREATE).json()["status"] == "succeeded"
+        assert (await gateway.request("POST", "/predictions", json=body, headers=ours)).status == 403
+        wish = {"model_name": SCHNELL, "prompt": "a fox"}
+        assert (await gateway.request("POST", "/predictions", json=wish, headers=theirs)).status == 403
+        assert (await gateway.request("POST", "/predictions", json=wish, headers=ours)).status == 202
+        upstream = (await gateway.app.store.get(made.json()["id"])).upstream_id
+        seen = await gateway.request("GET", f"/predictions/{upstream}", headers=theirs)
+        assert judged(seen, "get", ONE).json()["id"] == made.json()["id"]
+        short = await gateway.request("POST", "/predictions", json={"version": SCHNELL}, headers=ADMIN)
+        assert judged(short, "post", CREATE).json()["title"] == "Input validation failed"
+        for method, path in (("POST", "/predictions"), ("GET", f"/predictions/{upstream}")):
+            wrong = {"Authorization": "Bearer imk_nobodys"}
+            stranger = await gateway.request(method, path, json=body, headers=wrong)
+            assert (stranger.status, stranger.json()["title"]) == (401, "Unauthenticated")
+        stranger = await gateway.request("POST", "/predictions", json=body, headers={"X-API-Key": "imk_x"})
+        assert (stranger.status, stranger.json()["success"]) == (401, False)
+
+
 async def test_what_was_made_elsewhere_is_asked_for_at_the_service_by_its_owner_alone(
     tmp_path: Path, replicate_emulator: EmulatorThread
 ) -> None:
@@ -466,6 +527,9 @@ async def test_a_key_for_some_models_runs_their_versions_and_no_others(
         assert (await sdxl.create(SDXL, headers={"Prefer": "wait"})).json()["status"] == "succeeded"
         assert (await schnell.create(SDXL)).status == 403
         assert (await sdxl.create(SCHNELL)).status == 403
+        asked = len(replicate_emulator.journal.entries())
+        assert (await schnell.create(SDXL)).status == 403
+        assert len(replicate_emulator.journal.entries()) == asked
     assert replicate_emulator.purchases == 1
 
 
@@ -497,6 +561,32 @@ async def test_the_output_is_streamed_to_whoever_has_its_address(
         assert told.endswith('event: done\ndata: {"reason":"error"}\n\n')
 
 
+async def test_readers_of_a_stream_share_what_is_loaded_for_them(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("slow", run_seconds=3.5)
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        made = (await Caller(gateway).create()).json()
+        loaded: list[str] = []
+        get, places = gateway.app.store.get, gateway.app.batches.places
+
+        async def counted_get(wanted: str) -> Any:
+            loaded.append("row")
+            return await get(wanted)
+
+        async def counted_places(wanted: Any, **scope: Any) -> Any:
+            loaded.append("order")
+            return await places(wanted, **scope)
+
+        gateway.app.store.get, gateway.app.batches.places = counted_get, counted_places  # type: ignore[method-assign]
+        url = made["urls"]["stream"].removeprefix(gateway.url)
+        read = [gateway.request("GET", url) for _ in range(10)]
+        for answer in await asyncio.gather(*read):
+            assert b"event: output" in answer.body
+            assert answer.body.rstrip().endswith(b"event: done\ndata: {}")
+        assert len(loaded) < 2 * 10  # each of them, each second, was 100
+
+
 async def test_a_create_that_is_sent_again_when_its_connection_broke_is_bought_once(
     tmp_path: Path, replicate_emulator: EmulatorThread
 ) -> None:
@@ -517,6 +607,121 @@ async def test_a_create_that_is_sent_again_when_its_connection_broke_is_bought_o
         new = await caller.create(headers={"Prefer": "wait"})
         assert new.json()["id"] != again.json()["id"]
     assert replicate_emulator.purchases == 3
+
+
+async def left(gateway: RunningGateway, prompt: str, *, after: float = 0.0, headers: str = "") -> None:
+    """A create whose connection breaks before its answer."""
+    body = json.dumps({"version": SCHNELL, "input": {"prompt": prompt}})
+    parts = urlsplit(gateway.url)
+    _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    head = (
+        f"POST /v1/predictions HTTP/1.1\r\nHost: {parts.netloc}\r\nX-Admin-API-Key: {ADMIN_KEY}\r\n{headers}"
+    )
+    told = f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    writer.write(told.encode())
+    await writer.drain()
+    await asyncio.sleep(after)
+    writer.close()
+
+
+async def test_a_create_that_is_sent_again_at_once_is_bought_once_held_or_not(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        caller = Caller(gateway)
+        for number, headers in enumerate(("", "Prefer: wait\r\n") * 3):
+            prompt = f"fox {number}"
+            for _ in range(2):
+                await left(gateway, prompt, headers=headers)
+            again = await caller.create(body={"input": {"prompt": prompt}}, headers={"Prefer": "wait"})
+            assert again.json()["status"] == "succeeded"
+    assert replicate_emulator.purchases == 6
+
+
+async def test_a_client_that_counts_its_repetitions_gets_what_it_has_even_after_an_answer(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    def count(times: int) -> dict[str, str]:
+        return {"Prefer": "wait", "x-stainless-retry-count": str(times)}
+
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        caller = Caller(gateway)
+        first = (await caller.create(headers=count(0))).json()["id"]
+        again = await caller.create(headers=count(1))
+        assert (again.json()["id"], again.headers["idempotent-replayed"]) == (first, "true")
+        assert (await caller.create(headers=count(2))).json()["id"] == first
+        assert (await caller.create(headers=count(0))).json()["id"] != first
+        failed = {"input": {"prompt": "x [fault:fail preset=nsfw]"}}
+        lost = (await caller.create(body=failed, headers=count(0))).json()["id"]
+        assert (await caller.create(body=failed, headers=count(1))).json()["id"] != lost
+    assert replicate_emulator.purchases == 4
+
+
+async def test_what_was_left_is_not_given_to_another_wish_nor_when_it_is_dead(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        caller = Caller(gateway)
+        for headers in ({"Cancel-After": "10s"}, {"X-Imagen-Exact": "1"}):
+            purchases = replicate_emulator.purchases
+            replicate_emulator.add_fault("slow", run_seconds=60.0, times=2)
+            await left(gateway, "a fox", after=0.3, headers="Prefer: wait\r\n")
+            await until(lambda: gateway.context.orphans)
+            other = await caller.create(headers=headers)
+            assert "idempotent-replayed" not in other.headers
+            await until(lambda before=purchases: replicate_emulator.purchases == before + 2)
+            for one in (await caller.page())["results"]:
+                await caller.cancel(one["id"])
+            again = await caller.create(headers={"Prefer": "wait"})
+            assert (again.json()["status"], "idempotent-replayed" in again.headers) == ("succeeded", False)
+
+
+async def test_a_prediction_on_a_token_of_ones_own_goes_on_when_that_is_shown_again(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("slow", run_seconds=1.0)
+    own = {"Authorization": "Bearer r8_their_very_own"}
+    async with running_gateway(tmp_path, replicate_emulator, IMAGEN_SERVER__DRAIN="0.1") as gateway:
+        made = (await Caller(gateway, own).create()).json()["id"]
+        await until(lambda: replicate_emulator.purchases == 1)
+    replicate_emulator.add_fault("slow", run_seconds=60.0)
+    async with running_gateway(tmp_path, replicate_emulator, IMAGEN_SERVER__DRAIN="0.1") as gateway:
+        assert (await Caller(gateway, own).ended(made))["status"] == "succeeded"
+        long = (await Caller(gateway, own).create()).json()["id"]
+        await until(lambda: replicate_emulator.purchases == 2)
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        assert (await Caller(gateway, own).cancel(long)).json()["status"] == "canceled"
+    assert replicate_emulator.purchases == 2
+
+
+async def test_the_list_has_each_prediction_once_whatever_was_tried_for_it(
+    tmp_path: Path, replicate_emulator: EmulatorThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagen.server.replicate.listing.PAGE_SIZE", 2)
+    replicate_emulator.add_fault("fail", preset="interrupted", times=8)
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        caller = Caller(gateway)
+        made = [(await caller.create(body={"input": {"prompt": f"{n}"}})).json()["id"] for n in range(4)]
+        for one in made:
+            assert (await caller.ended(one))["status"] == "succeeded"
+        tasks = {"tasks": [{"model_name": "flux-schnell", "prompt": f"task {n}"} for n in range(4)]}
+        batch = (await gateway.request("POST", "/batches", json=tasks, headers=ADMIN)).json()["id"]
+        await until(lambda: replicate_emulator.purchases == 16)
+        await gateway.app.batches.ended(batch)
+        items = await gateway.app.batches.items(batch)
+        seen, query, pages = list[str](), "", 0
+        while pages < 20:
+            page, pages = await caller.page(query), pages + 1
+            seen += [one["id"] for one in page["results"]]
+            if page["next"] is None:
+                break
+            query = f"?{page['next'].partition('?')[2]}"
+        assert sorted(seen) == sorted([*made, *(item.predictions[0] for item in items)])
+        assert seen == sorted(seen, reverse=True)
+        monkeypatch.setattr("imagen.server.replicate.listing._MOST_BYTES", 0)
+        page = await caller.page()
+        assert [one["id"] for one in page["results"]] == seen[:1]
+        assert page["next"] is not None
 
 
 async def test_what_was_taken_on_outlives_the_caller_and_the_process(
@@ -603,6 +808,10 @@ async def test_a_token_of_ones_own_pays_and_is_kept_nowhere(
         assert b"r8_their_very_own" not in (tmp_path / "data" / "imagen.db").read_bytes()
         other = Caller(gateway, {"Authorization": "Bearer r8_of_another"})
         assert (await other.page())["results"] == []
+        hidden = (await Caller(gateway).create()).json()["id"]
+        owner = Caller(gateway, {"Authorization": "Bearer r8_the_servers_own_token"})
+        await until(lambda: replicate_emulator.purchases == 2)
+        assert ((await owner.get(hidden)).status, (await owner.page())["results"]) == (404, [])
 
 
 async def test_eighty_at_once_pass_no_limit_and_all_end(
@@ -627,4 +836,5 @@ async def test_a_budget_without_room_answers_as_an_account_without_credit(
         refused = await Caller(gateway).create()
         told = refused.json()
         assert (refused.status, told["title"], told["budget"]) == (402, "Insufficient credit", "all")
+        assert ".." not in told["detail"]
     assert replicate_emulator.purchases == 0

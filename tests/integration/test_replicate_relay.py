@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -243,15 +244,15 @@ async def test_what_was_told_just_now_is_told_again_without_asking(
         return len(replicate_emulator.journal.entries(operation="hardware.list"))
 
     first, again = await ask(gateway, "/v1/hardware"), await ask(gateway, "/v1/hardware")
-    assert (first.headers["x-imagen-cache"], again.headers["x-imagen-cache"]) == ("miss", "hit")
+    assert (first.headers["x-imagen-kept"], again.headers["x-imagen-kept"]) == ("miss", "hit")
     assert again.headers["age"] == "0"
     assert again.body == first.body
     assert asked() == 1
     anew = await ask(gateway, "/v1/hardware", ADMIN | {"Cache-Control": "no-cache"})
-    assert (anew.headers["x-imagen-cache"], asked()) == ("miss", 2)
-    assert (await ask(gateway, "/v1/hardware", OWN)).headers["x-imagen-cache"] == "miss"  # another account
+    assert (anew.headers["x-imagen-kept"], asked()) == ("miss", 2)
+    assert (await ask(gateway, "/v1/hardware", OWN)).headers["x-imagen-kept"] == "miss"  # another account
     assert asked() == 3
-    assert "x-imagen-cache" not in (await ask(gateway, "/v1/account")).headers
+    assert "x-imagen-kept" not in (await ask(gateway, "/v1/account")).headers
 
 
 async def test_a_change_is_seen_at_once(gateway: RunningGateway) -> None:
@@ -305,6 +306,31 @@ async def test_a_caller_is_not_told_that_the_gateways_token_is_theirs(
         assert answer.json()["code"] == "backend_unauthenticated"
         theirs = await ask(gateway, "/v1/account", {"Authorization": "Bearer r8_invalid_too"})
         assert (theirs.status, theirs.json()["title"]) == (401, "Unauthenticated")
+
+
+async def test_a_made_up_token_leaves_nothing_behind(
+    gateway: RunningGateway, replicate_emulator: EmulatorThread, tmp_path: Path
+) -> None:
+    wish = {"input": {"prompt": "a red fox"}}
+    for method, path, body in (
+        ("GET", "/v1/account", None),
+        ("GET", "/v1/models", None),
+        ("GET", f"/v1/models/{SCHNELL}", None),
+        ("GET", "/v1/models/nobody/nothing", None),
+        ("GET", "/v1/hardware", None),
+        ("GET", "/v1/deployments", None),
+        ("GET", "/v1/files", None),
+        ("GET", "/v1/files/abc/download?owner=a&expiry=1&signature=b", None),
+        ("GET", "/v1/predictions/abcdefgh", None),
+        ("POST", f"/v1/models/{SCHNELL}/predictions", wish),
+    ):
+        headers = {"Authorization": f"Bearer r8_invalid_{path.replace('/', '_')[:60]}"}
+        refused = await gateway.request(method, path, json=body, headers=headers)
+        assert (refused.status, refused.json()["title"]) == (401, "Unauthenticated"), (path, refused.body)
+    asked = {one.operation for one in replicate_emulator.journal.entries()}
+    assert asked == {"account.get"}
+    with sqlite3.connect(tmp_path / "data" / "imagen.db") as database:
+        assert database.execute("SELECT count(*) FROM gates").fetchone() == (0,)
 
 
 async def test_who_leaves_ends_the_call_too(tmp_path: Path) -> None:

@@ -119,6 +119,24 @@ async def test_without_a_filter_output_and_end_are_told(
         assert bodies[1]["urls"]["get"] == made["urls"]["get"]
 
 
+async def test_a_filter_of_nothing_or_for_nobody_is_none(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with (
+        running_gateway(tmp_path, replicate_emulator, **PRIVATE) as gateway,
+        raw_server(say_ok) as server,
+    ):
+        await create(gateway, server, events=[])
+        assert [body["status"] for body in await told(server)] == ["processing", "succeeded"]
+        for events in ([], ["start", "output"]):
+            body = {"input": {"prompt": "a hen"}, "webhook_events_filter": events}
+            answer = await gateway.request(
+                "POST", f"/v1/models/{MODEL}/predictions", json=body, headers=ADMIN | {"Prefer": "wait"}
+            )
+            assert (answer.status, answer.json()["status"]) == (201, "succeeded"), answer.body
+        assert len(server.exchanges) == 2
+
+
 async def test_an_end_is_told_however_it_came(tmp_path: Path, replicate_emulator: EmulatorThread) -> None:
     """Failed with the model's reason, canceled while it ran, and canceled while it waited with us."""
     async with (
@@ -161,11 +179,36 @@ async def test_files_inside_an_answer_are_sent_and_never_written_down(
         assert seen.json()["output"] == [picture]
 
 
+async def test_an_input_is_written_down_once_however_often_it_is_told(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    large = "data:image/png;base64," + "A" * 600_000
+    async with (
+        running_gateway(tmp_path, replicate_emulator, IMAGEN_LIMITS__CONCURRENT="1", **PRIVATE) as gateway,
+        raw_server(say_ok) as server,
+    ):
+        replicate_emulator.add_fault("slow", run_seconds=1.0)
+        await create(gateway, server, events=ALL, prompt="told often", image=large)
+        bodies = await told(server)
+        assert len(bodies) >= 3
+        assert all(body["input"]["prompt"] == "told often" for body in bodies)
+        assert all(body["input"]["image"] == large for body in bodies)
+        assert all(not one.body["input"] for one in await gateway.app.outbox.list(limit=10))
+        before = len(server.exchanges)
+        replicate_emulator.add_fault("slow", run_seconds=60.0)
+        await create(gateway, server, events=["completed"])
+        await until(lambda: replicate_emulator.purchases == 2)
+        waits = await create(gateway, server, events=["completed"], prompt="never begun")
+        await gateway.request("POST", f"/v1/predictions/{waits['id']}/cancel", headers=ADMIN)
+        (body,) = await until(lambda: [json.loads(one.body) for one in server.exchanges[before:]])
+        assert (body["id"], body["input"]["prompt"]) == (waits["id"], "never begun")
+
+
 @pytest.mark.parametrize(
     ("fields", "wrong"),
     [
         ({"webhook": "ftp://shop.example/x"}, "webhook"),
-        ({"webhook_events_filter": ["start"]}, "webhook_events_filter"),
+        ({"webhook_events_filter": ["begin"]}, "webhook_events_filter.0"),
         ({"webhook": "https://10.0.0.1/x"}, "webhook"),
     ],
 )

@@ -67,9 +67,12 @@ def test_what_nobody_knows_the_price_of_has_no_place_in_a_budget() -> None:
         assert free.left is None
 
 
-@given(CENTS, CENTS, st.none() | CENTS)
-def test_consent(price: Usd, above: Usd, consented: Usd | None) -> None:
-    asked = needs_consent(Quote.exactly(price), above=above, consented=consented)
-    assert asked == (price > above and (consented is None or price > consented))
-    assert needs_consent(UNKNOWN_PRICE, above=above, consented=consented) == (consented is None)
-    assert not needs_consent(Quote.exactly(Usd(0)), above=Usd(0), consented=None)
+@given(CENTS, CENTS, st.none() | CENTS, st.booleans())
+def test_consent(price: Usd, above: Usd, consented: Usd | None, is_estimate: bool) -> None:
+    quote = Quote.exactly(price)
+    asked = needs_consent(quote, is_estimate=is_estimate, above=above, consented=consented)
+    assert asked == ((is_estimate or price > above) and (consented is None or price > consented))
+    unknown = needs_consent(UNKNOWN_PRICE, is_estimate=is_estimate, above=above, consented=consented)
+    assert unknown == (consented is None)
+    nothing = Quote.exactly(Usd(0))
+    assert not needs_consent(nothing, is_estimate=False, above=Usd(0), consented=None)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from imagen.agents.words import in_words_of_tools
 from imagen.agents.workshop import Offer, Sight, Workshop
 from imagen.domain.money import Usd, to_dollars
 from imagen.domain.quote import Quote
@@ -150,7 +151,9 @@ class UsageAnswer(msgspec.Struct, frozen=True, kw_only=True):
 # --- pictures --------------------------------------------------------------------------------------------
 
 
-def made(workshop: Workshop, offer: Offer, outcomes: Sequence[Outcome], *, left: Usd | None) -> Made:
+def made(
+    workshop: Workshop, offer: Offer, outcomes: Sequence[Outcome], *, left: Usd | None, local: bool
+) -> Made:
     """What a call came to."""
     first = outcomes[0].prediction
     spent = Usd.total_or_none(outcome.prediction.spent for outcome in outcomes)
@@ -164,7 +167,7 @@ def made(workshop: Workshop, offer: Offer, outcomes: Sequence[Outcome], *, left:
                 seed=outcome.prediction.seed,
                 cost_usd=to_dollars(outcome.prediction.spent),
                 seconds=_seconds(outcome.prediction.latency_ms),
-                error=None if outcome.error is None else str(outcome.error),
+                error=None if outcome.error is None else in_words_of_tools(str(outcome.error), local=local),
             )
             for outcome in outcomes
         ],
@@ -234,22 +237,28 @@ def unbought(
     )
 
 
-def told_unbought(found: Made, quote: Quote, *, above: Usd) -> str:
+def told_unbought(found: Made, offer: Offer, *, above: Usd) -> str:
     """The same in words."""
     if found.confirmation is None:
         return "Nothing was bought: the user declined."
-    return f"Nothing was bought yet. {why_asked(found.model, quote, above=above)} {found.confirmation.how}"
+    return f"Nothing was bought yet. {why_asked(offer, above=above)} {found.confirmation.how}"
 
 
-def why_asked(model: str, quote: Quote, *, above: Usd) -> str:
+def why_asked(offer: Offer, *, above: Usd) -> str:
     """Why something is not bought without asking."""
+    model, quote = offer.model, offer.quote
     if quote.high is None:
         return f"Nobody knows what {model} costs, so it is not bought without asking."
     least = "" if quote.low == quote.high else "up to "
+    if offer.is_estimate:
+        return (
+            f"With {model} this costs {least}{quote.high} by an estimate, and may cost more; "
+            "that is not bought without asking."
+        )
     return f"With {model} this costs {least}{quote.high}; more than {above} is not bought without asking."
 
 
-def state(workshop: Workshop, sight: Sight) -> PredictionState:
+def state(workshop: Workshop, sight: Sight, *, local: bool) -> PredictionState:
     """How a prediction stands."""
     return PredictionState(
         id=sight.id,
@@ -258,7 +267,7 @@ def state(workshop: Workshop, sight: Sight) -> PredictionState:
         seed=sight.seed,
         cost_usd=sight.cost_usd,
         charged=sight.charged,
-        error=sight.error,
+        error=None if sight.error is None else in_words_of_tools(sight.error, local=local),
         pictures=[] if sight.outcome is None else pictures_of(workshop, sight.outcome),
         links=list(sight.links),
     )

@@ -15,6 +15,7 @@ from imagen.errors import InvalidInput, Problem
 
 T = TypeVar("T", bound=msgspec.Struct)
 _LONGEST_NAME = 80
+LONGEST_ID = 64
 
 
 def _told(text: str, **schema: Any) -> msgspec.Meta:
@@ -136,7 +137,18 @@ class DescribeModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class OnePrediction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The arguments of `get_prediction` and `cancel_prediction`."""
 
-    id: Annotated[str, _told("As an earlier answer told it: pred_…", minLength=1)]
+    id: Annotated[str, _told("As an earlier answer told it: pred_…", minLength=1, maxLength=LONGEST_ID)]
+
+    def checked_id(self) -> str:
+        """The id, where it can be one.
+
+        Raises:
+            InvalidInput: it is too long for that.
+        """
+        if not 1 <= len(self.id) <= LONGEST_ID:
+            problem = Problem("id", f"it has {len(self.id)} characters; there must be 1 to {LONGEST_ID}")
+            raise InvalidInput([problem], subject="the arguments", hint="generate_image tells the ids.")
+        return self.id
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

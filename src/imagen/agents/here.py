@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from imagen.agents.known import Knowing, as_named
+from imagen.agents.open_calls import OpenCalls
+from imagen.agents.progress import Progress
 from imagen.agents.workshop import Offer, Sight, sight_of_prediction
 from imagen.assembly import App
-from imagen.catalog import Catalog
 from imagen.domain.caller import Caller
 from imagen.domain.key import check_scope
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.prediction import Prediction
-from imagen.domain.quote import UNKNOWN_PRICE, Quote
 from imagen.domain.request import GenerationRequest
 from imagen.domain.usage import UsageQuery
 from imagen.errors import NotFound, PermissionDenied
-from imagen.pictures import OutputPattern
-from imagen.ports import Backend, ModelSource, Observer
+from imagen.ports import Backend, ModelSource
 from imagen.service.choice_shapes import QuoteAnswer, RecommendAnswer
 from imagen.service.deliver import Destination, Kept
 from imagen.service.finish import Outcome
@@ -28,7 +25,7 @@ from imagen.service.prepare import Order
 from imagen.service.usage import UsageReport, make_query
 
 
-class AppWorkshop(ABC):
+class AppWorkshop(Knowing, ABC):
     """`Workshop` of an application; hosts say in classes of their own what their callers may see, and where pictures go.
 
     Args:
@@ -38,6 +35,7 @@ class AppWorkshop(ABC):
         usual: the model where none is named.
         models: that the caller may use; empty for all.
         local: whether days are those of this machine.
+        open_calls: of this process.
     """
 
     def __init__(
@@ -49,13 +47,14 @@ class AppWorkshop(ABC):
         usual: str,
         models: frozenset[str] = frozenset(),
         local: bool,
+        open_calls: OpenCalls,
     ) -> None:
-        self.app = app
+        super().__init__(app, usual=usual)
         self.backend = backend
         self.caller = caller
-        self._usual = usual
         self._models = models
         self._local = local
+        self._open_calls = open_calls
 
     # --- what hosts say ----------------------------------------------------------------------------------
 
@@ -89,15 +88,9 @@ class AppWorkshop(ABC):
 
     # --- what tools ask ----------------------------------------------------------------------------------
 
-    @property
-    def catalog(self) -> Catalog:
-        """See `Workshop.catalog`."""
-        return self.app.catalog
-
     def model(self, name: str | None, *, edits: bool) -> ModelRef:
-        """See `Workshop.model`."""
-        edit_model = self.app.settings.mcp.edit_model
-        ref = choose_model(self.catalog, name, usual=self._usual, edit_model=edit_model, edits=edits)
+        """See `Workshop.model`; refused are those that the caller may not use."""
+        ref = super().model(name, edits=edits)
         check_scope(self._models, ref)
         return ref
 
@@ -113,11 +106,19 @@ class AppWorkshop(ABC):
         """See `Workshop.offer`."""
         place = self.destination(output)
         order = await self.prepare(as_named(request, place), destination=place, watched=watched)
-        return Offer(model=order.intents[0][0].model, quote=order.quote, runs=len(order.intents), work=order)
+        first = order.intents[0][0]
+        return Offer(
+            model=first.model,
+            quote=order.quote,
+            is_estimate=self.is_estimate(first, order.quote),
+            runs=len(order.intents),
+            work=order,
+        )
 
-    async def carry_out(self, offer: Offer, *, observer: Observer) -> list[Outcome]:
+    async def carry_out(self, offer: Offer, *, progress: Progress) -> list[Outcome]:
         """See `Workshop.carry_out`."""
-        return list(await self.app.gateway.carry_out(offer.work, observer=observer))
+        with self._open_calls.under_way(progress):
+            return list(await self.app.gateway.carry_out(offer.work, observer=progress))
 
     async def estimate(self, request: GenerationRequest) -> QuoteAnswer:
         """See `Workshop.estimate`."""
@@ -128,11 +129,6 @@ class AppWorkshop(ABC):
         """See `Workshop.recommend`."""
         return await self.app.recommender.recommend(**asked, caller=self.caller, models=self._models)
 
-    async def price(self, model: ModelRef) -> Quote:
-        """See `Workshop.price`."""
-        known = self.catalog.find(model.base)
-        return UNKNOWN_PRICE if known is None else self.app.prices.picture(known)
-
     async def describe(self, model: ModelRef) -> dict[str, Any] | None:
         """See `Workshop.describe`."""
         known = None if model.deployment or model.version else self.catalog.find(model.base)
@@ -140,9 +136,7 @@ class AppWorkshop(ABC):
             return self.catalog.input_schema(known)
         if isinstance(self.backend, ModelSource) and self.backend.readiness() == "ok":
             return (await self.backend.describe(model)).input_schema
-        near = self.catalog.suggest(model.base)
-        meant = f"Did you mean {' or '.join(near)}?" if near else "list_models tells those that are."
-        raise NotFound(f"{model} is not in the catalog", hint=meant)
+        raise self.unknown_model(model)
 
     async def look(self, prediction_id: str) -> Sight:
         """See `Workshop.look`."""
@@ -151,8 +145,10 @@ class AppWorkshop(ABC):
         return sight_of_prediction(prediction, outcome)
 
     async def cancel(self, prediction_id: str) -> Sight:
-        """See `Workshop.cancel`."""
+        """See `Workshop.cancel`. One whose create is still held open here is stopped with the whole call that makes it."""
         prediction = await self._found(prediction_id)
+        if prediction.upstream_id is None and await self._open_calls.stop(prediction.id):
+            return await self.look(prediction.id)
         seen = await self.app.gateway.cancel(prediction.id, backend=self._bought_by(prediction))
         return await self.look(seen.id)
 
@@ -177,26 +173,3 @@ class AppWorkshop(ABC):
     def _bought_by(self, prediction: Prediction) -> Backend | None:
         """The caller's own account, where it was bought on that."""
         return self.backend if prediction.account == self.backend.account else None
-
-
-def choose_model(catalog: Catalog, name: str | None, *, usual: str, edit_model: str, edits: bool) -> ModelRef:
-    """The model that is named, else the usual one, else, where a picture is to be worked on, one that can.
-
-    Raises:
-        NotFound, InvalidModelRef: none is called so.
-    """
-    if name is not None:
-        return catalog.resolve(name)
-    ref = catalog.resolve(usual)
-    known = catalog.find(ref.base)
-    if edits and known is not None and "edit" not in known.abilities:
-        return catalog.resolve(edit_model)
-    return ref
-
-
-def as_named(request: GenerationRequest, place: Destination) -> GenerationRequest:
-    """The request with the format that the name of its file asks for, where it names none itself."""
-    if place.output is None or request.output_format is not None:
-        return request
-    wanted = OutputPattern.parse(place.output, default_folder=Path()).wanted_format
-    return msgspec.structs.replace(request, output_format=wanted)

@@ -10,17 +10,19 @@ from imagen.domain.quote import Quote
 from imagen.errors import BudgetExceeded
 
 
-def needs_consent(quote: Quote, *, above: Usd, consented: Usd | None) -> bool:
+def needs_consent(quote: Quote, *, is_estimate: bool, above: Usd, consented: Usd | None) -> bool:
     """Whether something is bought only once it is confirmed.
 
     Args:
         quote: what it will cost.
+        is_estimate: nobody stands by that, so that it is bought for no amount without asking.
         above: so much is bought without asking.
         consented: up to so much was confirmed; None: nothing was. What nobody knows the price of is confirmed by any amount.
     """
     if quote.high is None:
         return consented is None
-    return quote.high > above and (consented is None or quote.high > consented)
+    asked = is_estimate or quote.high > above
+    return asked and (consented is None or quote.high > consented)
 
 
 class Charge:

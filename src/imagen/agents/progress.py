@@ -46,16 +46,20 @@ class Progress:
     Attributes:
         value: from 0 to 100; every event of note raises it, as the protocol wants.
         message: what happens now, for people.
+        sent: ids of the predictions that are bought, or may be.
     """
 
     def __init__(self, runs: int = 1) -> None:
         self.runs = runs
         self.value = 0.0
         self.message = ""
+        self.sent: list[str] = []
         self._at: dict[str, float] = {}
 
     def notify(self, event: Event) -> None:
         """See `ports.Observer`."""
+        if isinstance(event, Submitted | Resumed):
+            self.sent.append(event.prediction.id)
         if (told := _words(event)) is None:
             return
         stage = _stage(event)

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -21,17 +22,18 @@ from imagen import __version__
 from imagen.agents.arguments import argument_schema, read_arguments, schema_of
 from imagen.agents.progress import TOTAL, Progress
 from imagen.agents.tools import Answer, Desk, Tool, tools
+from imagen.agents.words import in_words_of_tools
 from imagen.domain.events import Event
 from imagen.domain.quote import Quote
-from imagen.errors import ImagenError, InvalidInput, Problem
+from imagen.errors import ImagenError, InvalidInput, Problem, for_elsewhere
 from imagen.pictures import THUMBNAIL_TYPE
 
 T = TypeVar("T")
 Context = ServerRequestContext[Any, Any]
 Started = Callable[[types.RequestId | None, "asyncio.Task[Any]"], None]
 """Told of each call's task as soon as it runs; whoever cancels that task ends the call."""
-Ended = Callable[[types.RequestId | None], ImagenError]
-"""Why a call's task was canceled by somebody other than its client."""
+Ended = Callable[[types.RequestId | None, Sequence[str]], ImagenError]
+"""Why a call's task was canceled by somebody other than its client, and what is told of the predictions that it has sent."""
 
 INSTRUCTIONS = (
     "Pictures through Replicate, each with a seed, a price and a prediction id. Ask estimate_cost or recommend_model before "
@@ -42,8 +44,6 @@ _CONSENT = "consent"
 _UNKNOWN = "unknown"
 _FIELDS = {"input_image": "image", "max_cost": "max_cost_usd", "budget": "budget_usd", "opt": "options"}
 """What the core calls an argument, and what it is called here."""
-_WORDS = {"--max-cost": "max_cost_usd", "`imagen models`": "list_models"}
-"""What hints for people at a terminal name, and what that is called here."""
 _PAUSE_SECONDS = 0.1
 """Between two progress notifications; what happens faster is told together."""
 
@@ -60,6 +60,7 @@ def make_server(desk: Desk, *, started: Started, ended: Ended) -> Server[Any]:
     """
     found = {tool.name: tool for tool in tools(local=desk.local)}
     shown = [_shown(tool) for tool in found.values()]
+    failure = partial(_failure, local=desk.local)
 
     async def list_tools(_: Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         return types.ListToolsResult(tools=shown)
@@ -76,15 +77,17 @@ def make_server(desk: Desk, *, started: Started, ended: Ended) -> Server[Any]:
             asked = read_arguments(params.arguments or {}, tool.arguments)
             async with call.told():
                 work = tool.run(desk, asked, call)
-                answer = await _apart(work, context.request_id, started=started, ended=ended)
+                answer = await _apart(work, context.request_id, started=started)
         except _Asks as question:
             return question.result
+        except _EndedByOthers:
+            return failure(ended(context.request_id, call.progress.sent))
         except ImagenError as error:
-            return _failure(error)
+            return failure(error)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not show its text to strangers
             _log.error("the tool %s ended in an unexpected fault: %s", tool.name, type(error).__name__)
             _log.debug("the fault", exc_info=error)
-            return _failure(ImagenError(f"an unexpected fault ({type(error).__name__}); please report it"))
+            return failure(ImagenError(f"an unexpected fault ({type(error).__name__}); please report it"))
         return _success(answer)
 
     return Server(
@@ -119,7 +122,6 @@ async def _apart(
     request_id: types.RequestId | None,
     *,
     started: Started,
-    ended: Ended,
 ) -> T:
     """Do the work in a task of its own.
 
@@ -127,7 +129,8 @@ async def _apart(
     once, and has all the time that it takes to cancel upstream.
 
     Raises:
-        ImagenError: of the work; or somebody else canceled its task, and says why.
+        ImagenError: of the work.
+        _EndedByOthers: somebody else canceled its task.
     """
     task = asyncio.ensure_future(work)
     started(request_id, task)
@@ -141,8 +144,12 @@ async def _apart(
             task.exception()
         raise
     if task.cancelled():
-        raise ended(request_id)
+        raise _EndedByOthers
     return task.result()
+
+
+class _EndedByOthers(Exception):
+    """Somebody other than its client has canceled the task of a call."""
 
 
 # --- whoever calls ---------------------------------------------------------------------------------------
@@ -254,7 +261,7 @@ def _form(quote: Quote) -> dict[str, Any]:
 
 
 def _agrees(told: types.ElicitResult) -> bool:
-    return told.action == "accept" and (told.content or {}).get("buy", True) is True
+    return told.action == "accept" and (told.content or {}).get("buy") is True
 
 
 # --- answers ---------------------------------------------------------------------------------------------
@@ -268,14 +275,15 @@ def _success(answer: Answer) -> types.CallToolResult:
     return types.CallToolResult(content=content, structured_content=msgspec.to_builtins(answer.facts))
 
 
-def _failure(error: ImagenError) -> types.CallToolResult:
+def _failure(error: ImagenError, *, local: bool) -> types.CallToolResult:
     """What went wrong, as the tool's answer: whoever reads it can do something about it."""
+    told = _renamed(error if local else for_elsewhere(error))
     return types.CallToolResult(
-        content=[types.TextContent(text="\n".join(_sentences(_renamed(error))))], is_error=True
+        content=[types.TextContent(text="\n".join(_sentences(told, local=local)))], is_error=True
     )
 
 
-def _sentences(error: ImagenError) -> Sequence[str]:
+def _sentences(error: ImagenError, *, local: bool) -> Sequence[str]:
     facts = [f"error: {error.code}"]
     if (prediction_id := getattr(error, "prediction_id", None)) is not None:
         facts.append(f"prediction: {prediction_id}")
@@ -283,10 +291,7 @@ def _sentences(error: ImagenError) -> Sequence[str]:
         facts.append(f"charged: {'yes' if charged else 'no'}")
     if error.retry_after is not None:
         facts.append(f"try again in: {error.retry_after:g} s")
-    sentence = str(error)
-    for there, here in _WORDS.items():
-        sentence = sentence.replace(there, here)
-    return [sentence, f"({', '.join(facts)})"]
+    return [in_words_of_tools(str(error), local=local), f"({', '.join(facts)})"]
 
 
 def _renamed(error: ImagenError) -> ImagenError:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from imagen.agents.here import as_named, choose_model
+from imagen.agents.known import Knowing, as_named
+from imagen.agents.progress import Progress
 from imagen.agents.workshop import MOST_REMEMBERED, Offer, Sight, sight_of_prediction
 from imagen.assembly import App, Remote
-from imagen.catalog import Catalog
 from imagen.domain.model_ref import ModelRef
-from imagen.domain.quote import UNKNOWN_PRICE, Quote
 from imagen.domain.request import GenerationRequest
-from imagen.errors import NotFound
-from imagen.ports import Observer
 from imagen.remote.predictions import RemotePrediction
 from imagen.service.choice_shapes import QuoteAnswer, RecommendAnswer
 from imagen.service.deliver import Destination, Kept
@@ -21,7 +18,7 @@ from imagen.service.finish import Outcome
 from imagen.service.usage import UsageReport, make_query
 
 
-class RemoteWorkshop(ABC):
+class RemoteWorkshop(Knowing, ABC):
     """`Workshop` of a running gateway.
 
     Args:
@@ -31,7 +28,7 @@ class RemoteWorkshop(ABC):
     """
 
     def __init__(self, app: App, remote: Remote, *, backend: str | None) -> None:
-        self.app = app
+        super().__init__(app, usual=app.backends.habits(backend).model)
         self._remote = remote
         self._backend = backend
         self._made: dict[str, Outcome] = {}
@@ -47,17 +44,6 @@ class RemoteWorkshop(ABC):
     @abstractmethod
     def place(self, picture: Kept) -> dict[str, str]:
         """See `Workshop.place`."""
-
-    @property
-    def catalog(self) -> Catalog:
-        """See `Workshop.catalog`."""
-        return self.app.catalog
-
-    def model(self, name: str | None, *, edits: bool) -> ModelRef:
-        """See `Workshop.model`; the gateway says which ones its key is good for."""
-        usual = self.app.backends.habits(self._backend).model
-        edit_model = self.app.settings.mcp.edit_model
-        return choose_model(self.catalog, name, usual=usual, edit_model=edit_model, edits=edits)
 
     def permits(self, model: ModelRef) -> bool:  # noqa: ARG002 - only the gateway knows
         """See `Workshop.permits`."""
@@ -75,11 +61,18 @@ class RemoteWorkshop(ABC):
         request = as_named(request, place)
         told = await self._remote.estimator.estimate(request, backend=self._backend)
         runs = await self._remote.gateway.plan(request, backend=self._backend, destination=place)
-        return Offer(model=told.model, quote=told.quote.to_quote(), runs=len(runs), work=runs)
+        quote = told.quote.to_quote()
+        return Offer(
+            model=told.model,
+            quote=quote,
+            is_estimate=self.is_estimate(runs[0].intent, quote),
+            runs=len(runs),
+            work=runs,
+        )
 
-    async def carry_out(self, offer: Offer, *, observer: Observer) -> list[Outcome]:
+    async def carry_out(self, offer: Offer, *, progress: Progress) -> list[Outcome]:
         """See `Workshop.carry_out`."""
-        outcomes = list(await self._remote.gateway.carry_out(offer.work, observer=observer))
+        outcomes = list(await self._remote.gateway.carry_out(offer.work, observer=progress))
         self._made |= {outcome.prediction.id: outcome for outcome in outcomes}
         while len(self._made) > MOST_REMEMBERED:
             del self._made[next(iter(self._made))]
@@ -93,16 +86,11 @@ class RemoteWorkshop(ABC):
         """See `Workshop.recommend`."""
         return await self._remote.recommender.recommend(**asked)
 
-    async def price(self, model: ModelRef) -> Quote:
-        """See `Workshop.price`."""
-        known = self.catalog.find(model.base)
-        return UNKNOWN_PRICE if known is None else self.app.prices.picture(known)
-
     async def describe(self, model: ModelRef) -> dict[str, Any] | None:
         """See `Workshop.describe`."""
         known = None if model.deployment or model.version else self.catalog.find(model.base)
         if known is None:
-            raise NotFound(f"{model} is not in the catalog", hint="list_models tells those that are.")
+            raise self.unknown_model(model)
         return self.catalog.input_schema(known)
 
     async def look(self, prediction_id: str) -> Sight:

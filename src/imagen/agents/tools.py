@@ -13,11 +13,12 @@ from imagen.agents.answers import Made, ModelFacts, ModelList, ModelSheet, Predi
 from imagen.agents.money import Purse, needs_consent
 from imagen.agents.progress import Progress
 from imagen.agents.workshop import Offer, Workshop
-from imagen.catalog.model import Model
+from imagen.catalog.model import COUNT_KEYS, Model
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd, read_dollars
 from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
+from imagen.errors import InvalidInput, Problem
 from imagen.pictures import thumbnail
 from imagen.service.choice_shapes import QuoteAnswer, RecommendAnswer
 from imagen.service.finish import Outcome
@@ -66,6 +67,9 @@ class Answer(msgspec.Struct, frozen=True):
     thumbnail: bytes | None = None
 
 
+Run = Callable[[Desk, Any, Call], Awaitable[Answer]]
+
+
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
     """One tool.
 
@@ -83,11 +87,14 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     arguments: type[msgspec.Struct]
     answer: type[msgspec.Struct]
-    run: Callable[[Desk, Any, Call], Awaitable[Answer]]
+    run: Run
     reads: bool = True
     destroys: bool = False
     again: bool = True
     outside: bool = False
+
+
+_GENERATE, _EDIT = "generate_image", "edit_image"
 
 
 # --- pictures --------------------------------------------------------------------------------------------
@@ -111,9 +118,9 @@ async def _make(desk: Desk, asked: arguments.Generate, call: Call, *, image: str
         return refused
     call.progress.runs = offer.runs
     with desk.purse.charge(offer.quote) as charge:
-        outcomes = await desk.workshop.carry_out(offer, observer=call.progress)
+        outcomes = await desk.workshop.carry_out(offer, progress=call.progress)
         charge.cost = Usd.total_or_none(outcome.prediction.spent for outcome in outcomes)
-    found = answers.made(desk.workshop, offer, outcomes, left=desk.purse.left)
+    found = answers.made(desk.workshop, offer, outcomes, left=desk.purse.left, local=desk.local)
     if not found.pictures:
         errors = [outcome.error for outcome in outcomes if outcome.error is not None]
         if errors:
@@ -129,19 +136,20 @@ async def _unconfirmed(
     told = asked.confirm_cost_usd
     consented = None if told is None else read_dollars(told, field="confirm_cost_usd")
     above = desk.confirm_above
-    if not needs_consent(offer.quote, above=above, consented=consented):
+    if not needs_consent(offer.quote, is_estimate=offer.is_estimate, above=above, consented=consented):
         return None
-    question = f"{answers.why_asked(offer.model, offer.quote, above=above)} Buy it?"
+    question = f"{answers.why_asked(offer, above=above)} Buy it?"
     agreed = await call.consents(question, offer.quote)
     if agreed:
         return None
     status: Any = "confirmation_needed" if agreed is None else "declined"
     found = answers.unbought(offer, status=status, tool=tool, left=desk.purse.left)
-    return Answer(answers.told_unbought(found, offer.quote, above=above), found)
+    return Answer(answers.told_unbought(found, offer, above=above), found)
 
 
 async def _request(desk: Desk, asked: arguments.Picture, *, image: str | None) -> GenerationRequest:
     most = asked.max_cost_usd
+    _check_count(asked)
     return GenerationRequest(
         prompt=asked.prompt,
         model=desk.workshop.model(asked.model, edits=image is not None),
@@ -159,6 +167,23 @@ async def _request(desk: Desk, asked: arguments.Picture, *, image: str | None) -
     )
 
 
+def _check_count(asked: arguments.Picture) -> None:
+    """Refuse a count that is said twice: the model's own parameter would win, and make another number.
+
+    Raises:
+        InvalidInput: naming that parameter.
+    """
+    if asked.count == 1:
+        return
+    problems = [
+        Problem(f"options.{name}", f"count says how many already: {asked.count}")
+        for name in COUNT_KEYS
+        if asked.options.get(name) is not None
+    ]
+    if problems:
+        raise InvalidInput(problems, subject="the arguments", hint="Say it once.")
+
+
 async def _small(outcomes: Sequence[Outcome]) -> bytes | None:
     """The first picture made small; None where there is none that can be."""
     kept = next((picture for outcome in outcomes for picture in outcome.pictures), None)
@@ -168,13 +193,13 @@ async def _small(outcomes: Sequence[Outcome]) -> bytes | None:
 # --- before ----------------------------------------------------------------------------------------------
 
 
-async def estimate_cost(desk: Desk, asked: arguments.Estimate, call: Call) -> Answer:  # noqa: ARG001 - one signature
+async def estimate_cost(desk: Desk, asked: arguments.Estimate) -> Answer:
     """Quote a picture."""
     found = await desk.workshop.estimate(await _request(desk, asked, image=asked.image))
     return Answer(answers.told_estimate(found), found)
 
 
-async def recommend_model(desk: Desk, asked: arguments.Recommend, call: Call) -> Answer:  # noqa: ARG001 - as above
+async def recommend_model(desk: Desk, asked: arguments.Recommend) -> Answer:
     """Choose a model."""
     found = await desk.workshop.recommend(
         budget=read_dollars(asked.budget_usd, field="budget_usd"),
@@ -187,7 +212,7 @@ async def recommend_model(desk: Desk, asked: arguments.Recommend, call: Call) ->
     return Answer(answers.told_recommendation(found), found)
 
 
-async def list_models(desk: Desk, asked: arguments.ListModels, call: Call) -> Answer:  # noqa: ARG001 - as above
+async def list_models(desk: Desk, asked: arguments.ListModels) -> Answer:
     """Find models."""
     words = (asked.search or "").lower().replace("_", " ").split()
     usable = [model for model in desk.workshop.catalog if desk.workshop.permits(model.ref)]
@@ -198,7 +223,7 @@ async def list_models(desk: Desk, asked: arguments.ListModels, call: Call) -> An
     return Answer(answers.told_models(listed), listed)
 
 
-async def describe_model(desk: Desk, asked: arguments.DescribeModel, call: Call) -> Answer:  # noqa: ARG001 - as above
+async def describe_model(desk: Desk, asked: arguments.DescribeModel) -> Answer:
     """Tell a model's parameters."""
     ref: ModelRef = desk.workshop.model(asked.model, edits=False)
     known = None if ref.deployment else desk.workshop.catalog.find(ref.base)
@@ -230,118 +255,137 @@ async def _facts(desk: Desk, model: Model) -> ModelFacts:
 # --- after -----------------------------------------------------------------------------------------------
 
 
-async def get_prediction(desk: Desk, asked: arguments.OnePrediction, call: Call) -> Answer:  # noqa: ARG001 - as above
+async def get_prediction(desk: Desk, asked: arguments.OnePrediction) -> Answer:
     """Look at a prediction."""
-    found = answers.state(desk.workshop, await desk.workshop.look(asked.id))
+    found = answers.state(desk.workshop, await desk.workshop.look(asked.checked_id()), local=desk.local)
     return Answer(answers.told_state(found), found)
 
 
-async def cancel_prediction(desk: Desk, asked: arguments.OnePrediction, call: Call) -> Answer:  # noqa: ARG001 - as above
+async def cancel_prediction(desk: Desk, asked: arguments.OnePrediction) -> Answer:
     """Stop a prediction."""
-    found = answers.state(desk.workshop, await desk.workshop.cancel(asked.id))
+    found = answers.state(desk.workshop, await desk.workshop.cancel(asked.checked_id()), local=desk.local)
     return Answer(answers.told_state(found), found)
 
 
-async def usage_report(desk: Desk, asked: arguments.Usage, call: Call) -> Answer:  # noqa: ARG001 - as above
+async def usage_report(desk: Desk, asked: arguments.Usage) -> Answer:
     """Add up what was spent."""
     report = await desk.workshop.usage(since=asked.since, until=asked.until, by=asked.by)
     found = answers.usage_answer(report)
     return Answer(answers.told_usage(found), found)
 
 
-_GENERATE, _EDIT = "generate_image", "edit_image"
 _COSTS = (
-    "Costs money. Above a price that is set, or where the price is not known, nothing is bought: the answer then says "
-    "what it would cost and how to confirm it."
+    "Costs money. Above a price that is set, or where the price is an estimate or not known, nothing is bought: the "
+    "answer then says what it would cost and how to confirm it."
 )
+_PATHS, _LINKS = "saves them as files and returns their paths", "keeps them and returns links"
+
+
+def _heedless(run: Callable[[Desk, Any], Awaitable[Answer]]) -> Run:
+    """A tool that has nothing to tell or to ask on the way."""
+
+    async def called(desk: Desk, asked: Any, _: Call) -> Answer:
+        return await run(desk, asked)
+
+    return called
+
+
+def _generate(kept: str, takes: type[msgspec.Struct]) -> Tool:
+    return Tool(
+        name=_GENERATE,
+        title="Generate an image",
+        description=f"Makes pictures from a prompt, {kept}, with model, seed and price. {_COSTS}",
+        arguments=takes,
+        answer=Made,
+        run=generate_image,
+        reads=False,
+        again=False,
+        outside=True,
+    )
+
+
+def _edit(kept: str, takes: type[msgspec.Struct]) -> Tool:
+    return Tool(
+        name=_EDIT,
+        title="Edit an image",
+        description=f"Makes pictures from a picture and a prompt that says what to change, {kept}. {_COSTS}",
+        arguments=takes,
+        answer=Made,
+        run=edit_image,
+        reads=False,
+        again=False,
+        outside=True,
+    )
+
+
+_EVERYWHERE = (
+    Tool(
+        name="estimate_cost",
+        title="Estimate the cost",
+        description="What generate_image or edit_image would cost with these arguments, when it would be ready, and "
+        "which models are cheaper. Buys nothing.",
+        arguments=arguments.Estimate,
+        answer=QuoteAnswer,
+        run=_heedless(estimate_cost),
+        outside=True,
+    ),
+    Tool(
+        name="recommend_model",
+        title="Recommend a model",
+        description="Which model to take for a budget and a number of pictures, and why. Buys nothing.",
+        arguments=arguments.Recommend,
+        answer=RecommendAnswer,
+        run=_heedless(recommend_model),
+    ),
+    Tool(
+        name="list_models",
+        title="List models",
+        description="Models with price, speed, quality and abilities.",
+        arguments=arguments.ListModels,
+        answer=ModelList,
+        run=_heedless(list_models),
+    ),
+    Tool(
+        name="describe_model",
+        title="Describe a model",
+        description="One model with the parameters that it takes in options.",
+        arguments=arguments.DescribeModel,
+        answer=ModelSheet,
+        run=_heedless(describe_model),
+        outside=True,
+    ),
+    Tool(
+        name="get_prediction",
+        title="Look at a prediction",
+        description="How a prediction stands: status, price, error, where its pictures are.",
+        arguments=arguments.OnePrediction,
+        answer=PredictionState,
+        run=_heedless(get_prediction),
+    ),
+    Tool(
+        name="cancel_prediction",
+        title="Cancel a prediction",
+        description="Stops a prediction that is under way. What ran so far may be billed. One that has ended stays.",
+        arguments=arguments.OnePrediction,
+        answer=PredictionState,
+        run=_heedless(cancel_prediction),
+        reads=False,
+        destroys=True,
+        outside=True,
+    ),
+    Tool(
+        name="usage_report",
+        title="Report usage",
+        description="What was made and what it cost, added up for a period.",
+        arguments=arguments.Usage,
+        answer=UsageAnswer,
+        run=_heedless(usage_report),
+    ),
+)
+_LOCAL = (_generate(_PATHS, arguments.GenerateHere), _edit(_PATHS, arguments.EditHere), *_EVERYWHERE)
+_OVER_HTTP = (_generate(_LINKS, arguments.Generate), _edit(_LINKS, arguments.Edit), *_EVERYWHERE)
 
 
 def tools(*, local: bool) -> tuple[Tool, ...]:
     """All tools. `local`: pictures are files on the caller's machine, and may be taken from there."""
-    kept = "saves them as files and returns their paths" if local else "keeps them and returns links"
-    return (
-        Tool(
-            name=_GENERATE,
-            title="Generate an image",
-            description=f"Makes pictures from a prompt, {kept}, with model, seed and price. {_COSTS}",
-            arguments=arguments.GenerateHere if local else arguments.Generate,
-            answer=Made,
-            run=generate_image,
-            reads=False,
-            again=False,
-            outside=True,
-        ),
-        Tool(
-            name=_EDIT,
-            title="Edit an image",
-            description=f"Makes pictures from a picture and a prompt that says what to change, {kept}. {_COSTS}",
-            arguments=arguments.EditHere if local else arguments.Edit,
-            answer=Made,
-            run=edit_image,
-            reads=False,
-            again=False,
-            outside=True,
-        ),
-        Tool(
-            name="estimate_cost",
-            title="Estimate the cost",
-            description="What generate_image or edit_image would cost with these arguments, when it would be ready, and "
-            "which models are cheaper. Buys nothing.",
-            arguments=arguments.Estimate,
-            answer=QuoteAnswer,
-            run=estimate_cost,
-            outside=True,
-        ),
-        Tool(
-            name="recommend_model",
-            title="Recommend a model",
-            description="Which model to take for a budget and a number of pictures, and why. Buys nothing.",
-            arguments=arguments.Recommend,
-            answer=RecommendAnswer,
-            run=recommend_model,
-        ),
-        Tool(
-            name="list_models",
-            title="List models",
-            description="Models with price, speed, quality and abilities.",
-            arguments=arguments.ListModels,
-            answer=ModelList,
-            run=list_models,
-        ),
-        Tool(
-            name="describe_model",
-            title="Describe a model",
-            description="One model with the parameters that it takes in options.",
-            arguments=arguments.DescribeModel,
-            answer=ModelSheet,
-            run=describe_model,
-            outside=True,
-        ),
-        Tool(
-            name="get_prediction",
-            title="Look at a prediction",
-            description="How a prediction stands: status, price, error, where its pictures are.",
-            arguments=arguments.OnePrediction,
-            answer=PredictionState,
-            run=get_prediction,
-        ),
-        Tool(
-            name="cancel_prediction",
-            title="Cancel a prediction",
-            description="Stops a prediction that is under way. What ran so far may be billed. One that has ended stays.",
-            arguments=arguments.OnePrediction,
-            answer=PredictionState,
-            run=cancel_prediction,
-            reads=False,
-            destroys=True,
-            outside=True,
-        ),
-        Tool(
-            name="usage_report",
-            title="Report usage",
-            description="What was made and what it cost, added up for a period.",
-            arguments=arguments.Usage,
-            answer=UsageAnswer,
-            run=usage_report,
-        ),
-    )
+    return _LOCAL if local else _OVER_HTTP

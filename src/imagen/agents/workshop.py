@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
+from imagen.agents.progress import Progress
 from imagen.catalog import Catalog
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.prediction import Prediction
 from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
-from imagen.ports import Observer
 from imagen.service.choice_shapes import QuoteAnswer, RecommendAnswer
 from imagen.service.deliver import Kept
 from imagen.service.finish import Outcome
@@ -26,12 +27,14 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         model: as it would be run.
         quote: what it will cost; nothing where it is practice.
+        is_estimate: nobody stands by that price.
         runs: how many predictions it takes.
         work: the same as its workshop knows it.
     """
 
     model: str
     quote: Quote
+    is_estimate: bool
     runs: int
     work: Any
 
@@ -85,7 +88,7 @@ class Workshop(Protocol):
             watched: somebody looks at the progress.
         """
 
-    async def carry_out(self, offer: Offer, *, observer: Observer) -> list[Outcome]:
+    async def carry_out(self, offer: Offer, *, progress: Progress) -> list[Outcome]:
         """Buy, follow and keep; canceled, it cancels upstream too."""
 
     async def estimate(self, request: GenerationRequest) -> QuoteAnswer:
@@ -126,4 +129,10 @@ def sight_of_prediction(prediction: Prediction, outcome: Outcome | None) -> Sigh
         charged=prediction.charged,
         error=error,
         outcome=outcome,
+        links=() if outcome is None or outcome.pictures else _addresses(prediction),
     )
+
+
+def _addresses(prediction: Prediction) -> tuple[str, ...]:
+    """Where the service has its pictures, for an hour."""
+    return tuple(address for address in prediction.output if urlsplit(address).scheme in {"https", "http"})

@@ -29,6 +29,16 @@ Examples:
 """
 
 
+_ADVICE_HERE = (
+    "imagen: agents start servers with few variables: name those that are needed, such as REPLICATE_API_TOKEN, under "
+    '"env", or keep the token with `imagen auth login`'
+)
+_ADVICE_SERVER = (
+    "imagen: agents start servers with few variables: name a key of the gateway as IMAGEN_API_KEY under "
+    '"env". Make one with `imagen keys create`, and never give an agent the admin key'
+)
+
+
 def mcp(
     backend: Annotated[
         str | None, typer.Option("-b", "--backend", help="A backend of your configuration.")
@@ -54,17 +64,6 @@ def mcp(
     """Let an agent make pictures: tools by the Model Context Protocol, over standard input and output."""
     from imagen.cli.run import run_app
 
-    if print_config:
-        _print_config(
-            backend=backend,
-            output=output,
-            budget=budget,
-            confirm_above=confirm_above,
-            server=server,
-            config=config,
-        )
-        return
-
     async def command(app: App) -> None:
         import sys
 
@@ -72,16 +71,24 @@ def mcp(
         from imagen.domain.money import read_dollars
 
         settings = app.settings.mcp
-        desk = _desk(
-            app,
-            backend=backend,
-            output=output,
-            server=server,
-            budget=settings.budget if budget is None else read_dollars(budget, field="budget"),
-            confirm_above=settings.confirm_above
+        most = settings.budget if budget is None else read_dollars(budget, field="budget")
+        above = (
+            settings.confirm_above
             if confirm_above is None
-            else read_dollars(confirm_above, field="confirm_above"),
+            else read_dollars(confirm_above, field="confirm_above")
         )
+        if print_config:
+            _check_given(app, backend=backend, server=server)
+            _print_config(
+                backend=backend,
+                output=output,
+                budget=budget,
+                confirm_above=confirm_above,
+                server=server,
+                config=config,
+            )
+            return
+        desk = _desk(app, backend=backend, output=output, server=server, budget=most, confirm_above=above)
         from imagen.agents.lines import serve_lines
         from imagen.agents.protocol import make_server
 
@@ -115,7 +122,7 @@ def _nothing(*_: object) -> None:
     """Nobody else has to know of a call."""
 
 
-def _ended(_: object) -> ImagenError:
+def _ended(*_: object) -> ImagenError:
     from imagen.errors import Draining
 
     return Draining("the process is ending")
@@ -153,6 +160,18 @@ def _desk(
     )
 
 
+def _check_given(app: App, *, backend: str | None, server: str | None) -> None:
+    """Refuse now what a start with these options would refuse, when nobody may see why.
+
+    Raises:
+        InvalidInput, NotFound: naming what is wrong.
+    """
+    from imagen.cli.options import parts_at
+
+    app.backends.habits(backend)
+    parts_at(server, app)
+
+
 def _print_config(**given: str | Path | None) -> None:
     """The usual JSON of agents: who starts a server finds the command and its arguments there."""
     import shutil
@@ -169,10 +188,7 @@ def _print_config(**given: str | Path | None) -> None:
     found = shutil.which(sys.argv[0]) or shutil.which("imagen")
     command = [str(Path(found).absolute())] if found else [sys.executable, "-m", "imagen"]
     print_json({"mcpServers": {"imagen": {"command": command[0], "args": [*command[1:], *arguments]}}})
-    remark(
-        "imagen: agents start servers with few variables: name those that are needed, such as REPLICATE_API_TOKEN, under "
-        '"env", or keep the token with `imagen auth login`'
-    )
+    remark(_ADVICE_SERVER if given["server"] else _ADVICE_HERE)
 
 
 mcp.__doc__ = f"{mcp.__doc__}\n\n{EXAMPLES}"

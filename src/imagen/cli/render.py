@@ -13,6 +13,7 @@ from imagen.cli.exit_status import exit_status
 from imagen.cli.output import on_terminal, print_json, remark
 from imagen.domain import events
 from imagen.domain.aspect_ratio import aspect_ratio_of
+from imagen.domain.inside import is_inside
 from imagen.domain.money import Usd, to_dollars
 from imagen.domain.prediction import Prediction
 from imagen.errors import Refused, money_facts
@@ -295,7 +296,7 @@ def _report(outcome: Outcome, *, practice: bool) -> dict[str, Any]:
         "charged": prediction.charged,
         "cached": prediction.reused,
         "files": [str(picture.path) for picture in outcome.pictures],
-        "urls": [address for address in prediction.output if not address.startswith("data:")],
+        "urls": [address for address in prediction.output if not is_inside(address)],
         "practice": practice,
         "preset": prediction.preset,
         "tier": prediction.tier,

@@ -19,9 +19,6 @@ from imagen.domain.caller import UNKNOWN, Caller
 from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
 
-STOPPED_BY = "stopped_by"
-"""In the details of a batch that was paused for a reason: the code of the error that it was paused for."""
-
 
 class ItemStatus(StrEnum):
     """Where an item stands. `expired`: it was made and paid for, but its pictures were gone before they were fetched."""
@@ -83,6 +80,39 @@ class Idempotency(msgspec.Struct, frozen=True, kw_only=True):
     answer: dict[str, Any] | None = None
 
 
+class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the gateway itself remembers of work that it took on: its part of `Batch.details`.
+
+    Attributes:
+        prediction_id: of a single prediction: the id under which it was promised.
+        deadline_seconds: of a single prediction: how long it may run, for whoever waits for it.
+        reached_at: the address under which its caller reached the gateway.
+        watched: somebody looks at how it goes on.
+        face: by whose words it was asked for; None where these are ours.
+        exact: nothing is told in another form than that face's own.
+        stream_key: who shows it may read the stream; clients read that one without their token.
+        cancel_after: seconds from its acceptance after which it is to end, in line too; None where nobody said so.
+        fails_with_account: what its account does not let through fails, instead of waiting until somebody mends that.
+        stopped_by: the code of the error that it was paused for, where it was paused for a reason.
+    """
+
+    prediction_id: str | None = None
+    deadline_seconds: float | None = None
+    reached_at: str = ""
+    watched: bool = False
+    face: str | None = None
+    exact: bool = False
+    stream_key: str | None = None
+    cancel_after: float | None = None
+    fails_with_account: bool = False
+    stopped_by: str | None = None
+
+    def to_details(self) -> dict[str, Any]:
+        """As `Batch.details` has it."""
+        details: dict[str, Any] = msgspec.to_builtins(self)
+        return details
+
+
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """Many items, accepted together. A single prediction that was asked for durably is a batch of one.
 
@@ -101,7 +131,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         own_token: it is made on a token of its caller's.
         sealed_token: that token, encrypted; None when it has none, it is kept in memory only, or the batch has ended.
         webhook: where its events are delivered; webhook_events: which.
-        details: what a face wants to remember of it.
+        details: what a face wants to remember of it; what the gateway itself reads of that is `remembered`.
         sequence: how many items have ended so far, those that ended again after a retry counted again.
         owner: the process that works on it; None when nobody does.
     """
@@ -129,6 +159,11 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int = 0
     owner: str | None = None
     ended_at: datetime | None = None
+
+    @property
+    def remembered(self) -> Remembered:
+        """What the gateway itself remembers of it."""
+        return msgspec.convert(self.details, Remembered)
 
     def status(self, tally: Tally) -> BatchStatus:
         """Where it stands, with its items as counted."""
@@ -213,3 +248,8 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     images: int = 0
     sequence: int = 0
     ended_at: datetime | None = None
+
+
+def promised_id(batch: Batch, item: Item) -> str:
+    """The id under which a single prediction was promised, also after another attempt."""
+    return batch.remembered.prediction_id or item.predictions[0]

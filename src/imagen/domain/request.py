@@ -17,6 +17,8 @@ from imagen.errors import InvalidInput, Problem
 MAX_COUNT = 100
 MAX_PROMPT_CHARACTERS = 100_000
 MAX_SIDE = 16_384
+INPUT = "input"
+"""What a model's whole input is called where it is given verbatim."""
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +104,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         if not self.prompt.strip() and not self.verbatim:
             problems.append(Problem("prompt", "it is empty; say what the picture shall show"))
         if len(self.prompt) > MAX_PROMPT_CHARACTERS:
-            problems.append(Problem("prompt", f"it is longer than {MAX_PROMPT_CHARACTERS:,} characters"))
+            field = f"{INPUT}.prompt" if self.verbatim else "prompt"
+            problems.append(Problem(field, f"it is longer than {MAX_PROMPT_CHARACTERS:,} characters"))
         problems += self._unsendable()
         if (self.width is None) != (self.height is None):
             problems.append(
@@ -124,17 +127,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def _unsendable(self) -> Iterator[Problem]:
         """Every text that no JSON, or no model, takes."""
-        for field, value in (
-            ("prompt", self.prompt),
-            ("negative_prompt", self.negative_prompt),
-            ("aspect_ratio", self.aspect_ratio),
-            ("output_format", self.output_format),
-            ("input_image", self.input_image),
-            *self.text_options.items(),
-            *self.options.items(),
-            *self.offers.items(),
-            *self.carried.items(),
-        ):
+        for field, value in self._texts_to_send():
             try:
                 texts = list(_texts(value))
             except RecursionError:
@@ -144,6 +137,19 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
                 yield Problem(field, "it holds a NUL character, which no model takes")
             if not all(map(_is_unicode, texts)):
                 yield Problem(field, "it is not valid Unicode (a lone surrogate)")
+
+    def _texts_to_send(self) -> Iterator[tuple[str, Any]]:
+        """What is sent and may be text, or hold it, each by the name that its sender knows."""
+        if self.verbatim:
+            yield from ((f"{INPUT}.{name}", value) for name, value in self.options.items())
+            return
+        yield "prompt", self.prompt
+        yield "negative_prompt", self.negative_prompt
+        yield "aspect_ratio", self.aspect_ratio
+        yield "output_format", self.output_format
+        yield "input_image", self.input_image
+        for named in (self.text_options, self.options, self.offers, self.carried):
+            yield from named.items()
 
 
 def _is_unicode(text: str) -> bool:

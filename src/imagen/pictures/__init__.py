@@ -3,7 +3,8 @@
 The way of one picture, each step a file:
 
     naming.py     OutputPattern        what it will be called
-    size.py       read_size            how large is one that goes in?
+    address.py    check_address        can that be one that goes in?
+    size.py       read_size            how large is it?
     files.py      check_writable       before anything is bought: can it lie there?
     inspect.py    inspect_picture      is it whole, and really a picture?
     metadata.py   embed, read_note     prompt, model and seed, written into it
@@ -15,6 +16,7 @@ mask.py: which part of one is to be painted anew.
 Knows nothing of predictions or backends; needs Pillow only when a picture is looked into.
 """
 
+from imagen.pictures.address import check_address
 from imagen.pictures.contact_sheet import Tile, contact_sheet
 from imagen.pictures.files import Landing, check_writable, is_part, land
 from imagen.pictures.inspect import (
@@ -44,6 +46,7 @@ __all__ = [
     "PictureNote",
     "Tile",
     "black_and_white",
+    "check_address",
     "check_writable",
     "contact_sheet",
     "embed",

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from imagen.domain.batch import Batch, Control, Item
 from imagen.domain.limits import Lane
 from imagen.errors import NotFound, StoreError
@@ -228,6 +230,7 @@ class LocalQueue:
 
     async def _take(self, one: OpenWork) -> bool:
         known = self._passed_over.get(one.batch_id)
+        read_before = known is not None
         if one.batch_id not in self._passed_over or (known and known.sealed_token != one.sealed_token):
             try:
                 self._passed_over[one.batch_id] = await self._batches.get(one.batch_id)
@@ -243,7 +246,13 @@ class LocalQueue:
             return False
         if await self._batches.take(one.batch_id, owner=self._owners.me, was=one.owner):
             del self._passed_over[one.batch_id]
-            held = self._held[one.batch_id] = _Held(await self._batches.get(one.batch_id))
+            # Steered since it was read just now, it is seen so with the next look, and nothing of it is claimed before.
+            taken = (
+                await self._batches.get(one.batch_id)
+                if read_before
+                else replace(batch, owner=self._owners.me)
+            )
+            held = self._held[one.batch_id] = _Held(taken)
             held.finished_at = self._clock.monotonic()
             self._ready[held.batch.lane][one.batch_id] = held
         return True
@@ -288,15 +297,14 @@ class LocalQueue:
                 await self._put_back(held)
 
     async def _claim(self, held: _Held) -> None:
-        held.claimed.extend(
-            await self._batches.claim(
-                held.batch.id,
-                owner=self._owners.me,
-                limit=_CLAIMED_AT_ONCE,
-                to_finish=held.batch.control is not Control.RUN,
-            )
+        found = await self._batches.claim(
+            held.batch.id,
+            owner=self._owners.me,
+            limit=_CLAIMED_AT_ONCE,
+            to_finish=held.batch.control is not Control.RUN,
         )
-        held.exhausted = not held.claimed
+        held.claimed.extend(found)
+        held.exhausted = len(found) < _CLAIMED_AT_ONCE
 
     def _begin(self, held: _Held, item: Item, work: Work) -> None:
         held.settled = False

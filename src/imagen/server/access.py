@@ -44,6 +44,7 @@ class Visitor(msgspec.Struct, frozen=True, kw_only=True):
         admin: whether they may do everything.
         own_token: they brought a Replicate token of their own; token: that one.
         models: the models that they may use; empty for all.
+        routes: the paths that their key is good for; empty for all.
     """
 
     caller: Caller
@@ -52,6 +53,17 @@ class Visitor(msgspec.Struct, frozen=True, kw_only=True):
     own_token: bool = False
     token: Secret | None = None
     models: frozenset[str] = frozenset()
+    routes: frozenset[str] = frozenset()
+
+    @property
+    def owns_account(self) -> bool:
+        """Whether all that the account has is theirs to see; others have no more than what is their own on it."""
+        return self.admin or self.own_token
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether they have shown nothing."""
+        return not self.owns_account and self.caller.key is None
 
 
 def scope_of(visitor: Visitor) -> str:
@@ -295,7 +307,7 @@ class Door:
             raise Unauthenticated(WRONG_KEY, hint="`imagen keys list` shows the keys that are good.")
         if route is not None:
             check_route(key.routes, route)
-        return Visitor(caller=key.caller, backend=self._accounts.own(), models=key.models)
+        return Visitor(caller=key.caller, backend=self._accounts.own(), models=key.models, routes=key.routes)
 
     def _by_token(self, credentials: Any) -> Visitor:
         shown = credentials.get("replicate_api_token") if isinstance(credentials, dict) else None

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-import msgspec
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,13 +18,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagen import __version__
-from imagen.errors import ImagenError
+from imagen.errors import ImagenError, NotFound, for_elsewhere
 from imagen.instrumentation.logs import access_line, request_id
-from imagen.server import documents
-from imagen.server.answers import ErrorBody, json_answer
+from imagen.server import documents, mcp
+from imagen.server.answers import error_answer
 from imagen.server.context import Context, Gone
+from imagen.server.openai.errors import openai_error
 from imagen.server.operation import Operation
 from imagen.server.paths import Paths
+from imagen.server.replicate.problems import NotSupported, problem_answer
 
 FACES = (*documents.FACES, documents)
 """The modules whose `OPERATIONS` make the gateway."""
@@ -33,7 +34,13 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PREFIX = "/v1"
 _TWICE = f"{_PREFIX}{_PREFIX}/"
 _CLIENT_CLOSED = 499
-_NO_SUCH_METHOD = 405
+_NOT_FOUND, _NO_SUCH_METHOD = 404, 405
+_WORDS: tuple[tuple[str, Callable[[ImagenError], Response]], ...] = (
+    (f"{_PREFIX}/images", openai_error),
+    (_PREFIX, problem_answer),
+    (mcp.PATH, mcp.refusal),
+)
+"""How errors are told below a path; our own way everywhere else."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,17 +79,20 @@ def build_server(context: Context) -> ASGIApp:
 
 
 async def _nothing_there(request: Request, error: Exception) -> Response:
-    """The answer for paths and methods that there are not."""
-    status = error.status_code if isinstance(error, HTTPException) else 404
-    headers = getattr(error, "headers", None) or {}
-    what = f"{request.method} {request.url.path[:100]}"
-    if status == _NO_SUCH_METHOD:
-        body = ErrorBody(error=f"{what} is not supported", code="not_found", hint="GET /docs lists what is.")
-    else:
-        body = ErrorBody(
-            error=f"{what} was not found", code="not_found", hint="GET /docs lists what there is."
-        )
-    return json_answer({"success": False, **msgspec.to_builtins(body)}, status=status, headers=headers)
+    """The answer for paths and methods that there are not, in the words of the face that it would be of."""
+    status = error.status_code if isinstance(error, HTTPException) else _NOT_FOUND
+    path = request.url.path
+    what = f"{request.method} {path[:100]}"
+    told = (
+        NotSupported(f"{what} is not supported", hint="GET /docs lists what is.")
+        if status == _NO_SUCH_METHOD
+        else NotFound(f"{what} was not found", hint="GET /docs lists what there is.")
+    )
+    tells = next((tells for prefix, tells in _WORDS if f"{path}/".startswith(f"{prefix}/")), error_answer)
+    answer = tells(told)
+    answer.status_code = status
+    answer.headers.update(getattr(error, "headers", None) or {})
+    return answer
 
 
 class _Served(NamedTuple):
@@ -106,7 +116,9 @@ class _Endpoint:
         try:
             answer = await handler(request)
         except ImagenError as error:
-            answer = operation.tells(error)
+            if (told := for_elsewhere(error)) is not error:
+                _log.error("%s", error.detail)
+            answer = operation.tells(told)
         except Gone:
             answer = Response(status_code=_CLIENT_CLOSED)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not show its text to strangers

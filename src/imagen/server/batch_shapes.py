@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen.domain.batch import Batch, BatchStatus, Item, ItemStatus, Tally
+from imagen.domain.inside import INSIDE
 from imagen.domain.money import to_dollars
 from imagen.domain.prediction import Tier
 from imagen.errors import ImagenError
@@ -25,8 +26,6 @@ from imagen.service.troubles import Trouble
 
 SHELF = "shelf:"
 """What stands before the id of a kept picture among the files of an item."""
-_INSIDE = "data:"
-"""Stands in the database for a picture that came inside an answer."""
 
 
 class Counts(msgspec.Struct, kw_only=True):
@@ -375,10 +374,10 @@ def item_files(context: Context, request: Request, item: Item, *, name: str) -> 
 
 def _whole_urls(context: Context, item: Item) -> Sequence[str | None]:
     """The addresses of an item; of a picture that came inside an answer all of it, while that is remembered."""
-    if _INSIDE not in item.urls:
+    if INSIDE not in item.urls:
         return item.urls
     live = [url for one in item.predictions for url in context.app.fresh.find(one) or ()]
-    return live if len(live) == len(item.urls) else [None if url == _INSIDE else url for url in item.urls]
+    return live if len(live) == len(item.urls) else [None if url == INSIDE else url for url in item.urls]
 
 
 def error_of(item: Item) -> ImagenError:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 from starlette.requests import Request
 
@@ -23,9 +24,10 @@ from imagen.server.bodies import (
     read_body,
     read_object,
 )
-from imagen.server.replicate.kept import KeptAnswers
-from imagen.server.replicate.orphans import Orphans
-from imagen.server.replicate.rates import Rates
+from imagen.server.kept import KeptAnswers, Refusals
+from imagen.server.left_runs import LeftRuns
+from imagen.server.orphans import Create, Orphans
+from imagen.server.rates import Rates
 
 if TYPE_CHECKING:
     from imagen.server.metrics import Metrics
@@ -57,7 +59,10 @@ class Context:
         agent_calls: what agents have called and is under way.
         rates: what is left of the rates of accounts.
         orphans: creates whose callers went away before their answer.
+        left_runs: the same of what is not durable.
+        looks: looks at predictions that are being taken just now, by the id that was asked for.
         kept: answers of the service's API that are given again for a while.
+        unknown_versions: `owner/name:version` that there were not a while ago.
     """
 
     def __init__(self, app: App, *, door: Door, metrics: Metrics, public_url: str | None = None) -> None:
@@ -71,10 +76,14 @@ class Context:
         self.streams = 0
         self.room_of_webhooks = Room(_MOST_BYTES_OF_WEBHOOKS)
         self.kept = KeptAnswers(app.clock)
+        self.unknown_versions = Refusals(app.clock)
+        self.looks: dict[str, asyncio.Task[Any]] = {}
         self.rates = Rates(app.limits, app.clock)
         self.orphans = Orphans(app.clock)
+        self.left_runs = LeftRuns(app.clock)
         self.agent_calls = AgentCalls(self.under_way, reason=handed_over)
         self._room_of_strangers = Room()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def drains(self) -> bool:
@@ -179,7 +188,7 @@ class Context:
             Gone: the caller went away; unless it goes on, the work was canceled, upstream too.
             Draining: the process ended first.
         """
-        return await (self._apart(request, work) if goes_on else self._here(request, work))
+        return await (self.attend(request, self.begin(work)) if goes_on else self._here(request, work))
 
     async def _here(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
         """In the request's own task, which is canceled when the caller leaves."""
@@ -234,11 +243,55 @@ class Context:
         finally:
             self.under_way.discard(task)
 
-    async def _apart(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
-        """In a task of its own, which goes on when the caller leaves."""
+    def alone(self, name: str) -> asyncio.Lock:
+        """Keeps all but one of those who use the same name waiting."""
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    @asynccontextmanager
+    async def creating(self, request: Request, *, scope: str, fingerprint: str) -> AsyncIterator[Create]:
+        """For a create until its answer is on its way: it is known when the caller leaves before, and sends it again.
+
+        Args:
+            request: with which it came.
+            scope: whose it is.
+            fingerprint: of what is asked for.
+
+        Raises:
+            Gone: the caller went away.
+        """
+        create = self.orphans.begin(request.headers, scope=scope, fingerprint=fingerprint)
+
+        async def watch() -> None:
+            await _left(request)
+            create.leave()
+
+        leaving = asyncio.get_running_loop().create_task(watch())
+        try:
+            yield create
+            await asyncio.sleep(0)  # what has been heard of the connection by now is known after that
+        except Gone:
+            create.leave()
+            raise
+        finally:
+            leaving.cancel()
+            self.orphans.end(create)
+        if create.gone:
+            raise Gone
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do the work in a task of its own, which the process waits for."""
         task = asyncio.get_running_loop().create_task(work)
         self.under_way.add(task)
         task.add_done_callback(self._ended)
+        return task
+
+    async def attend(self, request: Request, task: asyncio.Task[T]) -> T:
+        """What a task of `begin` comes to, for as long as the caller stays. It goes on without them.
+
+        Raises:
+            Gone: the caller went away.
+            Draining: the process ended first.
+        """
         leaving = asyncio.get_running_loop().create_task(_left(request))
         try:
             await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 from starlette.requests import Request
 
-from imagen.domain.batch import STOPPED_BY, Batch, BatchStatus, Idempotency, Item
+from imagen.domain.batch import Batch, BatchStatus, Idempotency, Item, Remembered
 from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
 from imagen.errors import (
@@ -26,7 +26,6 @@ from imagen.server.answers import stored_error
 from imagen.server.context import Context, handed_over
 from imagen.server.wishes import Wish, as_told, name_for, prepare_order, read_wish
 from imagen.service.batches import Entry, NewBatch, Progress, View
-from imagen.service.notices import REACHED_AT
 from imagen.service.prepare import Order
 from imagen.transport.public import check_webhook_url
 
@@ -130,7 +129,7 @@ async def accept_one(
         lane=Lane.INTERACTIVE,
         mark=mark,
         webhook=webhook,
-        details={"prediction_id": intent.id, "deadline_seconds": intent.deadline_seconds},
+        remembered=Remembered(prediction_id=intent.id, deadline_seconds=intent.deadline_seconds),
         outlives=outlives,
         beside={} if saved is None else {"saved_micros": saved.micros},
     )
@@ -148,7 +147,7 @@ async def accept(
     mark: Idempotency | None,
     name: str = "",
     webhook: Webhook = NOWHERE,
-    details: Mapping[str, Any] | None = None,
+    remembered: Remembered = Remembered(),  # noqa: B008 - frozen
     outlives: bool = True,
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> Batch:
@@ -165,7 +164,7 @@ async def accept(
         mark: how the request is recognised when it comes again.
         name: of the batch.
         webhook: where its events are told.
-        details: what is to be remembered of all of it.
+        remembered: of all of it.
         outlives: a token of the caller's own must be there after a restart.
         beside: what is to be remembered of each wish besides.
 
@@ -178,6 +177,8 @@ async def accept(
         QueueFull: so much work of one caller's own token is not taken.
         IdempotencyConflict: the key came with another body before.
     """
+    if webhook.url is not None:
+        remembered = msgspec.structs.replace(remembered, reached_at=context.url_of(request, ""))
     new = NewBatch(
         backend=visitor.backend,
         caller=visitor.caller,
@@ -189,8 +190,7 @@ async def accept(
         outlives=outlives,
         webhook=webhook.url,
         webhook_events=webhook.events,
-        details=dict(details or {})
-        | ({} if webhook.url is None else {REACHED_AT: context.url_of(request, "")}),
+        details=remembered.to_details(),
         mark=mark,
     )
     if visitor.own_token and (context.app.sealer is not None or not outlives):
@@ -329,6 +329,6 @@ async def _stopped(context: Context, batch_id: str, after: int) -> ImagenError |
             continue
         batch = news.view.batch
         if news.view.status is BatchStatus.PAUSED and batch.reason is not None:
-            code = batch.details.get(STOPPED_BY, BackendError.code)
+            code = batch.remembered.stopped_by or BackendError.code
             return stored_error(code, batch.reason, hint="Send the same request again once that is mended.")
     return None

@@ -19,6 +19,7 @@ from imagen.server.answers import json_answer
 from imagen.server.batch_shapes import Remembered, error_of, item_files, remembered
 from imagen.server.context import Context
 from imagen.server.durable import accept_single, all_items, ended, known
+from imagen.server.headers import PREDICTION_ID
 from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
 from imagen.server.lineage import lineage_of
 from imagen.server.operation import Operation
@@ -167,7 +168,7 @@ async def when_ended(
         headers: of the answer.
     """
     try:
-        await ended(context, request, visitor, batch, seconds=batch.details.get("deadline_seconds"))
+        await ended(context, request, visitor, batch, seconds=batch.remembered.deadline_seconds)
     except ImagenError as error:
         return refusal(error, cost=None, headers=headers)  # it goes on, and may cost something
     (item,) = await all_items(context, batch.id)
@@ -220,7 +221,7 @@ def _answered(
         saved_usd=to_dollars(saved) if prediction.tier == "final" else None,
         **lineage_of(prediction, note.left_out),
     )
-    told = {"x-imagen-prediction-id": prediction.id} | cost_header(prediction.spent)
+    told = {PREDICTION_ID: prediction.id} | cost_header(prediction.spent)
     return json_answer(answer, headers=told | dict(headers))
 
 

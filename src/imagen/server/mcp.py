@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from secrets import token_hex
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -18,18 +17,21 @@ from starlette.types import Message, Receive, Scope, Send
 
 from imagen.agents.here import AppWorkshop
 from imagen.agents.money import Purse
+from imagen.agents.progress import Progress
 from imagen.agents.tools import Desk
 from imagen.domain.limits import Lane
 from imagen.domain.prediction import Prediction
 from imagen.domain.request import GenerationRequest
 from imagen.domain.usage import UsageQuery
-from imagen.errors import ImagenError, InvalidInput, Problem
+from imagen.errors import ImagenError, InvalidInput, InvalidRequest, Problem, for_elsewhere
+from imagen.pictures import check_address
 from imagen.server.access import Visitor, owns, scope_of
 from imagen.server.agent_calls import AgentCall
 from imagen.server.answers import error_answer, json_answer
 from imagen.server.bodies import check_parts
 from imagen.server.context import Context
 from imagen.server.operation import Operation
+from imagen.server.pictures import kept_at
 from imagen.server.usage import own_entries
 from imagen.server.wishes import as_told, prepare_request
 from imagen.service.deliver import Destination, Kept
@@ -58,7 +60,9 @@ async def talk(context: Context, request: Request) -> Response:
     session = request.headers.get(_SESSION, "")
     if told.method == "notifications/cancelled":
         # Older clients do not hang up to cancel a call.
-        context.agent_calls.cancel(AgentCall(scope_of(visitor), session, str(told.params.requestId)))
+        call = AgentCall(scope_of(visitor), session, str(told.params.requestId))
+        if not context.agent_calls.cancel(call):
+            return refusal(_no_such_call())
     if _SDK not in sys.modules:  # the first who comes waits for it; everybody else is served meanwhile
         await asyncio.to_thread(import_module, _SDK)
     opens = told.method == "initialize" and not _SESSION_ID.fullmatch(session)
@@ -96,7 +100,7 @@ class _Exchange(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from imagen.agents.exchange import make_server, serve_exchange  # noqa: PLC0415 - loaded by now
 
-        reasons: dict[Any, Callable[[], ImagenError]] = {}
+        reasons: dict[Any, Callable[[Sequence[str]], ImagenError]] = {}
 
         def started(request_id: Any, task: asyncio.Task[Any]) -> None:
             call = AgentCall(scope_of(self._workshop.visitor), self._session, str(request_id))
@@ -110,7 +114,7 @@ class _Exchange(Response):
             local=False,
             resumes=False,
         )
-        server = make_server(desk, started=started, ended=lambda request_id: reasons[request_id]())
+        server = make_server(desk, started=started, ended=lambda request_id, sent: reasons[request_id](sent))
         await serve_exchange(server, scope, self._replayed(receive), self._named(send), most_bytes=MOST_BYTES)
 
     def _replayed(self, receive: Receive) -> Receive:
@@ -152,6 +156,7 @@ class _VisitorWorkshop(AppWorkshop):
             usual=context.app.backends.habits(None).model,
             models=visitor.models,
             local=False,
+            open_calls=context.agent_calls.open,
         )
         self.visitor = visitor
         self._context = context
@@ -176,22 +181,22 @@ class _VisitorWorkshop(AppWorkshop):
 
     async def image(self, told: str) -> Any:
         """An address or a data URI as it is; of a picture that is kept here, its file, as no service could reach it."""
-        ours = self._context.url_of(self._request, _PICTURES)
-        if told.startswith(ours):
-            return (await self.app.shelf.locate(told.removeprefix(ours).partition("?")[0])).path
-        if told.startswith("data:") or urlsplit(told).scheme == "https":
-            return told
-        raise InvalidInput(
-            [Problem("image", "it must be an https address, a data: URI or a link of an earlier answer")]
-        )
+        kept = await kept_at(self._context, self._request, told)
+        if kept is not None:
+            return kept.path
+        if not told.startswith(("data:", "https:")):
+            raise InvalidInput(
+                [Problem("image", "it must be an https address, a data: URI or a link of an earlier answer")]
+            )
+        return check_address(told, field="image", schemes=("https",))
 
-    async def carry_out(self, offer: Any, *, observer: Any) -> list[Outcome]:
+    async def carry_out(self, offer: Any, *, progress: Progress) -> list[Outcome]:
         """See `Workshop.carry_out`, with errors as their callers are told."""
-        outcomes = await super().carry_out(offer, observer=observer)
+        outcomes = await super().carry_out(offer, progress=progress)
         return [
             outcome
             if outcome.error is None
-            else msgspec.structs.replace(outcome, error=as_told(outcome.error, self.visitor))
+            else msgspec.structs.replace(outcome, error=for_elsewhere(as_told(outcome.error, self.visitor)))
             for outcome in outcomes
         ]
 
@@ -211,7 +216,14 @@ class _VisitorWorkshop(AppWorkshop):
 # --- refusals --------------------------------------------------------------------------------------------
 
 
-def _refused(error: ImagenError) -> Response:
+def _no_such_call() -> InvalidRequest:
+    return InvalidRequest(
+        "no call of that id is under way in this process: it has ended, or another replica has it",
+        hint="Hang up on the call itself, or use cancel_prediction.",
+    )
+
+
+def refusal(error: ImagenError) -> Response:
     """What went wrong before a message was read, in the words of the protocol, so that clients show the sentence."""
     answer = error_answer(error)
     told = {"code": _REFUSED, "message": str(error), "data": msgspec.Raw(answer.body)}
@@ -230,6 +242,6 @@ OPERATIONS: tuple[Operation, ...] = (
         access="caller",
         answers={200: None},
         documented=False,
-        tells=_refused,
+        tells=refusal,
     ),
 )

@@ -22,7 +22,8 @@ from imagen.server.answers import ErrorBody, json_answer
 from imagen.server.context import Context
 from imagen.server.operation import Operation, Parameter
 
-PATH = "/pictures/{picture_id}"
+_FOLDER = "/pictures/"
+PATH = f"{_FOLDER}{{picture_id}}"
 
 _CHUNK = 256 * 1024
 _NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
@@ -34,6 +35,27 @@ _SVG_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'"
 
 _Span = tuple[int, int]
 """Bytes of a file: the first, and one past the last."""
+
+
+async def kept_at(context: Context, request: Request, address: str) -> ShelvedPicture | None:
+    """The picture that an address of this gateway is for, which no service could reach on a private network.
+
+    Args:
+        context: of the server.
+        request: tells under which address its caller knows us.
+        address: any.
+
+    Returns:
+        None where the address is no picture's of ours.
+
+    Raises:
+        NotFound: it is, and there is none any more.
+    """
+    for base in {context.url_of(request, ""), context.app.settings.public_url or ""} - {""}:
+        begins = f"{base.rstrip('/')}{_FOLDER}"
+        if address.startswith(begins):
+            return await context.app.shelf.locate(address.removeprefix(begins).partition("?")[0])
+    return None
 
 
 async def show(context: Context, request: Request) -> Response:

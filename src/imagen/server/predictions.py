@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial, wraps
 from typing import Literal
 
 import msgspec
@@ -11,10 +12,11 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from imagen.domain.batch import Batch, Item
+from imagen.domain.batch import Batch, Item, promised_id
+from imagen.domain.key import check_route
 from imagen.domain.money import Usd, to_dollars
 from imagen.domain.prediction import Prediction, Tier
-from imagen.errors import InvalidRequest
+from imagen.errors import InvalidRequest, Unauthenticated
 from imagen.server.access import Visitor, scope_of, sight_of
 from imagen.server.answers import json_answer
 from imagen.server.batch_shapes import TroubleState, item_state, remembered, trouble_state
@@ -23,12 +25,13 @@ from imagen.server.durable import accept_single, known, read_webhook
 from imagen.server.generate import GenerateBody
 from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
 from imagen.server.lineage import lineage_of
-from imagen.server.operation import Operation, Parameter
-from imagen.server.replicate import predictions as replicate
+from imagen.server.operation import Handler, Operation, Parameter
+from imagen.server.replicate import creating, finding
+from imagen.server.replicate.predictions import in_words
+from imagen.server.replicate.problems import problem_answer
 from imagen.server.results import GeneratedFile, cost_header, tells_cost
 from imagen.service.batches import View
 from imagen.service.notices import COMPLETED, START
-from imagen.service.replicate_shapes import is_of_face
 
 EVENTS = (START, COMPLETED)
 """Of which a caller may be told at an address of theirs."""
@@ -133,12 +136,29 @@ class PredictionState(msgspec.Struct, kw_only=True):
     draft: str | None = None
 
 
+def _by_either_face(handler: Handler) -> Handler:
+    """Who is not let in is told so in Replicate's words where they have shown a bearer, as its clients do."""
+
+    @wraps(handler)
+    async def told(context: Context, request: Request) -> Response:
+        try:
+            return await handler(context, request)
+        except Unauthenticated as error:
+            if "imagen.caller" in request.scope or "authorization" not in request.headers:
+                raise
+            return problem_answer(error)
+
+    return told
+
+
 @tells_cost
+@_by_either_face
 async def create_prediction(context: Context, request: Request) -> Response:
     """Take one on, in our words or in Replicate's. When the answer is sent it is going to be made."""
-    visitor, fields = await context.arrive(request)
-    if replicate.is_call(fields):
-        return await replicate.in_words(replicate.create(context, request, visitor, fields))
+    visitor, fields = await context.arrive(request, any_key=True)
+    if creating.is_call(fields):
+        return await in_words(context, request, visitor, partial(creating.create, fields=fields))
+    check_route(visitor.routes, request.scope["imagen.route"])
     webhook = read_webhook(
         context,
         fields.get("webhook"),
@@ -166,19 +186,23 @@ async def accepted(
     return json_answer(state, status=202, headers=told)
 
 
+@_by_either_face
 async def show_prediction(context: Context, request: Request) -> Response:
     """How it stands."""
-    visitor = await context.enter(request, leaving=True)
-    if await _is_replicates(context, request, visitor):
-        return await replicate.in_words(replicate.shown(context, request, visitor))
+    visitor = await context.enter(request, leaving=True, any_key=True)
+    if await finding.is_theirs(context, visitor, request.path_params["prediction_id"]):
+        return await in_words(context, request, visitor, finding.shown)
+    check_route(visitor.routes, request.scope["imagen.route"])
     return await _found(context, request, visitor)
 
 
+@_by_either_face
 async def cancel_prediction(context: Context, request: Request) -> Response:
     """Stop it, upstream too. One that has ended stays as it is."""
-    visitor = await context.enter(request, leaving=True)
-    if await _is_replicates(context, request, visitor):
-        return await replicate.in_words(replicate.canceled(context, request, visitor))
+    visitor = await context.enter(request, leaving=True, any_key=True)
+    if await finding.is_theirs(context, visitor, request.path_params["prediction_id"]):
+        return await in_words(context, request, visitor, finding.canceled)
+    check_route(visitor.routes, request.scope["imagen.route"])
     view, _, prediction = await context.app.batches.of_prediction(
         request.path_params["prediction_id"], scope=sight_of(visitor)
     )
@@ -192,13 +216,6 @@ async def cancel_prediction(context: Context, request: Request) -> Response:
     else:
         await context.app.gateway.cancel(prediction.id)
     return await _found(context, request, visitor)
-
-
-async def _is_replicates(context: Context, request: Request, visitor: Visitor) -> bool:
-    """Whether the prediction that a path names was asked for in Replicate's words, so that it is told in them."""
-    wanted = request.path_params["prediction_id"]
-    places = await context.app.batches.places([wanted], scope=sight_of(visitor))
-    return any(is_of_face(batch) for batch, _ in places.values())
 
 
 async def _found(context: Context, request: Request, visitor: Visitor) -> Response:
@@ -230,7 +247,7 @@ def _state(
     told = item_state(context, request, item)
     batch = view.batch
     return PredictionState(
-        id=_id_of(batch, item),
+        id=promised_id(batch, item),
         status=_standing(item, prediction),
         model_name=remembered(item).model_name,
         model=told.model,
@@ -253,7 +270,7 @@ def _state(
         webhook=batch.webhook,
         webhook_events_filter=list(batch.webhook_events),
         batch_id=None if batch.kind == "single" else batch.id,
-        urls=_urls(context, request, _id_of(batch, item)),
+        urls=_urls(context, request, promised_id(batch, item)),
         budget=told.budget,
         quote_usd=told.quote_usd,
         quote=told.quote,
@@ -267,7 +284,7 @@ def _accepted(context: Context, request: Request, batch: Batch, item: Item) -> P
     """As it stood when it was accepted, whenever that is asked for: repeats get the same answer."""
     told = item_state(context, request, item)
     return PredictionState(
-        id=_id_of(batch, item),
+        id=promised_id(batch, item),
         status="queued",
         model_name=remembered(item).model_name,
         model=told.model,
@@ -290,7 +307,7 @@ def _accepted(context: Context, request: Request, batch: Batch, item: Item) -> P
         webhook=batch.webhook,
         webhook_events_filter=list(batch.webhook_events),
         batch_id=None,
-        urls=_urls(context, request, _id_of(batch, item)),
+        urls=_urls(context, request, promised_id(batch, item)),
         saved_usd=_likely_saving(item),
         **lineage_of(told, told.left_out),
     )
@@ -315,12 +332,6 @@ def _standing(item: Item, prediction: Prediction | None) -> Standing:
         return "queued"
     # One that has ended at the service goes on here until its pictures are fetched.
     return "starting" if prediction.status in {"queued", "starting"} else "processing"
-
-
-def _id_of(batch: Batch, item: Item) -> str:
-    """The id under which it was promised, also after another attempt."""
-    promised = batch.details.get("prediction_id")
-    return promised if isinstance(promised, str) else item.predictions[0]
 
 
 def _urls(context: Context, request: Request, prediction_id: str) -> PredictionUrls:

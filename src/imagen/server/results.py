@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
 from types import MappingProxyType
 
@@ -15,6 +15,7 @@ from imagen.domain.money import Usd, to_dollars
 from imagen.errors import ImagenError
 from imagen.server.answers import error_answer
 from imagen.server.context import Context
+from imagen.server.headers import BUDGET_WARNING, CACHE, COST_USD, QUEUE_POSITION, WAITED_MS
 from imagen.server.operation import Handler
 from imagen.server.wishes import Wish, file_names
 from imagen.service.finish import Outcome
@@ -64,10 +65,10 @@ class Turn:
     def headers(self) -> dict[str, str]:
         """The same for the answer."""
         told = {
-            "x-imagen-queue-position": str(self.position),
-            "x-imagen-waited-ms": str(round(self.waited_seconds * 1000)),
+            QUEUE_POSITION: str(self.position),
+            WAITED_MS: str(round(self.waited_seconds * 1000)),
         }
-        return told | ({"x-imagen-budget-warning": ", ".join(self.passed)} if self.passed else {})
+        return told | ({BUDGET_WARNING: ", ".join(self.passed)} if self.passed else {})
 
 
 class Both:
@@ -107,12 +108,12 @@ def generated_files(
 def cache_header(outcome: Outcome) -> dict[str, str]:
     """What came of asking for pictures of an equal request; nothing where that was not asked for."""
     told = outcome.cache or ("hit" if outcome.prediction.reused else None)
-    return {} if told is None else {"x-imagen-cache": told}
+    return {} if told is None else {CACHE: told}
 
 
 def cost_header(cost: Usd | None) -> dict[str, str]:
     """What it cost; `unknown` where nobody knows the price."""
-    return {"x-imagen-cost-usd": "unknown" if cost is None else f"{cost.to_decimal():f}"}
+    return {COST_USD: "unknown" if cost is None else f"{cost.to_decimal():f}"}
 
 
 def refusal(
@@ -124,14 +125,21 @@ def refusal(
     return answer
 
 
-def tells_cost(handler: Handler) -> Handler:
-    """A handler of something that is bought: an error that it raises tells that nothing was paid for it."""
+def cost_told_by(refused: Callable[[ImagenError], Response]) -> Callable[[Handler], Handler]:
+    """For handlers of something that is bought: what they raise has bought nothing, and `refused` answers so."""
 
-    @wraps(handler)
-    async def told(context: Context, request: Request) -> Response:
-        try:
-            return await handler(context, request)
-        except ImagenError as error:
-            return refusal(error, cost=Usd(0))
+    def telling(handler: Handler) -> Handler:
+        @wraps(handler)
+        async def told(context: Context, request: Request) -> Response:
+            try:
+                return await handler(context, request)
+            except ImagenError as error:
+                return refused(error)
 
-    return told
+        return told
+
+    return telling
+
+
+tells_cost = cost_told_by(lambda error: refusal(error, cost=Usd(0)))
+"""An error that the handler raises tells that nothing was paid for it."""

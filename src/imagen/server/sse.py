@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -27,6 +27,9 @@ HEARTBEAT_SECONDS = 15.0
 MEDIA_TYPE = "text/event-stream"
 MOST_STREAMS = 1000
 """At a time, of one process."""
+HEADERS: Mapping[str, str] = {"cache-control": "no-store", "x-accel-buffering": "no"}
+"""The last one is for proxies that would collect an answer before they pass it on."""
+STILL_HERE = b": still here\n\n"
 _RETRY_MS = 2000
 _LINE_BREAK = re.compile(rb"\r\n|\r|\n")
 _MOST_DIGITS = 18
@@ -77,6 +80,26 @@ def read_last_event_id(request: Request) -> int:
     return int(told)
 
 
+def check_room(context: Context) -> None:
+    """Refuse one more stream than there may be.
+
+    Raises:
+        QueueFull: that many are open.
+    """
+    if context.streams >= MOST_STREAMS:
+        raise QueueFull("too many streams of events are open", retry_after=10.0)
+
+
+@contextlib.contextmanager
+def counted(context: Context) -> Iterator[None]:
+    """One stream is open while the block runs."""
+    context.streams += 1
+    try:
+        yield
+    finally:
+        context.streams -= 1
+
+
 class EventStream(StreamingResponse):
     """Events until there are no more, the reader leaves, or the process shuts down; a reader may then ask another one.
 
@@ -92,20 +115,16 @@ class EventStream(StreamingResponse):
     def __init__(
         self, context: Context, events: AsyncIterator[Sent], *, heartbeat_seconds: float = HEARTBEAT_SECONDS
     ) -> None:
-        if context.streams >= MOST_STREAMS:
-            raise QueueFull("too many streams of events are open", retry_after=10.0)
+        check_room(context)
+        self._context = context
         self._lines = _lines(context, events, heartbeat_seconds)
-        super().__init__(
-            self._lines,
-            media_type=MEDIA_TYPE,
-            # The last one is for proxies that would collect an answer before they pass it on.
-            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-        )
+        super().__init__(self._lines, media_type=MEDIA_TYPE, headers=HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The answer, as ASGI has it."""
         try:
-            await super().__call__(scope, receive, send)
+            with counted(self._context):
+                await super().__call__(scope, receive, send)
         finally:
             await self._lines.aclose()
 
@@ -113,7 +132,6 @@ class EventStream(StreamingResponse):
 async def _lines(
     context: Context, events: AsyncIterator[Sent], heartbeat_seconds: float
 ) -> AsyncGenerator[bytes, None]:
-    context.streams += 1
     closing: asyncio.Future[Any] = asyncio.ensure_future(context.draining.wait())
     coming: asyncio.Future[Any] | None = None
     try:
@@ -125,7 +143,7 @@ async def _lines(
             )
             if not coming.done():
                 if not closing.done():
-                    yield b": still here\n\n"
+                    yield STILL_HERE
                 continue
             sent: Sent | None = await coming
             coming = None
@@ -137,7 +155,6 @@ async def _lines(
         # The answer has begun: an error can only be told inside of it.
         yield encode(Sent(event="error", data=msgspec.to_builtins(error_body(error))))
     finally:
-        context.streams -= 1
         for task in (closing, coming):
             if task is not None:
                 task.cancel()

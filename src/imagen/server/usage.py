@@ -16,6 +16,7 @@ from imagen.server.access import Visitor
 from imagen.server.answers import json_answer
 from imagen.server.context import Context
 from imagen.server.durable import check_account
+from imagen.server.headers import NEXT_CURSOR
 from imagen.server.operation import Operation, Parameter
 from imagen.service.usage import (
     ENTRY_FIELDS,
@@ -51,7 +52,7 @@ async def list_entries(context: Context, request: Request) -> Response:
     as_csv, cursor, limit = _wants_csv(request), _read_cursor(request), _read_limit(request)
     page = await context.app.usage.entries(query, cursor=cursor, limit=limit)
     if as_csv:
-        more = {} if page.next_cursor is None else {"x-imagen-next-cursor": page.next_cursor}
+        more = {} if page.next_cursor is None else {NEXT_CURSOR: page.next_cursor}
         return _csv_answer(ENTRY_FIELDS, page.entries, name="usage-entries.csv", **more)
     return json_answer(page, headers=_FRESH)
 

@@ -45,6 +45,8 @@ KEPT_HOURS = 24
 """How long an idempotency key stands for the request that it came with first."""
 _RECENT_SECONDS = 60.0
 _PROGRESS_SECONDS = 1.0
+_FOREIGN_SECONDS = 3.0
+"""Between two looks at work that may be with another process, which tells us nothing."""
 _PAGE = 200
 _WHOLE_ID = re.compile(r"batch_[0-9a-z]{26}")
 
@@ -124,14 +126,23 @@ class Draft:
         self._batches = batches
         self._new = new
         self._charges: list[Charge] = []
+        self._first: Sequence[Item] | None = ()
+        """Its items as long as nothing of it is written down, which is so when they come in one piece."""
 
     async def add(self, entries: Sequence[Entry]) -> None:
-        """Write down more of its items, in order.
+        """Write down more of its items, in order; the first of them with those that follow, or when it is accepted.
 
         Raises:
             InvalidInput: one has secret parameters, and there is no key to encrypt them with.
         """
-        self.batch = await self._batches.write(self.batch, entries)
+        if self._first:
+            await self._batches.begin(self.batch, self._first)
+            self._first = None
+        self.batch, items = self._batches.itemized(self.batch, entries)
+        if self._first is None:
+            await self._batches.write(items)
+        else:
+            self._first = items
         asked = (charge_of(one.order, intent, plan) for one in entries for intent, plan in one.order.intents)
         self._charges += [charge for charge in asked if charge is not None]
 
@@ -146,7 +157,7 @@ class Draft:
         """
         await self._batches.check_money(self._charges, kind=self._new.kind)
         self.settling = True
-        return await self._batches.accepted(self._new, self.batch)
+        return await self._batches.accepted(self._new, self.batch, self._first)
 
 
 class Batches:
@@ -254,7 +265,6 @@ class Batches:
         draft = Draft(self, new, batch)
         self._drafts.add(batch_id)
         try:
-            await self._store.add(batch)
             yield draft
         finally:
             self._drafts.discard(batch_id)
@@ -268,8 +278,12 @@ class Batches:
                 await draft.add(entries[start : start + _PAGE])
             return await draft.accept()
 
-    async def write(self, batch: Batch, entries: Sequence[Entry]) -> Batch:
-        """Write down items of a draft; the draft with them counted."""
+    def itemized(self, batch: Batch, entries: Sequence[Entry]) -> tuple[Batch, Sequence[Item]]:
+        """More items of a draft, and the draft with them counted.
+
+        Raises:
+            InvalidInput: one has secret parameters, and there is no key to encrypt them with.
+        """
         items, quoted, unpriced, images = [], batch.quoted, batch.unpriced, batch.images
         for index, entry in enumerate(entries, start=batch.total):
             likely = [intent.quote.likely for intent, _ in entry.order.intents]
@@ -286,10 +300,19 @@ class Batches:
                     predictions=prediction_ids(order),
                 )
             )
-        await self._store.add_items(items)
-        return msgspec.structs.replace(
+        counted = msgspec.structs.replace(
             batch, total=batch.total + len(items), quoted=quoted, unpriced=unpriced, images=images
         )
+        return counted, items
+
+    async def begin(self, batch: Batch, items: Sequence[Item]) -> None:
+        """Write down a draft and its first items: more follow."""
+        await self._store.add(batch)
+        await self._store.add_items(items)
+
+    async def write(self, items: Sequence[Item]) -> None:
+        """Write down more items of a draft."""
+        await self._store.add_items(items)
 
     async def check_money(self, charges: Sequence[Charge], *, kind: Literal["batch", "single"]) -> None:
         """Refuse a batch that is sure to come to a stop: single purchases may wait for room, the whole is not begun.
@@ -306,15 +329,15 @@ class Batches:
         if shortage is not None and (kind == "batch" or not shortage.may_pass):
             raise shortage.to_error()
 
-    async def accepted(self, new: NewBatch, batch: Batch) -> Batch:
-        """Accept a draft; see `Draft.accept`."""
+    async def accepted(self, new: NewBatch, batch: Batch, items: Sequence[Item] | None) -> Batch:
+        """Accept a draft, of which `items` are all where nothing of it is written down yet; see `Draft.accept`."""
         if batch.total == 0:
             raise InvalidRequest("a batch needs at least one task")
         mark = None if new.mark is None else msgspec.structs.replace(new.mark, batch_id=batch.id)
         async with self._admitting if new.own_token is not None else nullcontext():
             if new.own_token is not None:
                 await check_load(self._store, new.scope, batch.total)
-            counts = await self._store.accept(batch, mark=mark)
+            counts = await self._store.accept(batch, mark=mark, items=items)
         if counts != batch.id:
             self._tokens.forget(batch.id)
             return await self._store.get(counts)
@@ -446,6 +469,22 @@ class Batches:
                         return
                     told_at = self._clock.monotonic()
                 await changes.wait(seconds=_PROGRESS_SECONDS)
+
+    async def stirs(self, batch_id: str, *, at_once: bool = True) -> AsyncIterator[None]:
+        """Whenever it is worth while to look at a batch again, for whoever does that in a cheaper way than `events`.
+
+        That is when something of it has changed in this process; and now and then, as another one may work on it.
+
+        Args:
+            batch_id: the batch.
+            at_once: also right now, not only after the first change.
+        """
+        with self._news.watch(batch_id) as changes:
+            if at_once:
+                yield
+            while True:
+                await changes.wait(seconds=_FOREIGN_SECONDS)
+                yield
 
     async def ended(self, batch_id: str) -> View:
         """Wait for its end, and tell how it ended."""

@@ -11,7 +11,7 @@ import math
 import random
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -185,7 +185,7 @@ class Courier:
         clock: tells the time.
         observer: told of every attempt.
         chance: from 0.0 to 1.0, for pauses that differ.
-        freshen: the body of one as it is sent now.
+        body_of: the body of one as it is sent now.
     """
 
     def __init__(
@@ -198,9 +198,9 @@ class Courier:
         clock: Clock,
         observer: Observer,
         chance: Callable[[], float] = random.random,
-        freshen: Callable[[Delivery], Mapping[str, Any]] = lambda delivery: delivery.body,
+        body_of: Callable[[Delivery], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:
-        self._freshen = freshen
+        self._body_of = body_of
         self._outbox = outbox
         self._signing = signing
         self._poster = poster
@@ -321,7 +321,8 @@ class Courier:
 
     async def _attempt(self, delivery: Delivery) -> Delivery:
         began = self._clock.now()
-        body = msgspec.json.encode(self._freshen(delivery))
+        sent = delivery.body if self._body_of is None else await self._body_of(delivery)
+        body = msgspec.json.encode(sent)
         signatures = [
             Webhook(one.secret.reveal()).sign(delivery.id, began, body.decode())
             for one in await self._signing.of(delivery.scope)

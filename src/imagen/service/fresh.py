@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from imagen.domain.events import Ended, Event
+from imagen.domain.inside import INSIDE, is_inside
 
 MOST_BYTES = 128 * 1024 * 1024
-_INSIDE = "data:"
 
 
 class FreshOutputs:
@@ -23,12 +23,12 @@ class FreshOutputs:
 
     def notify(self, event: Event) -> None:
         """See `ports.Observer`."""
-        if isinstance(event, Ended) and any(map(_is_inside, event.prediction.output)):
+        if isinstance(event, Ended) and any(map(is_inside, event.prediction.output)):
             self.keep(event.prediction.id, event.prediction.output)
 
     def keep(self, prediction_id: str, output: tuple[str, ...]) -> None:
         """Remember an output, unless it was written down without what was inside it."""
-        if _INSIDE in output:
+        if INSIDE in output:
             return
         self._forget(prediction_id)
         self._outputs[prediction_id] = output
@@ -42,10 +42,6 @@ class FreshOutputs:
 
     def _forget(self, prediction_id: str) -> None:
         self._bytes -= _length(self._outputs.pop(prediction_id, ()))
-
-
-def _is_inside(file: str) -> bool:
-    return file.startswith(_INSIDE)
 
 
 def _length(output: tuple[str, ...]) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC
 from typing import Any
 
-from imagen.domain.batch import Batch, Item, Tally
+from imagen.domain.batch import Batch, Item, Tally, promised_id
 from imagen.domain.delivery import Delivery
 from imagen.domain.identifiers import new_id
+from imagen.domain.inside import is_inside
 from imagen.domain.money import to_dollars
 from imagen.domain.prediction import Prediction
 from imagen.ports import Clock
@@ -19,8 +20,6 @@ from imagen.service.replicate_shapes import is_of_face
 
 START, ITEM, COMPLETED = "start", "item", "completed"
 """What a caller may ask to be told of."""
-REACHED_AT = "reached_at"
-"""In the details of a batch: the address under which its caller reached the gateway."""
 
 
 class Notices:
@@ -33,9 +32,7 @@ class Notices:
     """
 
     def __init__(self, *, clock: Clock, public_url: str | None, fresh: FreshOutputs) -> None:
-        self.replicate = ReplicateEvents(
-            clock=clock, public_url=public_url, reached_at=REACHED_AT, fresh=fresh
-        )
+        self.replicate = ReplicateEvents(clock=clock, public_url=public_url, fresh=fresh)
         self._clock = clock
         self._base = (public_url or "").rstrip("/")
 
@@ -45,7 +42,7 @@ class Notices:
             return ()
         if is_of_face(batch):
             return ()  # those are told when it runs
-        subject = _subject(batch, item)
+        subject = promised_id(batch, item)
         data = {"id": subject, "status": "starting"}
         return (self._made(batch, subject, "prediction.started", data, message=f"msg_start_{subject}"),)
 
@@ -62,10 +59,14 @@ class Notices:
             return ()
         data = self._item(batch, item, predictions)
         if single:
-            subject = _subject(batch, item)
+            subject = promised_id(batch, item)
             del data["batch_id"], data["index"]  # those of the batch of one that nobody asked for
             return (self._made(batch, subject, "prediction.completed", {"id": subject} | data),)
         return (self._made(batch, batch.id, "batch.item", data),)
+
+    def tells_of_unbegun(self, batch: Batch) -> bool:
+        """Whether somebody is told of the end of what was canceled while it waited."""
+        return batch.webhook is not None and is_of_face(batch)
 
     def of_batch(self, batch: Batch, tally: Tally) -> Sequence[Delivery]:
         """That a batch has ended."""
@@ -91,7 +92,7 @@ class Notices:
             "model": None if first is None else first.model,
             "prediction_ids": list(item.predictions),
             # What came inside the answer is no address, and too much for an event.
-            "output": [url for url in item.urls if not url.startswith("data:")],
+            "output": [url for url in item.urls if not is_inside(url)],
             "stored": [self._address(batch, name) for name in item.files if name.startswith("shelf:")],
             "seed": item.seed,
             "error": item.error,
@@ -104,7 +105,7 @@ class Notices:
 
     def _address(self, batch: Batch, shelved: str) -> str:
         """Where a kept picture is reached: as the settings tell, else as the caller reached us."""
-        base = self._base or str(batch.details.get(REACHED_AT, ""))
+        base = self._base or batch.remembered.reached_at
         return f"{base}/pictures/{shelved.removeprefix('shelf:')}"
 
     def _made(
@@ -127,9 +128,3 @@ def counts_of(tally: Tally) -> dict[str, int]:
     """The items of a batch by status, for faces and events."""
     names = ("queued", "running", "succeeded", "failed", "canceled", "expired")
     return {"total": tally.left + tally.ended} | {name: getattr(tally, name) for name in names}
-
-
-def _subject(batch: Batch, item: Item) -> str:
-    """What the events of one prediction are about: the id under which it was promised."""
-    told = batch.details.get("prediction_id")
-    return told if isinstance(told, str) else item.predictions[0]

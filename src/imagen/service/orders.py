@@ -20,8 +20,6 @@ from imagen.errors import InvalidInput, Problem
 from imagen.ports import Backend, Plan, Sealer
 from imagen.service.prepare import Order
 
-WATCHED = "watched"
-"""In the details of a batch: somebody looks at how it goes on."""
 PATIENT = Patience(line_seconds=30 * 86_400.0, refusals=1_000_000, refusal_seconds=86_400.0)
 """Work that outlives its caller waits as long as it takes."""
 
@@ -167,7 +165,7 @@ def from_stored(stored: bytes, *, batch: Batch, backend: Backend, owner: str, se
         caller=batch.caller,
         lane=batch.lane,
         patience=PATIENT,
-        watched=batch.details.get(WATCHED) is True,
+        watched=batch.remembered.watched,
         accepted=True,
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -12,13 +14,15 @@ from imagen.domain.batch import Batch, Item, ItemStatus
 from imagen.domain.delivery import Delivery
 from imagen.domain.events import Event, Progressed
 from imagen.domain.identifiers import new_id
+from imagen.domain.inside import is_inside
 from imagen.domain.prediction import Prediction, Status
-from imagen.errors import StoreError
-from imagen.ports import Clock, Outbox
+from imagen.errors import NotFound, StoreError
+from imagen.ports import BatchStore, Clock, Observer, Outbox, PredictionStore
 from imagen.service.fresh import FreshOutputs
 from imagen.service.replicate_shapes import (
     Known,
     Output,
+    intent_of,
     is_of_face,
     kept_files,
     output_so_far,
@@ -33,6 +37,8 @@ BY_DEFAULT = (OUTPUT, COMPLETED)
 """Those of a caller who names an address and no events."""
 LEAST_APART_SECONDS = 0.5
 """Between two of `output`, and two of `logs`."""
+MOST_KEPT = 10_000
+"""Of so many predictions it is known what was told of them; of others some of it is told once more."""
 _EVENT = "replicate."
 
 
@@ -48,19 +54,17 @@ NOTHING = Told()
 
 
 class ReplicateEvents:
-    """Makes deliveries in Replicate's words. Nothing of a file that came inside an answer is in them: see `freshen`.
+    """Makes deliveries in Replicate's words. No input and no file that came inside an answer is in them: see `Bodies`.
 
     Args:
         clock: tells the time.
         public_url: where callers reach the gateway; None: as each of them did.
-        reached_at: in the details of a batch, the address under which its caller reached the gateway.
         fresh: has those files for a while.
     """
 
-    def __init__(self, *, clock: Clock, public_url: str | None, reached_at: str, fresh: FreshOutputs) -> None:
+    def __init__(self, *, clock: Clock, public_url: str | None, fresh: FreshOutputs) -> None:
         self._clock = clock
         self._base = (public_url or "").rstrip("/")
-        self._reached_at = reached_at
         self._fresh = fresh
 
     def of_progress(
@@ -94,24 +98,17 @@ class ReplicateEvents:
             found, _ = self.of_progress(batch, open_item, running, told)
         return [*found, *self._made(COMPLETED, ended, message=f"msg_completed_{item.attempt}_{ended.id}")]
 
-    def freshen(self, delivery: Delivery) -> Mapping[str, Any]:
-        """The body of a delivery as it is sent: with the files that came inside an answer, while they are at hand."""
-        body = delivery.body
-        if not delivery.event.startswith(_EVENT):
-            return body
-        files = self._fresh.find(delivery.subject) or ()
-        return {**body, "output": with_files(body.get("output"), files)}
-
     def _made(self, event: str, known: Known, *, message: str | None = None) -> list[Delivery]:
         batch = known.batch
         if batch is None or batch.webhook is None or event not in batch.webhook_events:
             return []
         now = self._clock.now()
-        base = self._base or str(batch.details.get(self._reached_at, ""))
-        if known.prediction is not None and any(file.startswith("data:") for file in known.prediction.output):
+        base = self._base or batch.remembered.reached_at
+        if known.prediction is not None and any(map(is_inside, known.prediction.output)):
             self._fresh.keep(known.id, known.prediction.output)  # under the id that was promised, too
         output = without_files(output_so_far(_with_kept(known, base)))
         body = shape(known, Output(output), base=base, now=now, exact=known.exact).body
+        body["input"] = {}  # megabytes, perhaps, which every event would have again
         return [
             Delivery(
                 id=message or new_id("msg", now),
@@ -126,6 +123,41 @@ class ReplicateEvents:
         ]
 
 
+class Bodies:
+    """What is sent of a delivery: with all that is not written down in each of them once more.
+
+    Args:
+        fresh: has the files that came inside answers, for a while.
+        store: has the inputs of what was begun; batches: of what was not.
+    """
+
+    def __init__(self, *, fresh: FreshOutputs, store: PredictionStore, batches: BatchStore) -> None:
+        self._fresh = fresh
+        self._store = store
+        self._batches = batches
+
+    async def of(self, delivery: Delivery) -> Mapping[str, Any]:
+        """The body of a delivery as it is sent now.
+
+        Raises:
+            StoreError: the input could not be read.
+        """
+        body = delivery.body
+        if not delivery.event.startswith(_EVENT):
+            return body
+        files = self._fresh.find(delivery.subject) or ()
+        told = body.get("input") or await self._input(delivery.subject)
+        return {**body, "input": told, "output": with_files(body.get("output"), files)}
+
+    async def _input(self, prediction_id: str) -> Mapping[str, Any]:
+        """What was asked for; nothing where that was removed since."""
+        try:
+            return (await self._store.get(prediction_id)).input
+        except NotFound:
+            place = (await self._batches.places([prediction_id])).get(prediction_id)
+        return {} if place is None else intent_of(place[1], prediction_id).input
+
+
 class Telling:
     """An observer that tells how one prediction goes on, at most twice a second, while it runs.
 
@@ -133,12 +165,20 @@ class Telling:
         batch, item: what it belongs to.
         events: makes what is told; outbox: keeps it.
         clock: tells the time.
+        told: what was told before.
     """
 
     def __init__(
-        self, batch: Batch, item: Item, *, events: ReplicateEvents, outbox: Outbox, clock: Clock
+        self,
+        batch: Batch,
+        item: Item,
+        *,
+        events: ReplicateEvents,
+        outbox: Outbox,
+        clock: Clock,
+        told: Told = NOTHING,
     ) -> None:
-        self.told = NOTHING
+        self.told = told
         self._batch = batch
         self._item = item
         self._events = events
@@ -177,7 +217,46 @@ class Telling:
         self._task = None
 
 
-def wants_progress(batch: Batch) -> bool:
+class Tellings:
+    """Who is told how their predictions go on. What was told of one that is put back is not told again by the next try.
+
+    Args:
+        events: makes what is told; outbox: keeps it.
+        clock: tells the time.
+    """
+
+    def __init__(self, *, events: ReplicateEvents, outbox: Outbox, clock: Clock) -> None:
+        self._events = events
+        self._outbox = outbox
+        self._clock = clock
+        self._told: OrderedDict[str, Told] = OrderedDict()
+
+    @asynccontextmanager
+    async def of(self, batch: Batch, item: Item) -> AsyncIterator[Observer | None]:
+        """Tell of an item while the block runs; None where nobody wants to be told."""
+        if not _wants_progress(batch):
+            yield None
+            return
+        told = self.take(batch)
+        telling = Telling(batch, item, events=self._events, outbox=self._outbox, clock=self._clock, told=told)
+        try:
+            yield telling
+        finally:
+            self._keep(batch, await telling.over())
+
+    def take(self, batch: Batch) -> Told:
+        """What was told by now of a prediction, which ends or is tried again; it is forgotten here."""
+        return self._told.pop(batch.id, NOTHING)
+
+    def _keep(self, batch: Batch, told: Told) -> None:
+        if told == NOTHING:
+            return  # it may end where nobody asks for that: canceled while it waits
+        self._told[batch.id] = told
+        if len(self._told) > MOST_KEPT:
+            self._told.popitem(last=False)
+
+
+def _wants_progress(batch: Batch) -> bool:
     """Whether somebody is told how it goes on, besides how it ends."""
     return is_of_face(batch) and batch.webhook is not None and set(batch.webhook_events) != {COMPLETED}
 
@@ -204,7 +283,7 @@ def _with_kept(known: Known, base: str) -> Prediction | None:
     if prediction is None or not any(kept):
         return prediction
     output = tuple(
-        address if file.startswith("data:") and address else file
+        address if is_inside(file) and address else file
         for file, address in zip(prediction.output, [*kept, *[None] * len(prediction.output)], strict=False)
     )
     return msgspec.structs.replace(prediction, output=output)

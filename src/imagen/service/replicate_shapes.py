@@ -7,7 +7,8 @@ end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import msgspec
 
 from imagen.domain.batch import Batch, Item, ItemStatus
 from imagen.domain.identifiers import instant_of
+from imagen.domain.inside import INSIDE, is_file, is_inside, map_texts, without_file
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import ImagenError, PredictionAborted
@@ -23,14 +25,8 @@ from imagen.ports import Backend, Backends, Clock, PictureShelf
 from imagen.service.fresh import FreshOutputs
 from imagen.service.orders import StoredIntent, read_order
 
-FACE, FACE_KEY = "replicate", "face"
-"""In the details of a batch: by whose words it was asked for."""
-EXACT = "exact"
-"""In the details: nothing is told in another form than Replicate's own."""
-STREAM_KEY = "stream_key"
-"""In the details: who shows it may read the stream; clients read that one without their token."""
-CANCEL_AFTER = "cancel_after"
-"""In the details: seconds after which it is to end, where somebody said so."""
+FACE = "replicate"
+"""Whose words these are, as batches remember it."""
 PATH = "/v1/predictions"
 LEAST_DEADLINE_SECONDS, MOST_DEADLINE_SECONDS = 5.0, 86_400.0
 """What `Cancel-After` takes."""
@@ -40,9 +36,11 @@ REMOVED_AFTER = timedelta(hours=1)
 """After so long the service has the outputs no more."""
 SETTLES_AFTER = timedelta(minutes=1)
 """As long the service itself may say `processing` of one whose output is whole."""
-_INSIDE = "data:"
-_ADDRESSES = ("https:", "http:", _INSIDE)
 _SHELF = "shelf:"
+_Change = tuple[str, str, str]
+"""What is told in another form: what, what it is, and as what it is told."""
+_MOST_GONE = 10_000
+"""Of so many predictions it is remembered that the service has no output any more."""
 _NEVER = "it was not made; the gateway could not tell why"
 _LOST = "nobody can tell what became of it: the answer to its purchase was lost"
 
@@ -64,22 +62,17 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def id(self) -> str:
         """The id under which it was promised, also after another attempt."""
-        promised = None if self.batch is None else self.batch.details.get("prediction_id")
-        if isinstance(promised, str):
+        promised = None if self.batch is None else self.batch.remembered.prediction_id
+        if promised is not None:
             return promised
         if self.prediction is not None:
             return self.prediction.id
         return self.called or (self.item.predictions[0] if self.item is not None else "")
 
     @property
-    def of_face(self) -> bool:
-        """Whether it was asked for in Replicate's words."""
-        return is_of_face(self.batch)
-
-    @property
     def exact(self) -> bool:
         """Whether whoever asked for it takes Replicate's own forms only."""
-        return self.batch is not None and self.batch.details.get(EXACT) is True
+        return self.batch is not None and self.batch.remembered.exact
 
 
 class Output(NamedTuple):
@@ -93,12 +86,12 @@ class Shaped(NamedTuple):
     """The object, and what of it is told in another form than Replicate's own, for the header `X-Imagen-Adapted`."""
 
     body: dict[str, Any]
-    adapted: tuple[str, ...] = ()
+    adapted: tuple[_Change, ...] = ()
 
 
 def is_of_face(batch: Batch | None) -> bool:
     """Whether work was asked for in Replicate's words."""
-    return batch is not None and batch.details.get(FACE_KEY) == FACE
+    return batch is not None and batch.remembered.face == FACE
 
 
 def standing(known: Known) -> Status:
@@ -154,8 +147,8 @@ def shape(
     status, adapted = _told_status(known, now=now, exact=exact)
     if held and not exact and status is Status.PROCESSING and output.value is None:
         # There official clients take anything but `starting` for the end, and give their callers nothing.
-        status, adapted = Status.STARTING, ("status=processing->starting",)
-    intent = None if prediction is not None or item is None else _intent(item, known.id)
+        status, adapted = Status.STARTING, (("status", "processing", "starting"),)
+    intent = None if prediction is not None or item is None else intent_of(item, known.id)
     made = prediction or intent
     ref = ModelRef.parse(made.model) if made is not None else None
     # By its id, as lists are cut by that.
@@ -179,7 +172,7 @@ def shape(
     if status.terminal and (ended_at := _ended_at(known)) is not None:
         body["completed_at"] = instant(ended_at)
         body["metrics"] = _metrics(prediction, max((ended_at - created_at).total_seconds(), 0.0))
-    if (seconds := cancel_after(batch)) is not None:
+    if batch is not None and (seconds := batch.remembered.cancel_after) is not None:
         body["deadline"] = instant(created_at + timedelta(seconds=seconds))
     if ref is not None and ref.deployment:
         body["deployment"] = ref.base
@@ -189,7 +182,7 @@ def shape(
 def urls(known: Known, base: str) -> dict[str, str]:
     """Where more is told of it."""
     own = f"{base}{PATH}/{known.id}"
-    key = None if known.batch is None else known.batch.details.get(STREAM_KEY)
+    key = None if known.batch is None else known.batch.remembered.stream_key
     return {
         "web": own,
         "get": own,
@@ -204,13 +197,13 @@ def instant(moment: datetime) -> str:
     return told.removesuffix("+00:00") + "Z"
 
 
-def _told_status(known: Known, *, now: datetime, exact: bool) -> tuple[Status, tuple[str, ...]]:
+def _told_status(known: Known, *, now: datetime, exact: bool) -> tuple[Status, tuple[_Change, ...]]:
     """The status as it is shown. One that the service has told with its whole output, before its bookkeeping, counts as done."""
     status = standing(known)
     if status is Status.ABORTED and not exact:
-        return Status.CANCELED, ("status=aborted->canceled",)
+        return Status.CANCELED, (("status", "aborted", "canceled"),)
     if status is Status.SUCCEEDED and _settles(known.prediction, now):
-        return (Status.PROCESSING, ()) if exact else (status, ("status=processing->succeeded",))
+        return (Status.PROCESSING, ()) if exact else (status, (("status", "processing", "succeeded"),))
     return status, ()
 
 
@@ -225,7 +218,7 @@ def _settles(prediction: Prediction | None, now: datetime) -> bool:
     )
 
 
-def _intent(item: Item, prediction_id: str) -> StoredIntent:
+def intent_of(item: Item, prediction_id: str) -> StoredIntent:
     """What is to be bought: the prediction of that id, else the first one."""
     intents = read_order(item.order).intents
     return next((intent for intent in intents if intent.id == prediction_id), intents[0])
@@ -262,12 +255,6 @@ def _metrics(prediction: Prediction | None, total_seconds: float) -> dict[str, A
     }
 
 
-def cancel_after(batch: Batch | None) -> float | None:
-    """Seconds from its acceptance after which it is to end; None where nobody said so."""
-    told = None if batch is None else batch.details.get(CANCEL_AFTER)
-    return float(told) if isinstance(told, int | float) else None
-
-
 # --- outputs ---------------------------------------------------------------------------------------------
 
 
@@ -280,28 +267,16 @@ def output_so_far(prediction: Prediction | None) -> Any:
 
 def without_files(output: Any) -> Any:
     """The same with `data:` for each file that is inside it, as it may be written down."""
-    if isinstance(output, str):
-        return _INSIDE if output.startswith(_INSIDE) else output
-    if isinstance(output, list):
-        return [without_files(part) for part in output]
-    if isinstance(output, Mapping):
-        return {name: without_files(part) for name, part in output.items()}
-    return output
+    return map_texts(output, without_file)
 
 
 def with_files(output: Any, fresh: Sequence[str]) -> Any:
     """What `without_files` has made, with the files in their places; None where they are not at hand any more."""
-    if without_files(output) != output or not _lacks_files(output):
+    texts: list[str] = []
+    map_texts(output, texts.append)
+    if INSIDE not in texts or any(is_inside(text) and text != INSIDE for text in texts):
         return output
     return _assembled(output, fresh) if fresh else None
-
-
-def _lacks_files(output: Any) -> bool:
-    if isinstance(output, list | tuple):
-        return any(map(_lacks_files, output))
-    if isinstance(output, Mapping):
-        return any(map(_lacks_files, output.values()))
-    return bool(output == _INSIDE)
 
 
 def kept_files(item: Item | None, base: str) -> list[str | None]:
@@ -332,6 +307,7 @@ class Outputs:
         self._shelf = shelf
         self._backends = backends
         self._clock = clock
+        self._gone: OrderedDict[str, None] = OrderedDict()
 
     async def find(
         self, known: Known, *, base: str, looks: bool = True, backend: Backend | None = None
@@ -367,8 +343,8 @@ class Outputs:
         found: list[str | None] = []
         kept: list[str | None] | None = None
         for index, file in enumerate(prediction.output):
-            if file.startswith(_INSIDE):
-                told = file if file != _INSIDE else _at(fresh, index)
+            if is_inside(file):
+                told = file if file != INSIDE else _at(fresh, index)
             else:
                 told = file if there else None
             if told is None:
@@ -398,7 +374,7 @@ class Outputs:
 
     async def _looked_at(self, prediction: Prediction, backend: Backend | None) -> Sequence[str]:
         """Its files as the service has them now; none where it cannot be asked."""
-        if prediction.upstream_id is None:
+        if prediction.upstream_id is None or prediction.id in self._gone:
             return ()
         try:
             backend = backend or self._backends.get(prediction.backend)
@@ -407,6 +383,10 @@ class Outputs:
             sighting = await backend.look(prediction)
         except ImagenError:
             return ()
+        if not sighting.output:
+            self._gone[prediction.id] = None  # what the service has removed does not come back
+            while len(self._gone) > _MOST_GONE:
+                self._gone.popitem(last=False)
         self._fresh.keep(prediction.id, sighting.output)
         return sighting.output
 
@@ -416,17 +396,7 @@ def _assembled(answer: Any, files: Sequence[str]) -> Any:
     if answer is None:
         return list(files) or None
     left = iter(files)
-
-    def put(part: Any) -> Any:
-        if isinstance(part, str):
-            return next(left, part) if part.startswith(_ADDRESSES) else part
-        if isinstance(part, list):
-            return [put(each) for each in part]
-        if isinstance(part, Mapping):
-            return {name: put(each) for name, each in part.items()}
-        return part
-
-    return put(answer)
+    return map_texts(answer, lambda text: next(left, text) if is_file(text) else text)
 
 
 def _filled(files: Sequence[str | None], others: Sequence[str]) -> list[str | None]:

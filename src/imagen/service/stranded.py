@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from imagen.domain.batch import STOPPED_BY, Batch, Control, Item, ItemStatus
+from imagen.domain.batch import Batch, Control, Item, ItemStatus
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction
 from imagen.errors import BackendUnauthenticated, NotFound
@@ -84,7 +84,7 @@ class Stranded:
         failed = msgspec.structs.replace(
             item,
             status=ItemStatus.FAILED,
-            code=batch.details.get(STOPPED_BY, BackendUnauthenticated.code),
+            code=batch.remembered.stopped_by or BackendUnauthenticated.code,
             error=batch.reason or "the Replicate token of its caller was not brought again",
             hint="Ask for it once more.",
             charged=_charged(bought),

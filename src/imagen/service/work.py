@@ -13,8 +13,6 @@ import msgspec
 
 from imagen.domain.batch import Batch, Control, Item, ItemStatus
 from imagen.domain.delivery import Delivery
-from imagen.domain.events import Event, InLine, LetIn, Resumed, Submitted
-from imagen.domain.limits import budget_limit
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import (
     BackendError,
@@ -25,15 +23,15 @@ from imagen.errors import (
     ModelNotFound,
     NotFound,
     PaymentRequired,
-    PredictionAborted,
     Refused,
     StillFollowed,
     StoreError,
     Unauthenticated,
 )
-from imagen.ports import Backend, Backends, BatchStore, Clock, Outbox, Owners, Sealer
+from imagen.ports import Backend, Backends, BatchStore, Clock, Observer, Outbox, Owners, Sealer
 from imagen.service.finish import Outcome
 from imagen.service.gateway import Gateway
+from imagen.service.in_time import Beginning, in_time, seconds_left
 from imagen.service.news import News
 from imagen.service.notices import Notices
 from imagen.service.orders import from_stored, prediction_ids, renewed
@@ -52,16 +50,13 @@ from imagen.service.outcome_of_item import (
     was_refused,
 )
 from imagen.service.prepare import Order
-from imagen.service.replicate_events import NOTHING, Telling, Told, wants_progress
-from imagen.service.replicate_shapes import LEAST_DEADLINE_SECONDS, cancel_after, is_of_face
+from imagen.service.replicate_events import Tellings
 from imagen.service.tokens import TokenVault
 from imagen.service.troubles import STORE, Ticket, Troubles, reason_of
 
 MOST_ATTEMPTS = 3
 """So often an item that the service itself interrupted is bought; each time before was free."""
 _SHORT_PAUSE_SECONDS = 1.0
-_SHORT_TOLD_AFTER_SECONDS = 2.0
-"""What is reserved comes free all the time: only who has waited longer for it is told of."""
 _FETCH_PAUSE_SECONDS = 5.0
 _STOP_SECONDS = 30.0
 _STOP_PAUSE_SECONDS = 0.25
@@ -103,13 +98,13 @@ class Worker:
         self._faults: dict[tuple[str, int], int] = {}
         self._canceling: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._begun: set[tuple[str, int]] = set()
-        self._told: dict[tuple[str, int], Told] = {}
         self._gateway = gateway
         self._batches = batches
         self._backends = backends
         self._tokens = tokens
         self._sealer = sealer
         self._notices = notices
+        self._tellings = Tellings(events=notices.replicate, outbox=outbox, clock=clock)
         self._outbox = outbox
         self._news = news
         self._owners = owners
@@ -146,28 +141,36 @@ class Worker:
     async def emptied(self, batch: Batch) -> bool:
         """Nothing of a batch waits or is worked on here: when nothing is left at all it has ended. Whether it has."""
         try:
-            fresh = await self._batches.get(batch.id)
-            tally = await self._batches.tally(batch.id, recent_since=self._clock.now())
-            if tally.left:
-                return False
-            deliveries = [*self._notices.of_batch(fresh, tally), *await self._of_never_begun(fresh)]
-            closed = await self._batches.close(batch.id, at=self._clock.now(), deliveries=deliveries)
-            if closed:
-                self._tokens.forget(batch.id)
-                self.troubles.afford(batch.id)
+            if not await self._closed(batch):
+                return (await self._batches.get(batch.id)).ended_at is not None
+            self._tokens.forget(batch.id)
+            self.troubles.afford(batch.id)
+            for place in [place for place in self._faults if place[0] == batch.id]:
+                del self._faults[place]  # what was canceled while it was queued has ended by itself
         except NotFound:
             return True  # nobody knows it any more
         except StoreError as error:
             self.troubles.note(STORE, reason_of(error))
             return False
         else:
-            return closed or fresh.ended_at is not None
+            return True
         finally:
             self._news.tell(batch.id)
 
+    async def _closed(self, batch: Batch) -> bool:
+        """Whether it has ended just now, as nothing of it is left."""
+        if batch.webhook is None:  # nobody is told of it, so that nothing more has to be known
+            return await self._batches.close(batch.id, at=self._clock.now())
+        fresh = await self._batches.get(batch.id)
+        tally = await self._batches.tally(batch.id, recent_since=self._clock.now())
+        if tally.left:
+            return False
+        deliveries = [*self._notices.of_batch(fresh, tally), *await self._of_never_begun(fresh)]
+        return await self._batches.close(batch.id, at=self._clock.now(), deliveries=deliveries)
+
     async def _of_never_begun(self, batch: Batch) -> Sequence[Delivery]:
         """The end of a single prediction that was canceled while it waited: nobody has worked on that."""
-        if not is_of_face(batch) or batch.webhook is None or batch.control is not Control.CANCEL:
+        if batch.control is not Control.CANCEL or not self._notices.tells_of_unbegun(batch):
             return ()
         (item,) = await self._batches.items(batch.id, limit=1)
         if await self._finished_or_begun(item):
@@ -293,12 +296,27 @@ class Worker:
         Raises:
             ConfigError, Unauthenticated, NotFound: its backend, or its account, cannot be used now.
         """
-        if is_of_face(batch):
-            return await self._carried_out_in_time(batch, item, self._order(batch, item))
-        beginning = _Beginning(self._begun, item, self._stands_short, self._clock)
+        order = self._order(batch, item)
+        left = seconds_left(batch, self._clock.now())
+        if left is not None and await self._finished_or_begun(item):
+            left = None  # the service knows its deadline
+        async with self._tellings.of(batch, item) as telling:
+            return await in_time(order, left, partial(self._carried_on, item, telling))
+
+    async def _carried_on(
+        self, item: Item, telling: Observer | None, order: Order, patience: asyncio.Timeout
+    ) -> Sequence[Outcome]:
+        """The same while its time has not run out. It is held by nobody here, as it is let go of once it is bought."""
+        beginning = Beginning(
+            item,
+            begun=self._begun,
+            tells=self._stands_short,
+            clock=self._clock,
+            patience=patience,
+            hears=telling,
+        )
         try:
-            # Held by nobody here, as it is let go of once it is bought.
-            return await self._gateway.carry_out(self._order(batch, item), observer=beginning)
+            return await self._gateway.carry_out(order, observer=beginning)
         finally:
             beginning.over()
 
@@ -311,34 +329,6 @@ class Worker:
             owner=self._owners.me,
             sealer=self._sealer,
         )
-
-    async def _carried_out_in_time(self, batch: Batch, item: Item, order: Order) -> Sequence[Outcome]:
-        """The same for what was asked for in Replicate's words: it may have a deadline, and tell how it goes on."""
-        telling = None
-        if wants_progress(batch):
-            telling = Telling(
-                batch, item, events=self._notices.replicate, outbox=self._outbox, clock=self._clock
-            )
-            telling.told = self._told.pop((item.batch_id, item.index), NOTHING)
-        left = _seconds_left(batch, self._clock.now())
-        if left is not None and await self._finished_or_begun(item):
-            left = None  # the service knows its deadline
-        try:
-            async with asyncio.timeout(left) as patience:
-                beginning = _Beginning(
-                    self._begun, item, self._stands_short, self._clock, patience=patience, telling=telling
-                )
-                try:
-                    return await self._gateway.carry_out(_within(order, left), observer=beginning)
-                finally:
-                    beginning.over()
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            return [_aborted(intent) for intent, _ in order.intents]
-        finally:
-            if telling is not None:
-                self._told[item.batch_id, item.index] = await telling.over()
 
     def _stands_short(self, item: Item, limit: str | None) -> None:
         """An item waits for money that is reserved for somebody else; with None it waits no more."""
@@ -373,8 +363,7 @@ class Worker:
             await self._clock.sleep(_FETCH_PAUSE_SECONDS)
         refused = [each for each in outcomes if was_refused(each)]
         account = isinstance(error, PaymentRequired | BackendUnauthenticated)
-        if account and is_of_face(batch) and len(refused) == len(outcomes):
-            # In Replicate's words nothing waits until somebody mends that.
+        if account and batch.remembered.fails_with_account and len(refused) == len(outcomes):
             await self._end(batch, ended(item, outcomes), [each.prediction for each in outcomes])
             return
         order = self._renew(item, refused)
@@ -388,7 +377,7 @@ class Worker:
             await self._faulted(batch, item, error)
             return
         if (
-            is_of_face(batch)
+            batch.remembered.fails_with_account
             and not isinstance(error, StoreError)
             and not await self._finished_or_begun(item)
         ):
@@ -445,7 +434,8 @@ class Worker:
     async def _end(self, batch: Batch, item: Item, predictions: Sequence[Prediction]) -> None:
         """Write the end down, however long the database takes nothing."""
         item = msgspec.structs.replace(item, ended_at=self._clock.now())
-        told = self._told.pop((item.batch_id, item.index), NOTHING)
+        self._faults.pop((item.batch_id, item.index), None)
+        told = self._tellings.take(batch)
         deliveries = self._notices.of_item(batch, item, predictions, told=told)
         await self._written(partial(self._batches.end, item, deliveries=deliveries))
 
@@ -558,93 +548,6 @@ class Worker:
             return await self._gateway.recount(prediction_id)
         except ImagenError:
             return None
-
-
-class _Beginning:
-    """Notes that an item has begun in the moment in which it is let in, and that it has waited for money for a while.
-
-    From that moment on it is not waited for it to begin (`patience`). Who is told how it goes on hears everything too.
-    """
-
-    __slots__ = ("_begun", "_clock", "_hears", "_item", "_patience", "_telling", "_tells")
-
-    def __init__(
-        self,
-        begun: set[tuple[str, int]],
-        item: Item,
-        tells: Callable[[Item, str | None], None],
-        clock: Clock,
-        *,
-        patience: asyncio.Timeout | None = None,
-        telling: Telling | None = None,
-    ) -> None:
-        self._patience = patience
-        self._hears = telling
-        self._begun = begun
-        self._item = item
-        self._tells = tells
-        self._clock = clock
-        self._telling: asyncio.Task[None] | None = None
-
-    def notify(self, event: Event) -> None:
-        """See `ports.Observer`."""
-        if self._hears is not None:
-            self._hears.notify(event)
-        match event:
-            case Submitted() | Resumed():
-                if self._patience is not None:
-                    self._patience.reschedule(None)
-                self._begun.add((self._item.batch_id, self._item.index))
-            case InLine(limit) if limit.startswith(budget_limit("")):
-                self.over()
-                self._telling = asyncio.get_running_loop().create_task(self._tell(limit))
-            case LetIn():
-                self.over()
-
-    def over(self) -> None:
-        """It waits no more."""
-        if self._telling is not None:
-            self._telling.cancel()
-            self._telling = None
-            self._tells(self._item, None)
-
-    async def _tell(self, limit: str) -> None:
-        await self._clock.sleep(_SHORT_TOLD_AFTER_SECONDS)
-        self._tells(self._item, limit)
-
-
-def _seconds_left(batch: Batch, now: datetime) -> float | None:
-    """For how long it may wait for its turn; None without end."""
-    after = cancel_after(batch)
-    return None if after is None else max(after - (now - batch.created_at).total_seconds(), 0.0)
-
-
-def _within(order: Order, seconds: float | None) -> Order:
-    """The order with what is left of the time until which it must have ended."""
-    if seconds is None:
-        return order
-    intents = tuple(
-        (
-            msgspec.structs.replace(
-                intent, deadline_seconds=min(intent.deadline_seconds, max(seconds, LEAST_DEADLINE_SECONDS))
-            ),
-            plan,
-        )
-        for intent, plan in order.intents
-    )
-    return msgspec.structs.replace(order, intents=intents)
-
-
-def _aborted(intent: Prediction) -> Outcome:
-    """The outcome of one whose deadline has passed before it began."""
-    return Outcome(
-        msgspec.structs.replace(intent, charged=False),
-        error=PredictionAborted(
-            "its deadline passed before it began; nothing was bought",
-            prediction_id=intent.id,
-            charged=False,
-        ),
-    )
 
 
 def _is_of_one(error: ImagenError) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 from sqlalchemy import (
     Connection,
-    Row,
     bindparam,
     delete,
     exists,
@@ -24,11 +24,13 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.engine.default import DefaultDialect
 
-from imagen.domain.batch import STOPPED_BY, Batch, Control, Idempotency, Item, ItemStatus, Tally
+from imagen.domain.batch import Batch, Control, Idempotency, Item, ItemStatus, Remembered, Tally
 from imagen.domain.caller import Caller
 from imagen.domain.delivery import Delivery
 from imagen.domain.limits import Lane
+from imagen.domain.money import Usd
 from imagen.errors import IdempotencyConflict, ImagenError, NotFound, StoreError
 from imagen.ports import OpenWork, Stretch
 from imagen.store.database import Database
@@ -56,6 +58,7 @@ from imagen.store.outbox import put_deliveries
 from imagen.store.predictions import cut
 from imagen.store.statement import Statement
 from imagen.store.tables import batches, idempotency, items, predictions
+from imagen.store.types import Instant
 
 T = TypeVar("T")
 MARK_LIVES = timedelta(hours=24)
@@ -67,6 +70,18 @@ _KNOWN_LATE = ("total", "quoted", "unpriced", "images", "owner", "details")
 _MARK_FIELDS = Idempotency.__struct_fields__
 _AFTER_ALL = "\U0010ffff"
 
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "caller": msgspec.json.Decoder(Caller).decode,
+    "lane": Lane,
+    "quoted": Usd,
+    "control": Control,
+    "own_token": bool,
+    "webhook_events": msgspec.json.Decoder(tuple[str, ...]).decode,
+    "details": msgspec.json.decode,
+    "created_at": (_instant := Instant().result_processor(DefaultDialect(), None)),
+    "ended_at": _instant,
+}
+_READ = tuple((name, _READERS.get(name)) for name in _FIELDS)
 _COLUMNS = tuple(batches.c[name] for name in _FIELDS)
 _THIS = batches.c.id == bindparam("this_batch")
 _ACCEPTED, _NOT_ACCEPTED = batches.c.accepted == true(), batches.c.accepted == false()
@@ -94,8 +109,8 @@ _SET_MARK = Statement(
     ),
     columns=_MARK_FIELDS,
 )
-_GET = select(*_COLUMNS).where(_THIS, _ACCEPTED)
-_BEGIN_SO = (
+_GET = Statement(select(*_COLUMNS).where(_THIS, _ACCEPTED))
+_BEGIN_SO = Statement(
     select(*_COLUMNS)
     # A range, as LIKE would read the whole table.
     .where(batches.c.id >= bindparam("begins"), batches.c.id < bindparam("ends"), _ACCEPTED)
@@ -108,7 +123,7 @@ _WAITING = (
     .select_from(items.join(_each, literal(1) == literal(1)))
     .where(LEFT, ~exists(select(1).where(predictions.c.id == _each.c.value).correlate(_each)))
 )
-_ALL_OPEN = select(*_COLUMNS).where(_OPEN, _ACCEPTED).order_by(batches.c.id)
+_ALL_OPEN = Statement(select(*_COLUMNS).where(_OPEN, _ACCEPTED).order_by(batches.c.id))
 _OPEN_WORK = Statement(
     select(
         batches.c.id,
@@ -180,16 +195,7 @@ class SqlBatches:
 
     async def add(self, batch: Batch) -> None:
         """See the port."""
-        row = {name: getattr(batch, name) for name in _FIELDS}
-        row |= {"lane": int(batch.lane), "control": batch.control.value, "accepted": False}
-
-        def job(connection: Connection) -> None:
-            try:
-                _ADD.run(connection, row)
-            except connection.dialect.loaded_dbapi.IntegrityError as error:
-                raise StoreError(f"{batch.id} is written down already") from error
-
-        await self._database.write(job)
+        await self._database.write(lambda connection: _add(connection, batch, accepted=False))
 
     async def add_items(self, items: Sequence[Item]) -> None:
         """See the port."""
@@ -204,8 +210,12 @@ class SqlBatches:
         if items:
             await self._database.write(job)
 
-    async def accept(self, batch: Batch, *, mark: Idempotency | None = None) -> str:
+    async def accept(
+        self, batch: Batch, *, mark: Idempotency | None = None, items: Sequence[Item] | None = None
+    ) -> str:
         """See the port."""
+        if items is not None:
+            return await self._accept_whole(batch, items, mark)
         row = {"this_batch": batch.id} | {name: getattr(batch, name) for name in _KNOWN_LATE}
 
         def job(connection: Connection) -> str | ImagenError:
@@ -217,8 +227,25 @@ class SqlBatches:
                 return batch.id if _find(connection, batch.id) else _unknown(batch.id)
             there = count_items(connection, batch.id)
             if there != batch.total:
-                return StoreError(f"{batch.id} has {there} items in place of {batch.total}")
+                return _incomplete(batch, there)
             _ACCEPT.run(connection, row)
+            note_predictions(connection, batch.id)
+            if mark is not None:
+                _set(connection, replace(mark, batch_id=batch.id))
+            return batch.id
+
+        return _told(await self._database.write(job))
+
+    async def _accept_whole(self, batch: Batch, items: Sequence[Item], mark: Idempotency | None) -> str:
+        if len(items) != batch.total:
+            raise _incomplete(batch, len(items))
+
+        def job(connection: Connection) -> str | ImagenError:
+            first = None if mark is None else _first(connection, mark)
+            if mark is not None and first is not None:
+                return first.batch_id if first.fingerprint == mark.fingerprint else _conflict(mark)
+            _add(connection, batch, accepted=True)
+            write_items(connection, items)
             note_predictions(connection, batch.id)
             if mark is not None:
                 _set(connection, replace(mark, batch_id=batch.id))
@@ -258,7 +285,7 @@ class SqlBatches:
             found = _find(connection, wanted)
             if found is not None:
                 return found
-            rows = connection.execute(_BEGIN_SO, begins).all()
+            rows = _BEGIN_SO.run(connection, begins).fetchall()
             if len(rows) != 1:
                 raise _unknown(wanted, several=bool(rows))
             return _from_row(rows[0])
@@ -281,10 +308,9 @@ class SqlBatches:
         # Not by the index on scopes, which has all that a caller ever asked for: few are open.
         whose = _ALL_OPEN_IDS if scope is None else _ALL_OPEN_IDS.where(batches.c.scope + "" == scope)
         statement = cut(_WAITING.where(items.c.batch_id.in_(whose)), _each.c.value, stretch)
-        found = await self._database.read(
+        return await self._database.read(
             lambda connection: [str(one) for one in connection.execute(statement).scalars()]
         )
-        return found[::-1] if stretch.rising else found
 
     async def places(self, prediction_ids: Sequence[str]) -> Mapping[str, tuple[Batch, Item]]:
         """See the port."""
@@ -307,20 +333,16 @@ class SqlBatches:
         self, *, limit: int, scope: str | None = None, kind: str = "batch", before: str | None = None
     ) -> Sequence[Batch]:
         """See the port."""
-        statement = select(*_COLUMNS).where(_ACCEPTED, batches.c.kind == kind)
-        if scope is not None:
-            statement = statement.where(batches.c.scope == scope)
-        if before is not None:
-            statement = statement.where(batches.c.id < before)
-        statement = statement.order_by(batches.c.id.desc()).limit(limit)
+        statement = _listing(scoped=scope is not None, goes_on=before is not None)
+        row = {"this_kind": kind, "this_scope": scope, "before": before, "most": limit}
         return await self._database.read(
-            lambda connection: [_from_row(row) for row in connection.execute(statement)]
+            lambda connection: [_from_row(found) for found in statement.run(connection, row)]
         )
 
     async def open(self) -> Sequence[Batch]:
         """See the port."""
         return await self._database.read(
-            lambda connection: [_from_row(row) for row in connection.execute(_ALL_OPEN)]
+            lambda connection: [_from_row(row) for row in _ALL_OPEN.run(connection, {})]
         )
 
     async def open_work(self) -> Sequence[OpenWork]:
@@ -455,7 +477,7 @@ class SqlBatches:
                 _cancel_queued(connection, batch_id, at)
             found = _find(connection, batch_id)
             if code is not None and found is not None and found.reason == reason:
-                details = found.details | {STOPPED_BY: code}
+                details = found.details | Remembered(stopped_by=code).to_details()
                 _DETAIL.run(connection, {"this_batch": found.id, "details": details})
                 return replace(found, details=details)
             return found or _unknown(batch_id)
@@ -493,6 +515,15 @@ class SqlBatches:
         return _told(await self._database.write(job))
 
 
+def _add(connection: Connection, batch: Batch, *, accepted: bool) -> None:
+    row = {name: getattr(batch, name) for name in _FIELDS}
+    row |= {"lane": int(batch.lane), "control": batch.control.value, "accepted": accepted}
+    try:
+        _ADD.run(connection, row)
+    except connection.dialect.loaded_dbapi.IntegrityError as error:
+        raise StoreError(f"{batch.id} is written down already") from error
+
+
 def _forget(connection: Connection, batch_id: str) -> None:
     if _FORGET.run(connection, {"this_batch": batch_id}).rowcount:
         forget_items(connection, batch_id)
@@ -505,7 +536,7 @@ def _cancel_queued(connection: Connection, batch_id: str, at: datetime) -> int:
 
 
 def _find(connection: Connection, batch_id: str) -> Batch | None:
-    row = connection.execute(_GET, {"this_batch": batch_id}).one_or_none()
+    row = _GET.run(connection, {"this_batch": batch_id}).fetchone()
     return None if row is None else _from_row(row)
 
 
@@ -539,19 +570,30 @@ def _conflict(mark: Idempotency) -> IdempotencyConflict:
     )
 
 
+def _incomplete(batch: Batch, there: int) -> StoreError:
+    return StoreError(f"{batch.id} has {there} items in place of {batch.total}")
+
+
 def _unknown(wanted: str, *, several: bool = False) -> NotFound:
     reason = "several batches begin with" if several else "no batch here is called"
     return NotFound(f"{reason} {wanted[:80]!r}", hint="`imagen batches list` shows them.")
 
 
-def _from_row(row: Row[Any]) -> Batch:
-    facts = dict(row._mapping)  # noqa: SLF001 - its public name
+@cache
+def _listing(*, scoped: bool, goes_on: bool) -> Statement:
+    """The newest batches of a kind."""
+    wanted = select(*_COLUMNS).where(_ACCEPTED, batches.c.kind == bindparam("this_kind"))
+    if scoped:
+        wanted = wanted.where(batches.c.scope == bindparam("this_scope"))
+    if goes_on:
+        wanted = wanted.where(batches.c.id < bindparam("before"))
+    return Statement(wanted.order_by(batches.c.id.desc()).limit(bindparam("most")))
+
+
+def _from_row(row: Sequence[Any]) -> Batch:
     return Batch(
-        **facts
-        | {
-            "caller": msgspec.convert(facts["caller"], Caller),
-            "lane": Lane(facts["lane"]),
-            "control": Control(facts["control"]),
-            "webhook_events": tuple(facts["webhook_events"]),
+        **{
+            name: value if read is None or value is None else read(value)
+            for (name, read), value in zip(_READ, row, strict=True)
         }
     )

@@ -87,6 +87,7 @@ _SAVED = Statement(
 _FREE = Statement(delete(leases).where(leases.c.lease == bindparam("this_id")))
 _OUR_ID = re.compile("pred_[0-9a-z]{26}")
 _BY_ID = select(predictions).where(predictions.c.id == bindparam("this_id"))
+_STATUS = select(predictions.c.status).where(predictions.c.id == bindparam("this_id"))
 _IN_ORDER = select(predictions).where(UNFINISHED).order_by(predictions.c.created_at, predictions.c.id)
 _OF_OPEN_BATCH = (
     exists()
@@ -178,6 +179,12 @@ class SqlPredictionStore:
         wanted = prediction_id.strip()
         return await self._database.read(lambda connection: _find(connection, wanted))
 
+    async def status(self, prediction_id: str) -> Status | None:
+        """See the port."""
+        return await self._database.read(
+            lambda connection: connection.execute(_STATUS, {"this_id": prediction_id}).scalar_one_or_none()
+        )
+
     async def unfinished(
         self, *, request_key: str | None = None, besides: str | None = None
     ) -> Sequence[Prediction]:
@@ -214,17 +221,16 @@ class SqlPredictionStore:
             statement = statement.where(predictions.c.status == status)
         return await self._many(statement)
 
-    async def stretch(self, sight: Sight, stretch: Stretch) -> Sequence[Prediction]:
+    async def stretch(self, sight: Sight, stretch: Stretch) -> Sequence[str]:
         """See the port."""
-        statement = cut(select(predictions), predictions.c.id, stretch)
+        statement = cut(select(predictions.c.id), predictions.c.id, stretch)
         if sight.key is not None:
             statement = statement.where(predictions.c.key == sight.key)
         if sight.account is not None:
             statement = statement.where(predictions.c.account == sight.account)
         if sight.caller is not None:
             statement = statement.where(predictions.c.key.is_(None), predictions.c.caller == sight.caller)
-        found = await self._many(statement)
-        return list(reversed(found)) if stretch.rising else found
+        return await self._database.read(lambda connection: connection.execute(statement).scalars().all())
 
     async def of_draft(self, draft: str) -> Sequence[Prediction]:
         """See the port."""

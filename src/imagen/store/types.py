@@ -11,6 +11,7 @@ from sqlalchemy import BigInteger, DateTime, Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
 from imagen.domain.draft import FinalWish
+from imagen.domain.inside import without_file
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Status
 from imagen.domain.quote import UNKNOWN_PRICE, Quote
@@ -81,9 +82,7 @@ class Addresses(TypeDecorator[tuple[str, ...]]):
     cache_ok = True
 
     def process_bind_param(self, value: tuple[str, ...] | None, dialect: Dialect) -> str:
-        return msgspec.json.encode(
-            ["data:" if one.startswith("data:") else one for one in value or ()]
-        ).decode()
+        return msgspec.json.encode([without_file(one) for one in value or ()]).decode()
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...]:
         return tuple(msgspec.json.decode(value)) if value else ()

@@ -88,6 +88,10 @@ def test_a_size_goes_where_the_model_says_it(model: str, size: str, options: dic
 
 def test_what_came_out_otherwise_is_told_and_what_came_out_as_said_is_not() -> None:
     assert said("flux-schnell", size="1792x1024").adapted == {"size": "aspect_ratio=16:9, megapixels=1"}
+    lost = "megapixels=1, aspect_ratio=as the model has it"
+    assert said("flux-schnell", size="2048x512").adapted == {"size": lost}
+    # Who says the shape himself has not lost it.
+    assert said("flux-schnell", size="2048x512", own=("aspect_ratio",)).adapted == {"size": "megapixels=1"}
     for model, size in (("sdxl", "1024x768"), ("flux-2-pro", "1024x768"), ("recraft-v3", "1024x1024")):
         assert said(model, size=size).adapted == {}
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.clock import ManualClock
-from imagen.server.replicate.kept import LARGEST_BYTES, MOST_ANSWERS, KeptAnswers, Question, Told
+from imagen.server.kept import LARGEST_BYTES, MOST_ANSWERS, KeptAnswers, Question, Told
 from imagen.server.replicate.relay import own_address, point_back
 
 BASE = "https://gateway.example:8443"

@@ -139,7 +139,7 @@ def test_one_that_settles_is_told_as_done_and_for_purists_as_it_is() -> None:
     )
     known, output = durable(made, status=ItemStatus.SUCCEEDED), Output([FILE])
     body, adapted = shape(known, output, base=BASE, now=NOW)
-    assert (body["status"], adapted) == ("succeeded", ("status=processing->succeeded",))
+    assert (body["status"], adapted) == ("succeeded", (("status", "processing", "succeeded"),))
     body, adapted = shape(known, output, base=BASE, now=NOW, exact=True)
     assert (body["status"], adapted) == ("processing", ())
     body, adapted = shape(known, output, base=BASE, now=NOW + timedelta(minutes=2), exact=True)

@@ -36,6 +36,7 @@ from imagen.backends.replicate.wire import (
 )
 from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, Model
 from imagen.domain.events import Called, Waiting
+from imagen.domain.inside import is_inside
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
 from imagen.domain.prediction import HIDDEN, Prediction, Sighting, Status
@@ -328,7 +329,7 @@ class ReplicateBackend:
 
     async def fetch(self, url: str, target: Path, *, limit_bytes: int) -> Fetched:
         """See `ports.Backend.fetch`."""
-        if url.startswith("data:"):
+        if is_inside(url):
             content, media_type = decode_data_uri(url, limit_bytes=limit_bytes)
             await asyncio.to_thread(target.write_bytes, content)
             return Fetched(size_bytes=len(content), media_type=media_type)
@@ -359,7 +360,8 @@ class ReplicateBackend:
         """See `ports.Backend.probe`. Also tells by how many seconds our clock differs, as `clock_ahead_seconds`."""
         subject = "the account"
         request = self._wire.build_account()
-        account = await self._call(request, self._wire.parse_json, subject, policy=_PROBE_POLICY)
+        # Unpaced: what paces an account is written down, and this is how a made-up token is found out.
+        account = await self._call(request, self._wire.parse_json, subject, policy=_PROBE_POLICY, paced=False)
         return {**account, "clock_ahead_seconds": -self._ahead.total_seconds()}
 
     async def describe(self, model: ModelRef) -> ModelDescription:
@@ -425,13 +427,19 @@ class ReplicateBackend:
         return await self._call(request, self._wire.parse_model, str(ref))
 
     async def _call(
-        self, request: HttpRequest, read: _Reader[T], subject: str, *, policy: RetryPolicy | None = None
+        self,
+        request: HttpRequest,
+        read: _Reader[T],
+        subject: str,
+        *,
+        policy: RetryPolicy | None = None,
+        paced: bool = True,
     ) -> T:
         """One call with its repeats, and its answer as `read` understands it."""
         operation = operation_of(request)
 
         async def once() -> T:
-            if operation not in _UNPACED:
+            if paced and operation not in _UNPACED:
                 await self._context.calls.enter(self.account)
             response = await self._sent(request, operation)
             self._note_time(response)
@@ -542,7 +550,7 @@ def _is_same(item: Mapping[str, Any], prediction: Prediction) -> bool:
 def _holds_file(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(_holds_file, value))
-    return isinstance(value, str) and value.startswith("data:")
+    return isinstance(value, str) and is_inside(value)
 
 
 def _told_seconds(prediction: Prediction) -> Decimal | None:

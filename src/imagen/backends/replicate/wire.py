@@ -18,6 +18,7 @@ import msgspec
 
 from imagen.backends.replicate.refusals import categorize_failure, parse_refusal
 from imagen.catalog.model import COUNT_KEYS
+from imagen.domain.inside import is_file, map_texts, without_file
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.prediction import Allowance, Sighting, Status
 from imagen.domain.secret import Secret
@@ -29,7 +30,6 @@ MAX_HOLD_SECONDS = 60
 """`Prefer: wait=n` takes 1 to 60."""
 MIN_CANCEL_AFTER_SECONDS = 5
 """`Cancel-After` takes 5 seconds and more."""
-_ADDRESSES = ("https:", "http:", "data:")
 MAX_FILE_BYTES = 100 * 1024 * 1024
 MAX_ANSWER_BYTES = 64 * 1024
 """An output that is no list of files is kept up to this length."""
@@ -474,7 +474,7 @@ def read_output(value: Any) -> tuple[str, ...]:
     while left:
         part = left.pop()
         if isinstance(part, str):
-            if part.startswith(_ADDRESSES):
+            if is_file(part):
                 files.append(part)
         elif isinstance(part, (dict, list)):
             left.extend(reversed(part.values() if isinstance(part, dict) else part))
@@ -495,21 +495,10 @@ def _answer(raw: Any, files: tuple[str, ...]) -> Any:
     if not raw or (isinstance(raw, list) and tuple(raw) == files):
         return None
     try:
-        told = _without_files(raw)
+        told = map_texts(raw, without_file)
         return told if len(msgspec.json.encode(told)) <= MAX_ANSWER_BYTES else None
     except RecursionError:
         return None
-
-
-def _without_files(raw: Any) -> Any:
-    """The same with `data:` for each file that is inside it."""
-    if isinstance(raw, str):
-        return "data:" if raw.startswith("data:") else raw
-    if isinstance(raw, list):
-        return [_without_files(part) for part in raw]
-    if isinstance(raw, dict):
-        return {name: _without_files(part) for name, part in raw.items()}
-    return raw
 
 
 def read_time(value: Any) -> datetime | None:

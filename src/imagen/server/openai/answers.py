@@ -11,8 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from imagen.domain.money import to_dollars
 from imagen.server.answers import json_answer
-from imagen.server.openai.errors import error_object
-from imagen.server.openai.making import Failure, Job, Made
+from imagen.server.openai.making import Job, Made
 from imagen.server.openai.pictures import Part, Whole, close_all, length_of, sent
 
 _TOLD_QUALITIES = frozenset({"low", "medium", "high", "xhigh", "max"})
@@ -59,22 +58,16 @@ def besides(job: Job, made: Made) -> Besides:
     predictions = [outcome.prediction for outcome in made.outcomes]
     return Besides(
         model=predictions[0].model,
-        prediction_ids=[each.id for each in predictions],
+        prediction_ids=made.prediction_ids,
         seeds=[each.seed for each in predictions],
         cost_usd=to_dollars(made.cost),
         unmapped=list(job.words.unmapped),
         adapted=dict(job.words.adapted),
         missing=max(job.asked.wish.count - len(made.shots) + made.lost, 0),
-        failures=[_failure(failure) for failure in made.failures],
+        failures=[failure.shown() for failure in made.failures],
         practice=job.visitor.backend.practice,
         cached=all(each.reused for each in predictions),
     )
-
-
-def _failure(failure: Failure) -> dict[str, Any]:
-    told = error_object(failure.error)
-    shown = {"prediction_id": failure.prediction_id, "message": told["message"], "code": told["code"]}
-    return shown | ({"urls": list(failure.urls)} if failure.urls else {})
 
 
 def facts(job: Job, pictures: Sequence[Whole] = ()) -> dict[str, Any]:

@@ -93,6 +93,7 @@ def refusal(
     cost: Usd | None = None,
     told: bool = False,
     headers: Mapping[str, str] = MappingProxyType({}),
+    besides: Mapping[str, Any] = MappingProxyType({}),
 ) -> Response:
     """An error as an answer.
 
@@ -101,6 +102,7 @@ def refusal(
         cost: what was paid all the same; None where nobody can tell.
         told: whether that is told at all.
         headers: of the answer, besides.
+        besides: what is told under `imagen` besides.
     """
     body = error_object(error)
     status = kind_of(error).status or http_status(error)
@@ -113,7 +115,7 @@ def refusal(
         given.setdefault(RETRY, "false")
     if told:
         given |= cost_header(cost)
-        body["imagen"]["cost_usd"] = to_dollars(cost)
+        body["imagen"] |= {"cost_usd": to_dollars(cost), **besides}
     return Response(msgspec.json.encode({"error": body}), status, given, "application/json")
 
 

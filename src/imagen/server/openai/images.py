@@ -2,70 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from functools import wraps
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen.domain.money import Usd
-from imagen.errors import ImagenError, InvalidRequest
+from imagen.errors import InvalidRequest
 from imagen.server.context import Context
 from imagen.server.openai.answers import by_address, in_base64
 from imagen.server.openai.errors import openai_error, refusal
 from imagen.server.openai.making import Asked, FailedError, fetch_pictures, order_for, understand
 from imagen.server.openai.stream import streamed
-from imagen.server.openai.uploads import read_form, read_json, told_content
+from imagen.server.openai.uploads import read_form, read_json
 from imagen.server.openai.wish import read_texts, read_wish
-from imagen.server.operation import Handler, Operation
-from imagen.server.results import Turn
+from imagen.server.operation import Operation
+from imagen.server.results import Turn, cost_told_by
 from imagen.server.uploads import FORM_DATA, media_type
 
 _CREDENTIALS = "credentials"
 """Belongs to this gateway, and is read where callers are let in."""
 
 
-def _tells(handler: Handler) -> Handler:
-    """A handler of something that is bought: each error tells what was paid, which is nothing where it was refused."""
-
-    @wraps(handler)
-    async def told(context: Context, request: Request) -> Response:
-        try:
-            return await handler(context, request)
-        except FailedError as failed:
-            return refusal(failed.error, cost=failed.cost, told=True, headers=failed.headers)
-        except ImagenError as error:
-            return refusal(error, cost=Usd(0), told=True)
-
-    return told
+_tells_cost = cost_told_by(lambda error: refusal(error, cost=Usd(0), told=True))
 
 
-@_tells
+@_tells_cost
 async def generations(context: Context, request: Request) -> Response:
     """Make pictures of words."""
     visitor, fields = await context.arrive(request)
-    content = {name: value for name, value in fields.items() if name != _CREDENTIALS}
-    wish, extras = read_wish(content)
-    return await _answer(context, request, Asked(visitor=visitor, wish=wish, extras=extras, content=content))
+    said = {name: value for name, value in fields.items() if name != _CREDENTIALS}
+    wish, extras = read_wish(said)
+    return await _answer(context, request, Asked(visitor=visitor, wish=wish, extras=extras, said=said))
 
 
-@_tells
+@_tells_cost
 async def edits(context: Context, request: Request) -> Response:
     """Make pictures of words and pictures; both come as a form, or as JSON with addresses."""
     if media_type(request) != FORM_DATA:
         visitor, fields = await context.arrive(request)
-        given = read_json(fields)
+        given = await asyncio.to_thread(read_json, fields)
         wish, extras = read_wish(given.rest)
-        asked = Asked(visitor=visitor, wish=wish, extras=extras, given=given, content=told_content(given))
+        asked = Asked(visitor=visitor, wish=wish, extras=extras, given=given)
         return await _answer(context, request, asked)
     visitor = await context.enter(request)
     async with read_form(context, request, visitor) as given:
         wish, texts = read_texts(given.rest)
-        content = told_content(given)
-        asked = Asked(
-            visitor=visitor, wish=wish, extras=dict(texts), as_text=True, given=given, content=content
-        )
+        asked = Asked(visitor=visitor, wish=wish, extras=dict(texts), as_text=True, given=given)
         return await _answer(context, request, asked)
 
 
@@ -82,12 +67,17 @@ async def _answer(context: Context, request: Request, asked: Asked) -> Response:
     """Have it made, and tell what came of it."""
     job = await understand(context, request, asked)
     making = await order_for(context, request, job)
-    if asked.wish.stream:
-        return await streamed(context, request, job, making)
-    made = await making(Turn())
-    if not job.in_base64:
-        return by_address(job, made)
-    told, pictures = await fetch_pictures(context, request, job, made)
+    try:
+        if asked.wish.stream:
+            return await streamed(context, request, job, making)
+        made = await making(Turn())
+        if not job.in_base64:
+            return by_address(job, made)
+        told, pictures = await fetch_pictures(context, request, job, made)
+    except FailedError as failed:
+        return refusal(
+            failed.error, cost=failed.cost, told=True, headers=failed.headers, besides=failed.besides()
+        )
     return in_base64(job, told, pictures)
 
 

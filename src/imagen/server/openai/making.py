@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 
+from imagen.catalog.model import EDIT_KEYS, GUIDE_KEYS
 from imagen.domain.batch import Batch, Idempotency
 from imagen.domain.limits import Lane
 from imagen.domain.model_ref import ModelRef
-from imagen.domain.money import Usd
+from imagen.domain.money import Usd, to_dollars
 from imagen.domain.preset import find_preset
-from imagen.errors import Draining, ImagenError, InvalidRequest, WaitTimeout
+from imagen.errors import DeliveryError, Draining, ImagenError, InvalidRequest, OutputDefective, WaitTimeout
 from imagen.identity import clean_caller
+from imagen.pictures import check_address
 from imagen.server.access import Visitor, scope_of
 from imagen.server.batch_shapes import error_of
-from imagen.server.context import Context
+from imagen.server.context import Context, Gone
 from imagen.server.durable import accept_one, all_items, ended, known
-from imagen.server.idempotency import REPLAYED, read_mark
-from imagen.server.openai.errors import RETRY, in_callers_words
+from imagen.server.headers import PREDICTION_ID, UNMAPPED, adapted
+from imagen.server.idempotency import HEADER, REPLAYED, fingerprint, read_mark
+from imagen.server.left_runs import Run, Work, patience_with
+from imagen.server.openai.errors import RETRY, error_object, in_callers_words
 from imagen.server.openai.mapping import MASK, Words, in_words_of
 from imagen.server.openai.names import gives_pictures, name_of_model, resolve_model, schema_of
 from imagen.server.openai.pictures import Shot, Whole, fetch_all, shots_of
-from imagen.server.openai.uploads import Given, address_of, as_mask
+from imagen.server.openai.uploads import Given, Picture, address_of, as_mask, at_hand, told_content
 from imagen.server.openai.wish import ImagesWish, refuse_reserved
 from imagen.server.results import Turn, cache_header, cost_header
 from imagen.server.wishes import (
@@ -41,8 +46,10 @@ from imagen.service.finish import Outcome
 from imagen.service.prepare import Order
 
 _LONGEST_PERSON = 64
+_GIVEN = "given"
+"""What is said of something that is no word."""
 _HANDED_OVER = "It is paid for: do not ask for it again; `imagen predictions show` tells what became of it."
-ADAPTED, UNMAPPED, PREDICTION_ID = "x-imagen-adapted", "x-imagen-unmapped", "x-imagen-prediction-id"
+_FETCH_IT = "They were charged: fetch them within the hour from the `urls` in `imagen.failures`, and do not ask again."
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +61,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         extras: whatever else was said, in the words of the model or of this gateway.
         as_text: whether `extras` came as text, and is to be read by the types of the model.
         given: the pictures of an edit; None for a picture of words alone.
-        content: what makes the request the same when it comes again.
+        said: the whole body of a request for a picture of words alone, without credentials.
     """
 
     visitor: Visitor
@@ -62,7 +69,11 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     extras: dict[str, Any]
     as_text: bool = False
     given: Given | None = None
-    content: Any
+    said: Mapping[str, Any] = {}
+
+    async def content(self) -> Any:
+        """What makes the request the same when it comes again."""
+        return self.said if self.given is None else await asyncio.to_thread(told_content, self.given)
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,8 +111,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def headers(self) -> dict[str, str]:
         """What could not be mapped, and what came out otherwise."""
         words = self.words
-        adapted = "; ".join(f"{field}->{became}" for field, became in words.adapted.items())
-        found = {ADAPTED: adapted, UNMAPPED: ", ".join(words.unmapped)}
+        wish = self.asked.wish
+        changes = [(field, str(getattr(wish, field, _GIVEN)), to) for field, to in words.adapted.items()]
+        found = adapted(changes) | {UNMAPPED: ", ".join(words.unmapped)}
         return {name: _sendable(text) for name, text in found.items() if text}
 
 
@@ -111,6 +123,12 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     error: ImagenError
     prediction_id: str
     urls: tuple[str, ...] = ()
+
+    def shown(self) -> dict[str, Any]:
+        """As answers tell it."""
+        told = error_object(self.error)
+        shown = {"prediction_id": self.prediction_id, "message": told["message"], "code": told["code"]}
+        return shown | ({"urls": list(self.urls)} if self.urls else {})
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +140,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
         outcomes: all of them.
         headers: of the answer.
         lost: of the pictures, how many could not be fetched.
+        left: remembers it for the same request, when the caller leaves before the answer; None where it is durable.
     """
 
     shots: list[Shot]
@@ -129,6 +148,12 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     outcomes: Sequence[Outcome]
     headers: dict[str, str]
     lost: int = 0
+    left: Callable[[], Awaitable[None]] | None = None
+
+    @property
+    def prediction_ids(self) -> list[str]:
+        """The ids of all predictions."""
+        return [outcome.prediction.id for outcome in self.outcomes]
 
     @property
     def cost(self) -> Usd | None:
@@ -143,13 +168,33 @@ class FailedError(Exception):
         error: why.
         cost: what was paid all the same; None where nobody can tell.
         headers: of the answer.
+        prediction_ids, failures: what was begun all the same, and what became of it.
     """
 
-    def __init__(self, error: ImagenError, *, cost: Usd | None, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        error: ImagenError,
+        *,
+        cost: Usd | None,
+        headers: dict[str, str],
+        prediction_ids: Sequence[str] = (),
+        failures: Sequence[Failure] = (),
+    ) -> None:
         super().__init__(error.detail)
         self.error = error
         self.cost = cost
         self.headers = headers
+        self.prediction_ids = prediction_ids
+        self.failures = failures
+
+    def besides(self) -> dict[str, Any]:
+        """What the answer tells of it besides the error."""
+        told: dict[str, Any] = {"cost_usd": to_dollars(self.cost)}
+        if self.prediction_ids:
+            told["prediction_ids"] = list(self.prediction_ids)
+        if self.failures:
+            told["failures"] = [failure.shown() for failure in self.failures]
+        return told
 
 
 # --- before anything is bought ------------------------------------------------------------------------------
@@ -183,7 +228,8 @@ async def understand(context: Context, request: Request, asked: Asked) -> Job:
         masked=given is not None and given.mask is not None,
     )
     visitor, words = await _for_person(context, asked, words, schema)
-    mark = read_mark(request, asked.content, scope=scope_of(visitor), now=context.app.clock.now())
+    content = await asked.content() if HEADER in request.headers else None
+    mark = read_mark(request, content, scope=scope_of(visitor), now=context.app.clock.now())
     return Job(
         asked=asked,
         visitor=visitor,
@@ -223,7 +269,8 @@ async def _for_person(context: Context, asked: Asked, words: Words, schema: Any)
 
     Only what comes before the slash says who it is, and a key has no slash in its name, so that nobody becomes another.
     Where a budget counts what this caller asks for, it counts it under the caller's own name alone: then the person is not
-    noted, as new names would be new money. Nor for callers without a key, who find their predictions by their name.
+    noted, as new names would be new money. Nor for callers without a key, who find their predictions, and what they have
+    spent, by their name.
     """
     visitor, person = asked.visitor, asked.wish.person
     if person is None:
@@ -232,7 +279,7 @@ async def _for_person(context: Context, asked: Asked, words: Words, schema: Any)
         words.options["user_id"] = person
         words.origins["user_id"] = "user"
     name = clean_caller(person)[:_LONGEST_PERSON]
-    identified = visitor.admin or visitor.own_token or visitor.caller.key is not None
+    identified = visitor.admin or visitor.caller.key is not None
     if not identified or not name or await _is_budgeted(context, visitor):
         field = "safety_identifier" if asked.wish.safety_identifier else "user"
         told = () if "user_id" in words.options else (field,)
@@ -247,42 +294,71 @@ async def _is_budgeted(context: Context, visitor: Visitor) -> bool:
     return any(standing.balance.budget.scope == "caller" for standing in found)
 
 
-async def _order(context: Context, job: Job) -> Order:
+async def _order(context: Context, request: Request, job: Job) -> Order:
     """The checked order, its pictures on their way to the model.
 
     Raises:
         ImagenError: it cannot be carried out.
     """
-    request = request_of(context, job.visitor, job.ours, {}, job.texts)
+    wanted = request_of(context, job.visitor, job.ours, {}, job.texts)
     try:
-        pictures = await _addresses(job)
+        pictures = await _named(context, request, job) | await _addresses(context, request, job)
     except ImagenError as error:
         raise as_told(error, job.visitor) from error
-    request = msgspec.structs.replace(
-        request,
-        options={**request.options, **job.words.options, **job.options, **pictures},
+    wanted = msgspec.structs.replace(
+        wanted,
+        options={**wanted.options, **job.words.options, **job.options, **pictures},
         count=job.asked.wish.count,
     )
     try:
         return await prepare_request(
-            context, job.visitor, request, lane=Lane.INTERACTIVE, keep=keeps(context, job.ours)
+            context, job.visitor, wanted, lane=Lane.INTERACTIVE, keep=keeps(context, job.ours)
         )
     except ImagenError as error:
         raise in_callers_words(error, job.words.origins) from error
 
 
-async def _addresses(job: Job) -> dict[str, Any]:
+async def _named(context: Context, request: Request, job: Job) -> dict[str, Any]:
+    """The pictures that the caller named by the model's own parameters: those kept here as the model can have them.
+
+    Raises:
+        InvalidInput: an address that is none.
+    """
+
+    async def usable(name: str, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value  # the model's schema says what is wrong with it
+        async with at_hand(context, request, Picture(field=name, address=value)) as found:
+            if found.file is not None:
+                return await address_of(job.visitor.backend, found)
+        return await asyncio.to_thread(check_address, value, field=name)
+
+    values: dict[str, Any] = {}
+    for name in (*EDIT_KEYS, *GUIDE_KEYS):
+        given = job.options.get(name)
+        if isinstance(given, list):
+            values[name] = [await usable(name, each) for each in given]
+        elif given is not None:
+            values[name] = await usable(name, given)
+    return values
+
+
+async def _addresses(context: Context, request: Request, job: Job) -> dict[str, Any]:
     """The pictures of an edit, as the model's parameters take them; one after the other, so that few bytes are held."""
     given, words = job.asked.given, job.words
     if given is None or words.picture_key is None:
         return {}
     backend = job.visitor.backend
-    addresses = [await address_of(backend, picture) for picture in given.pictures]
-    found: dict[str, Any] = {words.picture_key: addresses if words.picture_list else addresses[0]}
+    addresses = []
+    for picture in given.pictures:
+        async with at_hand(context, request, picture) as found:
+            addresses.append(await address_of(backend, found))
+    values: dict[str, Any] = {words.picture_key: addresses if words.picture_list else addresses[0]}
     if given.mask is not None:
-        mask = await as_mask(given.mask, black_is_edited=words.black_is_edited)
-        found[MASK] = await address_of(backend, mask)
-    return found
+        async with at_hand(context, request, given.mask) as found:
+            mask = await as_mask(found, black_is_edited=words.black_is_edited)
+            values[MASK] = await address_of(backend, mask)
+    return values
 
 
 # --- buying -------------------------------------------------------------------------------------------------
@@ -299,20 +375,55 @@ async def order_for(context: Context, request: Request, job: Job) -> Making:
     """
     if job.mark is not None:
         return await _once(context, request, job, job.mark)
-    order = await _order(context, job)
+    left = await _left_before(context, request, job)
+    if left is not None:
+        return _made_by(context, request, job, left, None)
+    order = await _order(context, request, job)
+    run = Run(goes_on=keeps(context, job.ours))
+    return _made_by(context, request, job, run, lambda: context.app.gateway.carry_out(order, observer=run))
+
+
+async def _left_before(context: Context, request: Request, job: Job) -> Run | None:
+    """What the very same request has begun, whose caller went away before the answer."""
+    if not context.left_runs:
+        return None
+    asked = await _fingerprint(request, job)
+    return context.left_runs.take(scope=scope_of(job.visitor), fingerprint=asked)
+
+
+async def _fingerprint(request: Request, job: Job) -> str:
+    return await asyncio.to_thread(fingerprint, request, await job.asked.content())
+
+
+def _made_by(context: Context, request: Request, job: Job, run: Run, work: Work | None) -> Making:
+    """What comes of a run, which is there for the same request when the caller leaves before the answer.
+
+    Args:
+        context: of the server.
+        request: of the caller.
+        job: what they want.
+        run: what makes it.
+        work: begins it; None where it was left before, and is under way.
+    """
+
+    async def left() -> None:
+        if run.leave(patience_with(request)):
+            asked = await _fingerprint(request, job)
+            context.left_runs.add(run, scope=scope_of(job.visitor), fingerprint=asked)
 
     async def make(turn: Turn) -> Made:
         try:
-            outcomes = await context.stay(
-                request,
-                context.app.gateway.carry_out(order, observer=turn),
-                goes_on=keeps(context, job.ours),
-            )
+            outcomes = await run.outcomes(context, request, turn, work=work)
+        except Gone:
+            await left()
+            raise
         except Draining as error:
             if turn.prediction_id is None:
                 raise
             raise _handed_over(error, turn.prediction_id, None, turn.headers()) from error
-        return await _made(context, request, job, outcomes, headers=turn.headers())
+        headers = turn.headers() | (dict(REPLAYED) if work is None else {})
+        made = await _made(context, request, job, outcomes, headers=headers)
+        return msgspec.structs.replace(made, left=left)
 
     return make
 
@@ -322,14 +433,14 @@ async def _once(context: Context, request: Request, job: Job, mark: Idempotency)
     batch = await known(context, job.visitor, mark)
     replayed = batch is not None
     if batch is None:
-        order = await _order(context, job)
+        order = await _order(context, request, job)
         batch = await accept_one(context, request, job.visitor, job.ours, order, mark=mark, outlives=False)
     taken: Batch = batch
 
     async def make(turn: Turn) -> Made:  # noqa: ARG001 - others work on it, and tell nobody here
         headers = dict(REPLAYED) if replayed else {}
         try:
-            await ended(context, request, job.visitor, taken, seconds=taken.details.get("deadline_seconds"))
+            await ended(context, request, job.visitor, taken, seconds=taken.remembered.deadline_seconds)
         except (Draining, WaitTimeout) as error:
             # It goes on, and whoever asks with the same key again gets it.
             raise FailedError(error, cost=None, headers=headers | {RETRY: "true"}) from error
@@ -370,7 +481,13 @@ async def _made(
     made = Made(shots=shots, failures=failures, outcomes=outcomes, headers=headers)
     told_headers = headers | job.headers() | {PREDICTION_ID: ids}
     if not shots:
-        raise FailedError(failures[0].error, cost=made.cost, headers=told_headers)
+        raise FailedError(
+            failures[0].error,
+            cost=made.cost,
+            headers=told_headers,
+            prediction_ids=made.prediction_ids,
+            failures=failures,
+        )
     cached = next((found for outcome in outcomes if (found := cache_header(outcome))), {})
     return msgspec.structs.replace(made, headers=told_headers | cost_header(made.cost) | cached)
 
@@ -392,6 +509,10 @@ async def fetch_pictures(
         found = await context.stay(
             request, fetch_all(context, job.visitor.backend, made.shots), goes_on=False
         )
+    except Gone:
+        if made.left is not None:
+            await made.left()
+        raise
     except Draining as error:
         raise _handed_over(error, made.shots[0].prediction_id, made.cost, made.headers) from error
     pictures = [one for one in found if isinstance(one, Whole)]
@@ -401,8 +522,26 @@ async def fetch_pictures(
         if isinstance(error, ImagenError)
     ]
     if not pictures:
-        raise FailedError(lost[0].error, cost=made.cost, headers=made.headers)
+        raise FailedError(
+            _undelivered(lost),
+            cost=made.cost,
+            headers=made.headers,
+            prediction_ids=made.prediction_ids,
+            failures=[*made.failures, *lost],
+        )
     return msgspec.structs.replace(made, failures=[*made.failures, *lost], lost=len(lost)), pictures
+
+
+def _undelivered(lost: Sequence[Failure]) -> ImagenError:
+    """That there are pictures, and none of them came here."""
+    first = lost[0].error
+    if isinstance(first, OutputDefective):
+        return first
+    return DeliveryError(
+        f"the pictures were made, and could not be fetched: {first.detail}",
+        prediction_id=lost[0].prediction_id,
+        hint=_FETCH_IT,
+    )
 
 
 def _handed_over(

@@ -33,6 +33,7 @@ _LEVEL_KEYS = ("megapixels", "output_megapixels", "resolution", "size", "image_s
 """Parameters whose words say how many pixels a picture has, whatever its shape."""
 _FARTHEST = math.log(1.25)
 """A ratio that differs by more is another shape, and none that was asked for."""
+_LEFT_TO_THE_MODEL = "as the model has it"
 _MATCH, _CUSTOM = "match_input_image", "custom"
 _LEVELS: Mapping[str, int] = {"low": -1, "medium": 0, "standard": 0, "high": 1, "hd": 1, "xhigh": 1, "max": 1}
 """Less care than the model takes by itself, as much, or more."""
@@ -149,7 +150,7 @@ class _Made:
         self.origins.update(dict.fromkeys(values, field))
         exact = exact or field in _SAME_MEANING or values == {field: value} or _says_pixels(values, value)
         if values and not exact:
-            self.adapted[field] = ", ".join(f"{name}={_shown(each)}" for name, each in values.items())
+            self.adapted.setdefault(field, _said(values))
 
 
 class _Taker:
@@ -227,6 +228,8 @@ def _size(taker: _Taker, value: str, made: _Made) -> Values | None:
         return exact
     shape = _shape(taker, Fraction(width, height))
     level = _level(taker, width * height)
+    if shape is None and level is not None and "aspect_ratio" not in taker.said:
+        made.adapted["size"] = f"{_said(level)}, aspect_ratio={_LEFT_TO_THE_MODEL}"
     return None if shape is None and level is None else {**(shape or {}), **(level or {})}
 
 
@@ -442,6 +445,10 @@ def _check_pictures(taker: _Taker, made: _Made, *, pictures: int, masked: bool) 
             )
         )
     return key
+
+
+def _said(values: Values) -> str:
+    return ", ".join(f"{name}={_shown(each)}" for name, each in values.items())
 
 
 def _shown(value: Any) -> str:

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import msgspec
 from starlette.requests import Request
 
+from imagen.domain.inside import INSIDE
 from imagen.domain.prediction import Prediction
 from imagen.errors import DeliveryError, ImagenError, OutputDefective
 from imagen.pictures import read_size, sniff_format
@@ -27,7 +28,6 @@ _HEAD_BYTES = 64 * 1024
 _AT_ONCE = 4
 """Pictures of one request that are fetched at the same time."""
 _TRIES = 2
-_NOT_WRITTEN = "data:"
 _NAMES = {"jpg": "jpeg"}
 
 
@@ -129,7 +129,7 @@ async def shots_of(context: Context, request: Request, backend: Backend, outcome
 
 async def _addresses(context: Context, backend: Backend, prediction: Prediction) -> Sequence[str]:
     """Its outputs; those that came inside the answer, and are in no database, as they are remembered or looked at again."""
-    if _NOT_WRITTEN not in prediction.output:
+    if INSIDE not in prediction.output:
         return prediction.output
     fresh = context.app.fresh.find(prediction.id)
     if fresh is not None or prediction.upstream_id is None:

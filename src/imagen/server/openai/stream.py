@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,15 +17,15 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from imagen.domain.events import Event, Progressed, Submitted
-from imagen.domain.money import Usd, to_dollars
-from imagen.errors import ImagenError, QueueFull
+from imagen.errors import ImagenError
 from imagen.server.context import Context, Gone
+from imagen.server.headers import PREDICTION_ID
 from imagen.server.openai.answers import NO_TOKENS, besides, created, facts
 from imagen.server.openai.errors import error_object
 from imagen.server.openai.making import FailedError, Job, Made, Making, fetch_pictures
 from imagen.server.openai.pictures import Part, Whole, close_all, sent
 from imagen.server.results import Turn
-from imagen.server.sse import HEARTBEAT_SECONDS, MEDIA_TYPE, MOST_STREAMS
+from imagen.server.sse import HEADERS, HEARTBEAT_SECONDS, MEDIA_TYPE, STILL_HERE, check_room, counted
 
 
 class Progress(Turn):
@@ -57,8 +57,7 @@ async def streamed(context: Context, request: Request, job: Job, making: Making)
         FailedError: there is no picture.
         ImagenError: it was refused.
     """
-    if context.streams >= MOST_STREAMS:
-        raise QueueFull("too many streams of events are open", retry_after=10.0)
+    check_room(context)
     progress = Progress()
     work = asyncio.get_running_loop().create_task(_whole(context, request, job, making, progress))
     begun = asyncio.get_running_loop().create_task(progress.begun.wait())
@@ -97,23 +96,22 @@ class _Stream(StreamingResponse):
         self._progress = progress
         self._kind = "image_generation" if job.asked.given is None else "image_edit"
         self._lines = self._events()
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no", **job.headers()}
+        headers = {**HEADERS, **job.headers()}
         if work.done():
             headers |= work.result()[0].headers
         elif progress.prediction_id is not None:
-            headers["x-imagen-prediction-id"] = progress.prediction_id
+            headers[PREDICTION_ID] = progress.prediction_id
         super().__init__(self._lines, 200, headers, MEDIA_TYPE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the work listens
         """The answer, as ASGI has it."""
-        self._context.streams += 1
         try:
             # Who has left is noticed by the work itself, which listens for that while it goes on.
-            await self.stream_response(send)
+            with counted(self._context):
+                await self.stream_response(send)
         except Gone:
             return
         finally:
-            self._context.streams -= 1
             await self._lines.aclose()
             await _ended(self._work)
 
@@ -128,14 +126,14 @@ class _Stream(StreamingResponse):
             news.cancel()
             self._progress.news.clear()
             if not self._work.done():
-                yield b": %d%%\n\n" % (self._progress.percent or 0) if told else b": still here\n\n"
+                yield b": %d%%\n\n" % (self._progress.percent or 0) if told else STILL_HERE
         try:
             made, pictures = self._work.result()
         except FailedError as failed:
-            yield _error(failed.error, cost=failed.cost)
+            yield _error(failed.error, failed.besides())
             return
         except ImagenError as error:
-            yield _error(error, cost=Usd(0))
+            yield _error(error, {"cost_usd": 0.0})
             return
         async for piece in sent(self._parts(made, pictures)):
             yield piece
@@ -164,9 +162,9 @@ class _Stream(StreamingResponse):
         return parts
 
 
-def _error(error: ImagenError, *, cost: Usd | None) -> bytes:
+def _error(error: ImagenError, besides: Mapping[str, Any]) -> bytes:
     told = error_object(error)
-    told["imagen"]["cost_usd"] = to_dollars(cost)
+    told["imagen"] |= besides
     return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": told}) + b"\n\n"
 
 

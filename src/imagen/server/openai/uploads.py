@@ -6,30 +6,27 @@ import asyncio
 import base64
 import hashlib
 import io
+import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from imagen.errors import BackendBroken, GarbledResponse, InvalidInput, InvalidRequest, Problem
-from imagen.pictures import MEDIA_TYPES, DefectivePicture, black_and_white, sniff_format
+from imagen.errors import GarbledResponse, InvalidInput, InvalidRequest, NotFound, Problem
+from imagen.pictures import MEDIA_TYPES, DefectivePicture, black_and_white, check_address, sniff_format
 from imagen.ports import Backend, Passage, Relay
 from imagen.server.access import Visitor
-from imagen.server.bodies import (
-    MOST_BYTES,
-    MOST_BYTES_OF_STRANGERS,
-    STRANGERS_SECONDS,
-    read_pieces,
-    told_length,
-)
+from imagen.server.bodies import MOST_BYTES, read_pieces, told_length
 from imagen.server.context import Context
-from imagen.server.durable import check_account
 from imagen.server.openai.wish import PICTURES
+from imagen.server.pictures import kept_at
+from imagen.server.relayed_upload import check_taken, read_file, read_reply, room_of, too_large, up_to
 
 INLINE_BYTES = 256 * 1024
 """Pictures up to this size travel inside the request as a data URI; the service advises no more."""
@@ -39,10 +36,10 @@ _MOST_MASK_BYTES = 16 * 1024 * 1024
 _MOST_FIELDS, _LONGEST_FIELD = 200, 1024 * 1024
 _CHUNK = 256 * 1024
 _HEAD_BYTES = 4096
-_FIRST_REFUSAL = 300
-_MOST_OF_AN_ANSWER = 1024 * 1024
 _TAKEN = frozenset({"png", "jpg", "webp", "gif"})
 _ONE_OR_MANY = ("image", "images")
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1"})
+_SMALLER = "Send the addresses of the pictures as JSON instead."
 _HINT = "Send PNG, JPEG or WebP files in the parts `image` or `image[]`."
 
 
@@ -89,10 +86,11 @@ async def read_form(context: Context, request: Request, visitor: Visitor) -> Asy
         InvalidRequest: it is no form, or larger than it may be.
         InvalidInput: a part is no picture, or stands there twice.
     """
-    most, seconds = await _room_of(context, visitor)
+    _check_charset(request)
+    most, seconds = await room_of(context, visitor, most=MOST_BYTES)
     if (told := told_length(request)) is not None and told > most:
-        raise _too_large(most)
-    async with aclosing(_up_to(most, read_pieces(request, seconds=seconds))) as pieces:
+        raise too_large(most, hint=_SMALLER)
+    async with aclosing(up_to(most, read_pieces(request, seconds=seconds), hint=_SMALLER)) as pieces:
         try:
             parser = MultiPartParser(
                 request.headers,
@@ -111,29 +109,16 @@ async def read_form(context: Context, request: Request, visitor: Visitor) -> Asy
         await form.close()
 
 
-async def _room_of(context: Context, visitor: Visitor) -> tuple[int, float | None]:
-    """How many bytes a visitor may send, and in what time: less who has shown nothing."""
-    if visitor.own_token:
-        await check_account(context, visitor)
-    elif not visitor.admin and visitor.caller.key is None:
-        return MOST_BYTES_OF_STRANGERS, STRANGERS_SECONDS
-    return MOST_BYTES, None
+def _check_charset(request: Request) -> None:
+    """Refuse a form in letters that not everybody reads alike.
 
-
-async def _up_to(most: int, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    count = 0
-    async for piece in pieces:
-        count += len(piece)
-        if count > most:
-            raise _too_large(most)
-        yield piece
-
-
-def _too_large(most: int) -> InvalidRequest:
-    return InvalidRequest(
-        f"the body is larger than {most >> 20} MiB",
-        hint="Send the addresses of the pictures as JSON instead.",
-    )
+    Raises:
+        InvalidInput: naming the field.
+    """
+    _, told = parse_options_header(request.headers.get("content-type"))
+    charset = told.get(b"charset", b"utf-8").decode("latin-1").lower()
+    if charset not in _CHARSETS:
+        raise InvalidInput([Problem("Content-Type", "its charset must be utf-8 or iso-8859-1")], hint=_HINT)
 
 
 async def _parts(form: FormData) -> Given:
@@ -223,18 +208,33 @@ def _from_value(field: str, value: Any) -> Picture:
                 [Problem(f"{field}.file_id", "files of OpenAI are not here; give an image_url")]
             )
         value = value.get("image_url")
-    if not isinstance(value, str) or not value.startswith(("https://", "http://", "data:")):
+    if not isinstance(value, str):
         raise InvalidInput([Problem(field, "it must be an address (https://…) or a data URI")])
     if not value.startswith("data:"):
-        return Picture(field=field, address=value)
+        return Picture(field=field, address=check_address(value, field=field))
     head, _, body = value.partition(",")
     try:
-        content = base64.b64decode(body, validate=True) if head.endswith(";base64") else b""
+        content = _decoded(body) if head.endswith(";base64") else b""
     except ValueError:
         content = b""
     if not content:
         raise InvalidInput([Problem(field, "its data URI is not in base64")])
     return _picture(field, io.BytesIO(content), len(content))
+
+
+def _decoded(text: str) -> bytes:
+    """Base64, piece by piece: the others in this process have their turn in between, which one large call has not.
+
+    Raises:
+        ValueError: it is none.
+    """
+    whole = bytearray()
+    for start in range(0, len(text), _CHUNK):
+        piece = text[start : start + _CHUNK]
+        if "=" in piece and start + _CHUNK < len(text):
+            raise ValueError("it ends before its end")
+        whole += base64.b64decode(piece, validate=True)
+    return bytes(whole)
 
 
 def _check_count(pictures: Sequence[Picture]) -> None:
@@ -264,10 +264,30 @@ def _identity(picture: Picture) -> str:
     if picture.file is None:
         return picture.address
     digest = hashlib.sha256()
+    picture.file.seek(0)
     while chunk := picture.file.read(_CHUNK):
         digest.update(chunk)
     picture.file.seek(0)
     return f"sha256:{digest.hexdigest()}"
+
+
+@asynccontextmanager
+async def at_hand(context: Context, request: Request, picture: Picture) -> AsyncIterator[Picture]:
+    """The picture, with its bytes where its address is one of ours.
+
+    Raises:
+        InvalidInput: it is, and there is none any more, or none that models take.
+    """
+    try:
+        kept = await kept_at(context, request, picture.address) if picture.address else None
+        file = None if kept is None else await asyncio.to_thread(kept.path.open, "rb")
+    except (NotFound, FileNotFoundError):
+        raise InvalidInput([Problem(picture.field, "it names a picture that is not kept here")]) from None
+    if file is None:
+        yield picture
+        return
+    with file:
+        yield _picture(picture.field, file, os.fstat(file.fileno()).st_size)
 
 
 async def as_mask(picture: Picture, *, black_is_edited: bool) -> Picture:
@@ -342,24 +362,9 @@ async def _uploaded(relay: Relay, picture: Picture, file: BinaryIO) -> str:
             size_bytes=len(head) + picture.size_bytes + len(tail),
         )
     )
-    answer = bytearray()
-    try:
-        async for piece in reply.pieces:
-            answer += piece
-            if len(answer) > _MOST_OF_AN_ANSWER:
-                raise GarbledResponse("the service answered an upload with more than a file")
-    finally:
-        await reply.close()
-    if reply.status >= _FIRST_REFUSAL:
-        raise BackendBroken(f"{reply.status}: the service did not take {picture.field}")
-    return _told_address(bytes(answer))
-
-
-def _told_address(answer: bytes) -> str:
-    try:
-        address = msgspec.json.decode(answer)["urls"]["get"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        address = None
+    answer = await read_reply(reply)
+    check_taken(reply.status, picture.field)
+    address = (read_file(answer).get("urls") or {}).get("get")
     if not isinstance(address, str):
         raise GarbledResponse("the service told no address for an upload")
     return address

@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from imagen.domain.model_ref import ModelRef
 from imagen.errors import InvalidInput, InvalidModelRef, Problem
+from imagen.server.headers import wants_exact
 from imagen.server.replicate.problems import Complaint, InvalidVersion
 from imagen.server.wishes import check_options
 from imagen.service.replicate_events import EVENTS
@@ -81,17 +82,13 @@ def read_call(request: Request, fields: Mapping[str, Any], *, versioned: bool) -
         input=fields["input"],
         version=fields.get(VERSION),
         webhook=fields.get("webhook"),
-        events=fields.get("webhook_events_filter"),
+        # As at the service, names without an address mean nothing, and no names mean the usual ones.
+        events=(fields.get("webhook_events_filter") or None) if "webhook" in fields else None,
         streams=fields.get("stream") is True,
         wait=read_wait(request.headers.get("prefer")),
         cancel_after=read_cancel_after(request.headers.get("cancel-after")),
         exact=wants_exact(request),
     )
-
-
-def wants_exact(request: Request) -> bool:
-    """Whether the caller takes Replicate's own forms only, also where official clients do not survive them."""
-    return request.headers.get("x-imagen-exact", "").strip() in {"1", "true"}
 
 
 def check_input(values: Mapping[str, Any]) -> None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from imagen.errors import GarbledResponse, ImagenError, InvalidInput, InvalidRequest, Problem
+from imagen.domain.inside import map_texts
+from imagen.errors import ImagenError, InvalidInput, InvalidRequest, Problem
 from imagen.ports import Passage, Reply
 from imagen.server.access import Visitor, scope_of
-from imagen.server.bodies import MOST_BYTES_OF_STRANGERS, STRANGERS_SECONDS, read_pieces, told_length
+from imagen.server.bodies import BodyTooLarge, read_pieces, told_length
 from imagen.server.context import Context, Gone
 from imagen.server.operation import Operation
+from imagen.server.relayed_upload import FIRST_REFUSAL, read_file, read_reply, room_of, up_to
 from imagen.server.replicate import problems
 from imagen.server.replicate.relay import (
     PREFIX,
@@ -28,15 +31,16 @@ from imagen.server.replicate.relay import (
     pass_on,
     passed_on,
     point_back,
+    prove,
     relay_of,
     upstream_path,
 )
+from imagen.transport.message import is_loopback
 
 MOST_BYTES = 100 * 1024 * 1024
 """Of a file, as the service has it."""
 _OF_THE_FORM = 64 * 1024
 """Around the file: its name, its metadata, and what stands between."""
-_MOST_OF_AN_ANSWER = 1024 * 1024
 _LIVES = timedelta(hours=24)
 """Where the answer to an upload does not tell until when the file is kept."""
 _FORM = "multipart/form-data"
@@ -46,12 +50,10 @@ _FILES = f"{PREFIX}/files"
 _FILE = f"{_FILES}/{{file_id}}"
 _PATHS = (f"{PREFIX}{_FILES}/", f"{_FILES}/", "/files/")
 """What addresses of files here begin with, behind the host: each way in which clients put them together."""
+_SCHEMES = ("http://", "https://")
+_SLASHES = re.compile("/{2,}")
 
 _log = logging.getLogger(__name__)
-
-
-class _TooLargeError(Exception):
-    """More came than there is room for."""
 
 
 # --- uploads ------------------------------------------------------------------------------------------------
@@ -66,38 +68,20 @@ async def upload(context: Context, request: Request) -> Response:
         raise InvalidRequest(
             "a file is uploaded as a form", hint=f"Send it as {_FORM}, in the part `content`."
         )
-    room, seconds = await _room_of(context, visitor)
+    room, seconds = await room_of(context, visitor, most=MOST_BYTES + _OF_THE_FORM)
     size = told_length(request)
     if size is not None and size > room:
         return _too_large(room)
-    coming = _up_to(room, read_pieces(request, seconds=seconds))
+    coming = up_to(room, read_pieces(request, seconds=seconds))
     async with context.attended(), aclosing(coming) as pieces:
         call = Passage(
             method="POST", path="/files", headers={"content-type": kind}, body=pieces, size_bytes=size
         )
         try:
             reply = await relay.relay(call)
-        except _TooLargeError:
+        except BodyTooLarge:
             return _too_large(room)
         return await _uploaded(context, request, visitor, reply)
-
-
-async def _room_of(context: Context, visitor: Visitor) -> tuple[int, float | None]:
-    """How many bytes a visitor may send, and in what time: less who has shown nothing."""
-    if visitor.own_token:
-        await context.door.proven.check(visitor.backend)
-    elif not visitor.admin and visitor.caller.key is None:
-        return MOST_BYTES_OF_STRANGERS, STRANGERS_SECONDS
-    return MOST_BYTES + _OF_THE_FORM, None
-
-
-async def _up_to(room: int, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    count = 0
-    async for piece in pieces:
-        count += len(piece)
-        if count > room:
-            raise _TooLargeError
-        yield piece
 
 
 def _too_large(room: int) -> Response:
@@ -113,36 +97,18 @@ def _too_large(room: int) -> Response:
 async def _uploaded(context: Context, request: Request, visitor: Visitor, reply: Reply) -> Response:
     """The answer to an upload; whose the file is is known before they learn of it."""
     base = context.url_of(request, "")
-    try:
-        check_account(reply, visitor)
-        content = bytearray()
-        async for piece in reply.pieces:
-            content += piece
-            if len(content) > _MOST_OF_AN_ANSWER:
-                raise GarbledResponse("the service answered an upload with more than a file")
-    finally:
-        await reply.close()
+    content = await read_reply(reply)
+    check_account(reply, visitor)
     headers = headers_of(reply, base=base)
     headers.pop("content-length", None)
-    if reply.status >= 300:
-        return Response(bytes(content), reply.status, headers)
-    file = _decoded(bytes(content))
-    if _is_shared(visitor):
-        now = context.app.clock.now()
-        await context.app.relayed_files.add(
-            file["id"], scope=scope_of(visitor), expires_at=_end(file, now), now=now
-        )
+    if reply.status >= FIRST_REFUSAL:
+        return Response(content, reply.status, headers)
+    file = read_file(content)
+    now = context.app.clock.now()
+    await context.app.relayed_files.add(
+        file["id"], scope=scope_of(visitor), expires_at=_end(file, now), now=now
+    )
     return Response(msgspec.json.encode(point_back(file, base)), reply.status, headers)
-
-
-def _decoded(content: bytes) -> dict[str, Any]:
-    try:
-        file = msgspec.json.decode(content)
-    except (ValueError, RecursionError):
-        file = None
-    if not isinstance(file, dict) or not isinstance(file.get("id"), str):
-        raise GarbledResponse("the service answered an upload with something that is no file")
-    return file
 
 
 def _end(file: Mapping[str, Any], now: datetime) -> datetime:
@@ -190,14 +156,14 @@ async def delete(context: Context, request: Request) -> Response:
     if not await _may_see(context, visitor, file_id):
         return _not_found()
     answer = await pass_on(context, request, visitor, path=path)
-    if answer.status_code < 300 and _is_shared(visitor):
+    if answer.status_code < 300:
         await context.app.relayed_files.remove(file_id)
     return answer
 
 
 def _is_shared(visitor: Visitor) -> bool:
     """Whether others too have files on the account of this visitor, which they must not see."""
-    return not (visitor.admin or visitor.own_token)
+    return not visitor.owns_account
 
 
 async def _may_see(context: Context, visitor: Visitor, file_id: str) -> bool:
@@ -245,6 +211,7 @@ class _Relayed(Response):
                 _log.warning("a download broke off: %s", error)
 
     async def _work(self, send: Send) -> None:
+        await prove(self._context, self._visitor)
         reply = await relay_of(self._visitor).relay(self._call)
         try:
             check_account(reply, self._visitor)
@@ -278,13 +245,13 @@ async def upstream_addresses(
         InvalidInput: naming the parameter: that file is not one of theirs.
     """
     bases = {context.url_of(request, ""), context.app.settings.public_url or ""} - {""}
-    ids = {
-        text: (file_id, field)
-        for text, field in _texts(values, "input")
-        if (file_id := _file_of(text, bases)) is not None
-    }
-    meant = {text: await _upstream(context, visitor, *named) for text, named in ids.items()}
-    return {name: _replaced(value, meant) for name, value in values.items()} if meant else dict(values)
+    meant: dict[str, str] = {}
+    for text, field in _texts(values, "input"):
+        named = None if text in meant else _file_of(text, bases)
+        if named is not None and (theirs := await _upstream(context, visitor, named, field)) is not None:
+            meant[text] = theirs
+    changed: dict[str, Any] = map_texts(values, lambda text: meant.get(text, text))
+    return changed
 
 
 def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
@@ -299,30 +266,62 @@ def _texts(value: Any, field: str) -> Iterator[tuple[str, str]]:
             yield from _texts(one, f"{field}.{name}")
 
 
-def _replaced(value: Any, meant: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        return meant.get(value, value)
-    if isinstance(value, list):
-        return [_replaced(one, meant) for one in value]
-    if isinstance(value, dict):
-        return {name: _replaced(one, meant) for name, one in value.items()}
-    return value
+class _Named(NamedTuple):
+    """The file that an address is for. It is certain where that is an address of ours; else it may be one."""
+
+    file_id: str
+    certain: bool
 
 
-def _file_of(url: str, bases: set[str]) -> str | None:
-    """The id of the file that an address of ours is for; None for any other text."""
-    base = next((base for base in bases if url.startswith(f"{base.rstrip('/')}/")), None)
-    if base is None:
+def _file_of(url: str, bases: set[str]) -> _Named | None:
+    """The file that an address may be for: one of ours, or one at a host that may be another name of ours."""
+    if not url[:8].lower().startswith(_SCHEMES):
         return None
-    path = urlsplit(url[len(base.rstrip("/")) :]).path
-    begins = next((begins for begins in _PATHS if path.startswith(begins)), None)
-    if begins is None:
+    try:
+        parts = urlsplit(url)
+        path = _SLASHES.sub("/", parts.path)
+        inside = [path.removeprefix(_path_of(base)) for base in bases if _is_at(parts, base)]
+    except ValueError:  # of a host or a port that is none
         return None
-    return path[len(begins) :].removesuffix("/download")
+    for path_here in inside:
+        if (file_id := _id_in(path_here, _PATHS)) is not None:
+            return _Named(file_id, certain=True)
+    file_id = _id_in(path, _PATHS[1:2])
+    return None if inside or file_id is None else _Named(file_id, certain=False)
 
 
-async def _upstream(context: Context, visitor: Visitor, file_id: str, field: str) -> str:
-    if not file_id.isalnum() or not await _may_see(context, visitor, file_id):
+def _id_in(path: str, beginnings: tuple[str, ...]) -> str | None:
+    begins = next((begins for begins in beginnings if path.startswith(begins)), None)
+    return None if begins is None else path.removeprefix(begins).removesuffix("/download")
+
+
+def _is_at(parts: SplitResult, base: str) -> bool:
+    """Whether an address leads to where `base` does: every name of this machine is the same host.
+
+    Raises:
+        ValueError: a port is none.
+    """
+    ours = urlsplit(base)
+    same = parts.hostname == ours.hostname or (is_loopback(parts.hostname) and is_loopback(ours.hostname))
+    return same and _port(parts) == _port(ours) and parts.path.startswith(_path_of(base))
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _path_of(base: str) -> str:
+    return urlsplit(base).path.rstrip("/")
+
+
+async def _upstream(context: Context, visitor: Visitor, named: _Named, field: str) -> str | None:
+    """The service's own address of a file; None where nothing tells that it is one of ours."""
+    file_id = named.file_id
+    if not named.certain:
+        owner = await context.app.relayed_files.owner(file_id, now=context.app.clock.now())
+        if owner is None or not (visitor.admin or owner == scope_of(visitor)):
+            return None
+    elif not file_id.isalnum() or not await _may_see(context, visitor, file_id):
         raise InvalidInput(
             [Problem(field, "it names a file that was not found")],
             hint="Upload the file again, with the key that makes the prediction.",

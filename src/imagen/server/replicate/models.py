@@ -6,7 +6,7 @@ Replicate's document allows more than it names, and OpenAI's clients leave alone
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,12 +18,20 @@ from imagen.errors import BackendError, BackendRejected, ImagenError, ModelNotFo
 from imagen.server.access import Visitor
 from imagen.server.answers import json_answer
 from imagen.server.context import Context
+from imagen.server.headers import adapted, wants_exact
+from imagen.server.kept import Told
 from imagen.server.operation import Operation
-from imagen.server.replicate.kept import Told
-from imagen.server.replicate.relay import MINUTE, PREFIX, ask, cache_headers, passed_on, upstream_path
+from imagen.server.replicate.relay import (
+    MINUTE,
+    PREFIX,
+    ask,
+    cache_headers,
+    pass_on,
+    passed_on,
+    upstream_path,
+)
 
-ADAPTED = "x-imagen-adapted"
-_FROM_CATALOG = {ADAPTED: "source=service->catalog"}
+_FROM_CATALOG = adapted([("source", "service", "catalog")])
 """Told where the service could not be asked, and what we know ourselves was answered."""
 _MODELS = f"{PREFIX}/models"
 _MODEL = f"{_MODELS}/{{owner}}/{{name}}"
@@ -34,31 +42,22 @@ async def list_models(context: Context, request: Request) -> Response:
     """A page of the service's models; the first one has what pictures can be asked of by name besides, always."""
     visitor = await context.enter(request)
     path = upstream_path(request, _MODELS)
+    if wants_exact(request):
+        return await pass_on(context, request, visitor, path=path)
     first = "cursor" not in request.query_params
     allowed = {one.lower() for one in visitor.models}
     known = [_for_openai(model.name) for model in context.app.catalog] if first else []
-
-    def readable_by_both(page: Any) -> Any:
-        return _page(page, known, allowed) if isinstance(page, dict) else page
-
-    try:
-        told, age = await ask(
-            context,
-            request,
-            visitor,
-            path=path,
-            keeps=MINUTE,
-            reshape=readable_by_both,
-            kind=f"{first} {','.join(sorted(visitor.models))}",
-            hurried=True,
-        )
-        if not first or told.status < _FIRST_FAULT:
-            return _as_told(told, age)
-    except (BackendError, Unauthenticated) as error:
-        if not (first and _is_out_of_reach(error, visitor)):
-            raise
     empty: dict[str, Any] = {"next": None, "previous": None, "results": []}
-    return json_answer(_page(empty, known, allowed), headers=_FROM_CATALOG)
+    return await _asked(
+        context,
+        request,
+        visitor,
+        path=path,
+        reshape=lambda page: _page(page, known, allowed),
+        instead=_page(empty, known, allowed) if first else None,
+        kind=f"{first} {','.join(sorted(visitor.models))}",
+        hurried=True,
+    )
 
 
 async def get_model(context: Context, request: Request) -> Response:
@@ -81,12 +80,49 @@ async def get_model_by_alias(context: Context, request: Request) -> Response:
 
 
 async def _show(context: Context, request: Request, visitor: Visitor, path: str) -> Response:
+    if wants_exact(request):
+        return await pass_on(context, request, visitor, path=path)
     name = path.partition("?")[0].removeprefix("/models/")
     known = context.app.catalog.find(name)
+    try:
+        return await _asked(
+            context,
+            request,
+            visitor,
+            path=path,
+            reshape=lambda model: _with_openai(model, name),
+            instead=None if known is None else _with_openai(_from_catalog(known), name),
+            hurried=known is not None,
+        )
+    except Unauthenticated as error:
+        if known is not None or visitor.own_token:
+            raise
+        raise ModelNotFound(f"404: {name} is not in the catalog; {error.detail}") from error
 
-    def readable_by_both(model: Any) -> Any:
-        return _with_openai(model, name) if isinstance(model, dict) else model
 
+async def _asked(
+    context: Context,
+    request: Request,
+    visitor: Visitor,
+    *,
+    path: str,
+    reshape: Callable[[dict[str, Any]], dict[str, Any]],
+    instead: dict[str, Any] | None,
+    hurried: bool,
+    kind: str = "",
+) -> Response:
+    """What the service tells, or what we know ourselves where it is out of reach.
+
+    Args:
+        context: of the server.
+        request: as in `relay.ask`.
+        visitor: on whose account.
+        path: as in `relay.ask`.
+        reshape: makes an object of the service's readable by both.
+        instead: what we know; None: nothing.
+        hurried: as in `relay.ask`.
+        kind: as in `relay.ask`.
+    """
     try:
         told, age = await ask(
             context,
@@ -94,19 +130,16 @@ async def _show(context: Context, request: Request, visitor: Visitor, path: str)
             visitor,
             path=path,
             keeps=MINUTE,
-            reshape=readable_by_both,
-            hurried=known is not None,
+            reshape=lambda found: reshape(found) if isinstance(found, dict) else found,
+            kind=kind,
+            hurried=hurried,
         )
-        if known is None or told.status < _FIRST_FAULT:
+        if instead is None or told.status < _FIRST_FAULT:
             return _as_told(told, age)
     except (BackendError, Unauthenticated) as error:
-        if known is None:
-            if isinstance(error, Unauthenticated):
-                raise ModelNotFound(f"404: {name} is not in the catalog; {error.detail}") from error
+        if instead is None or not _is_out_of_reach(error, visitor):
             raise
-        if not _is_out_of_reach(error, visitor):
-            raise
-    return json_answer(_with_openai(_from_catalog(known), name), headers=_FROM_CATALOG)
+    return json_answer(instead, headers=_FROM_CATALOG)
 
 
 def _is_out_of_reach(error: ImagenError, visitor: Visitor) -> bool:

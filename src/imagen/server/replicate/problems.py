@@ -14,6 +14,7 @@ from imagen.errors import (
     InputRejected,
     InvalidInput,
     InvalidModelRef,
+    NotFound,
     PaymentRequired,
     Problem,
     RateLimited,
@@ -23,7 +24,7 @@ from imagen.server.answers import error_body, http_status
 from imagen.server.bodies import BodyTooLarge
 
 MEDIA_TYPE = "application/problem+json"
-_UNPROCESSABLE, _TOO_LARGE = 422, 413
+_UNPROCESSABLE, _TOO_LARGE, _NOT_SUPPORTED = 422, 413, 405
 _TITLES: tuple[tuple[type[ImagenError], str], ...] = (
     (InvalidInput, "Input validation failed"),
     (InputRejected, "Input validation failed"),
@@ -59,6 +60,10 @@ class InvalidVersion(InvalidModelRef):
         )
 
 
+class NotSupported(NotFound):
+    """There is such a path, and it is not asked in that way."""
+
+
 def problem_answer(error: ImagenError) -> Response:
     """An error as Replicate's clients read it: `title`, `detail`, `status`, and what our own answers tell besides."""
     told = error_body(error)
@@ -86,9 +91,11 @@ def problem_answer(error: ImagenError) -> Response:
 
 
 def problem_status(error: ImagenError) -> int:
-    """The status for an error: 422 for an input that does not fit, 413 for a large body, else as in our own answers."""
+    """The status for an error: 422 for an input that does not fit, 413 for a large body, 405 for a wrong method, else as in our own answers."""
     if isinstance(error, BodyTooLarge):
         return _TOO_LARGE
+    if isinstance(error, NotSupported):
+        return _NOT_SUPPORTED
     wrong_input = isinstance(error, InvalidInput | InputRejected | InvalidModelRef)
     return _UNPROCESSABLE if wrong_input else http_status(error)
 
@@ -97,7 +104,7 @@ def _detail(error: ImagenError) -> str:
     """The sentence; of an input that does not fit one line for each field, as the service has it."""
     problems = getattr(error, "problems", ())
     if not problems:
-        return error.detail if error.hint is None else f"{error.detail}. {error.hint}"
+        return error.detail if error.hint is None else f"{error.detail.rstrip('.')}. {error.hint}"
     return "".join(
         f"- {problem.field}: {problem.message}\n" if problem.field else f"- {problem.message}\n"
         for problem in problems

@@ -16,15 +16,16 @@ from imagen.domain.key import check_scope
 from imagen.domain.model_ref import ModelRef
 from imagen.errors import BackendUnauthenticated, GarbledResponse, NotFound, PermissionDenied
 from imagen.ports import Passage, Relay, Reply
+from imagen.server import durable
 from imagen.server.access import Visitor
 from imagen.server.bodies import read_body
 from imagen.server.context import Context
+from imagen.server.headers import KEPT
+from imagen.server.kept import Question, Told
 from imagen.server.operation import Operation
-from imagen.server.replicate.kept import Question, Told
 from imagen.server.replicate.problems import problem_answer
 
 PREFIX = "/v1"
-CACHE_HEADER = "x-imagen-cache"
 TAG = "replicate"
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 _MOST_BYTES = 32 * 1024 * 1024
@@ -71,13 +72,24 @@ def relay_of(visitor: Visitor) -> Relay:
     return visitor.backend
 
 
+async def prove(context: Context, visitor: Visitor) -> None:
+    """Refuse a made-up token before anything is written down for it, and before anything is asked with it.
+
+    Raises:
+        Unauthenticated: the service does not know it.
+        BackendError: the service could not tell.
+    """
+    if visitor.own_token:
+        await durable.check_account(context, visitor)
+
+
 def require_owner(visitor: Visitor) -> None:
     """Refuse what concerns the whole account to whoever has only a part in it.
 
     Raises:
         PermissionDenied: saying why.
     """
-    if not (visitor.admin or visitor.own_token):
+    if not visitor.owns_account:
         raise PermissionDenied(
             "this belongs to the account of the gateway, of which a key has no more than predictions and files of its own",
             hint="Use the admin key, or send a Replicate token of your own as the bearer.",
@@ -131,7 +143,7 @@ async def pass_on(
 
 def cache_headers(age: int | None) -> dict[str, str]:
     """What tells whether an answer was given before: its age in seconds, None for a new one."""
-    return {CACHE_HEADER: "miss"} if age is None else {CACHE_HEADER: "hit", "age": str(age)}
+    return {KEPT: "miss"} if age is None else {KEPT: "hit", "age": str(age)}
 
 
 async def ask(
@@ -161,6 +173,7 @@ async def ask(
 
     Raises:
         BackendError: no answer came, or the gateway's own token is not good.
+        Unauthenticated: the caller's own is not.
     """
     base, method = context.url_of(request, ""), "GET" if request.method == "HEAD" else request.method
     question = Question(visitor.backend.account, base, method, path, body or b"", kind)
@@ -172,6 +185,7 @@ async def ask(
     call = Passage(method=method, path=path, headers=sent, body=body, hurried=hurried)
 
     async def work() -> Told:
+        await prove(context, visitor)
         reply = await relay.relay(call)
         try:
             return _told(reply, await _read(reply), base=base, visitor=visitor, reshape=reshape)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from imagen.ports import Clock
 
 MOST_BYTES = 32 * 1024 * 1024
+REFUSED_SECONDS = 300.0
+MOST_REFUSALS = 10_000
 MOST_ANSWERS = 2000
 LARGEST_BYTES = MOST_BYTES // 4
 """Of one answer."""
@@ -92,3 +94,26 @@ class KeptAnswers:
 
 def _size(question: Question, told: Told) -> int:
     return len(told.content) + len(question.body) + len(question.path)
+
+
+class Refusals:
+    """What was refused a while ago, so that it is not asked for again at once.
+
+    Args:
+        clock: tells the time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def __contains__(self, what: str) -> bool:
+        """Whether it was refused within the last minutes."""
+        return self._until.get(what, 0.0) > self._clock.monotonic()
+
+    def add(self, what: str) -> None:
+        """It was refused just now."""
+        self._until.pop(what, None)
+        self._until[what] = self._clock.monotonic() + REFUSED_SECONDS
+        while len(self._until) > MOST_REFUSALS:
+            self._until.popitem(last=False)
