@@ -742,7 +742,7 @@ async def test_what_the_client_asks_for_again_when_its_time_is_over_is_bought_on
     tmp_path: Path, replicate_emulator: EmulatorThread, form: str
 ) -> None:
     replicate_emulator.add_fault("slow", run_seconds=1.5, times=1)
-    async with asked(tmp_path, replicate_emulator) as (_, client):
+    async with asked(tmp_path, replicate_emulator) as (gateway, client):
         hurried = client.with_options(timeout=0.6, max_retries=3)
         if form == "edit":
             answer = await hurried.images.edit(image=("a.png", picture()), prompt="a hat", model="flux-dev")
@@ -751,6 +751,7 @@ async def test_what_the_client_asks_for_again_when_its_time_is_over_is_bought_on
             stream = await hurried.images.generate(prompt="x", model="flux-schnell", stream=True)
             with pytest.raises((openai.APITimeoutError, httpx.ReadTimeout)):
                 _ = [event async for event in stream]
+            await until(lambda: bool(gateway.context.left_runs))  # it was seen to go
             answer = await client.images.generate(prompt="x", model="flux-schnell", stream=True)
             (event,) = [event async for event in answer]
             assert event.b64_json

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import partial, wraps
 from typing import Literal
@@ -36,6 +36,7 @@ from imagen.service.notices import COMPLETED, START
 EVENTS = (START, COMPLETED)
 """Of which a caller may be told at an address of theirs."""
 _OPTIONS = frozenset({"webhook", "webhook_events_filter"})
+_NOT_FOUND = 404
 
 Standing = Literal["queued", "starting", "processing", "succeeded", "failed", "canceled", "expired"]
 
@@ -190,8 +191,8 @@ async def accepted(
 async def show_prediction(context: Context, request: Request) -> Response:
     """How it stands."""
     visitor = await context.enter(request, leaving=True, any_key=True)
-    if await finding.is_theirs(context, visitor, request.path_params["prediction_id"]):
-        return await in_words(context, request, visitor, finding.shown)
+    if (told := await _in_their_words(context, request, visitor, finding.shown)) is not None:
+        return told
     check_route(visitor.routes, request.scope["imagen.route"])
     return await _found(context, request, visitor)
 
@@ -200,8 +201,8 @@ async def show_prediction(context: Context, request: Request) -> Response:
 async def cancel_prediction(context: Context, request: Request) -> Response:
     """Stop it, upstream too. One that has ended stays as it is."""
     visitor = await context.enter(request, leaving=True, any_key=True)
-    if await finding.is_theirs(context, visitor, request.path_params["prediction_id"]):
-        return await in_words(context, request, visitor, finding.canceled)
+    if (told := await _in_their_words(context, request, visitor, finding.canceled)) is not None:
+        return told
     check_route(visitor.routes, request.scope["imagen.route"])
     view, _, prediction = await context.app.batches.of_prediction(
         request.path_params["prediction_id"], scope=sight_of(visitor)
@@ -216,6 +217,19 @@ async def cancel_prediction(context: Context, request: Request) -> Response:
     else:
         await context.app.gateway.cancel(prediction.id)
     return await _found(context, request, visitor)
+
+
+async def _in_their_words(
+    context: Context,
+    request: Request,
+    visitor: Visitor,
+    handler: Callable[[Context, Request, Visitor], Awaitable[Response]],
+) -> Response | None:
+    """What Replicate's face answers; None for what is told in our words, as is also that nobody knows of it."""
+    if not await finding.is_theirs(context, visitor, request.path_params["prediction_id"]):
+        return None
+    answer = await in_words(context, request, visitor, handler)
+    return None if answer.status_code == _NOT_FOUND else answer
 
 
 async def _found(context: Context, request: Request, visitor: Visitor) -> Response:
