@@ -7,6 +7,7 @@ Every protocol states its failure contract. Implementations live in `backends`, 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -952,11 +953,22 @@ class BatchStore(Protocol):
         """Forget batches that were never accepted and idempotency keys, both of before then."""
 
 
+Give = Callable[[Batch, Sequence[Item]], None]
+"""Hands a batch over that is accepted, with all its items, as they are written down."""
+
+
 class WorkQueue(Protocol):
     """Hands out the items of batches, to one worker each, until they have ended."""
 
     def wake(self) -> None:
         """There is new work, or something else is wanted of it."""
+
+    def reserved(self, batch: Batch) -> AbstractContextManager[Give | None]:
+        """Keep a place for a batch that is being accepted, so that nobody has to look for it afterwards.
+
+        Gives None where it is not for this process, or has no room here. Else it may be written down as this process's own,
+        with all its items running, and has to be handed over then, within the block.
+        """
 
     async def run(
         self,

@@ -141,7 +141,8 @@ class Disk:
         self._limit = await self._database.read(
             lambda connection: int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
         )
-        event.listen(await self._database._opened(), "connect", self._prepare)
+        await self._database.open()
+        event.listen(self._database._engine, "connect", self._prepare)
         await self._apply()
 
     async def make_room(self) -> None:

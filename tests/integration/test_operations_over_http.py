@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import re
@@ -162,6 +163,18 @@ async def test_a_database_that_hangs_does_not_hold_up_the_answer(gateway: Runnin
 async def test_it_is_ready_when_it_can_work(public: RunningGateway):
     answer = await public.request("GET", "/ready")
     assert (answer.status, answer.json()) == (200, {"ready": True})
+
+
+async def test_who_comes_first_waits_until_the_database_is_made(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+):
+    """Another process that makes it, too, keeps this one waiting longer than an answer of the database may take."""
+    (tmp_path / "data").mkdir()
+    with (tmp_path / "data" / "imagen.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        asyncio.get_running_loop().call_later(1.2, fcntl.flock, lock, fcntl.LOCK_UN)
+        async with running_gateway(tmp_path, replicate_emulator) as gateway:
+            assert await gateway.is_ready()
 
 
 async def test_without_a_database_it_is_not_ready_and_tells_no_path(gateway: RunningGateway, tmp_path: Path):

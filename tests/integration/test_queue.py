@@ -208,6 +208,95 @@ async def test_whoever_waits_for_work_is_sent_away_as_soon_as_nothing_of_it_runs
     assert replicate_emulator.purchases < 10
 
 
+# --- handed over ---------------------------------------------------------------------------------------------
+
+
+async def test_what_is_accepted_where_it_is_made_begins_without_being_looked_for(
+    open_app: Callable[..., App], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_app() as app, worked_off(app):
+        first = await accepted(app, ["a hen"])
+        await app.batches.ended(first.id)
+
+        async def never(*_: Any, **__: Any) -> Any:
+            raise AssertionError("it was looked for")
+
+        for name in ("take", "claim"):
+            monkeypatch.setattr(SqlBatches, name, never)
+        batch = await accepted(app, ["a fox", "a cow"])
+        async with asyncio.timeout(10):
+            assert (await app.batches.ended(batch.id)).status is BatchStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_what_is_accepted_during_a_look_is_worked_on_once(
+    open_app: Callable[..., App],
+    replicate_emulator: EmulatorThread,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    """The look has seen the database as it was before the batch came into it, or just after that."""
+    taken: list[Batch] = []
+    async with open_app() as app:
+        open_work = SqlBatches.open_work
+
+        async def meeting(store: SqlBatches) -> Sequence[OpenWork]:
+            found = await open_work(store) if moment == "before" else None
+            if not taken:
+                taken.append(await accepted(app, ["a fox"]))
+                await asyncio.sleep(0.05)  # its work has begun
+            return await open_work(store) if found is None else found
+
+        monkeypatch.setattr(SqlBatches, "open_work", meeting)
+        async with worked_off(app), asyncio.timeout(10):
+            await until(lambda: taken)
+            view = await app.batches.ended(taken[0].id)
+        (item,) = await items(app, taken[0])
+    assert view.status is BatchStatus.SUCCEEDED
+    assert item.sequence == 1
+    assert replicate_emulator.purchases == 1
+
+
+async def test_what_nobody_handed_over_as_its_maker_left_is_found(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept, ids = SqlBatches.accept, list[str]()
+
+    async def left(store: SqlBatches, batch: Batch, **how: Any) -> str:
+        ids.append(await accept(store, batch, **how))
+        raise asyncio.CancelledError
+
+    async with open_app() as app, worked_off(app):
+        await until(lambda: app.queue._runs)
+        monkeypatch.setattr(SqlBatches, "accept", left)
+        with pytest.raises(asyncio.CancelledError):
+            await accepted(app, ["a fox"])
+        (batch_id,) = ids
+        async with asyncio.timeout(10):
+            assert (await app.batches.ended(batch_id)).status is BatchStatus.SUCCEEDED
+    assert replicate_emulator.purchases == 1
+
+
+async def test_what_is_handed_over_at_the_end_is_queued_again(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = SqlBatches.accept
+
+    async def late(store: SqlBatches, batch: Batch, **how: Any) -> str:
+        counts = await accept(store, batch, **how)
+        app.queue.stop()
+        return counts
+
+    async with open_app() as app, worked_off(app):
+        await until(lambda: app.queue._runs)
+        monkeypatch.setattr(SqlBatches, "accept", late)
+        batch = await accepted(app, ["a fox"])
+        async with asyncio.timeout(10):
+            while not (await app.batches.view(batch.id)).tally.queued:  # noqa: ASYNC110 - asked from outside
+                await asyncio.sleep(0.02)
+    assert replicate_emulator.purchases == 0
+
+
 # --- what it costs -------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from msgspec.structs import replace
 from imagen.domain.batch import Batch, Control, Item
 from imagen.domain.limits import Lane
 from imagen.errors import NotFound, StoreError
-from imagen.ports import BatchStore, Clock, OpenWork, Owners
+from imagen.ports import BatchStore, Clock, Give, OpenWork, Owners
 
 LOOK_SECONDS = 1.0
 """How often the wishes of other processes, and batches that were left behind, are looked for."""
@@ -106,10 +107,11 @@ class LocalQueue:
         self._quiet: dict[str, _Held] = {}
         self._dropping: dict[str, _Held] = {}
         self._passed_over: dict[str, Batch | None] = {}
+        self._reserved: dict[str, int] = {}
         self._changed = asyncio.Event()
         self._asked = True
         self._looked_at = float("-inf")
-        self._stopped = False
+        self._runs = self._stopped = False
 
     @property
     def busy(self) -> int:
@@ -121,6 +123,25 @@ class LocalQueue:
         self._asked = True
         self._changed.set()
 
+    @contextmanager
+    def reserved(self, batch: Batch) -> Iterator[Give | None]:
+        """See the port."""
+        room = min(self._room[batch.lane] - sum(self._reserved.values()), _CLAIMED_AT_ONCE)
+        if not self._runs or self._stopped or batch.total > room or not self.takes(batch):
+            yield None
+            return
+        self._reserved[batch.id] = batch.total
+        try:
+            yield self._give
+        finally:
+            del self._reserved[batch.id]
+
+    def _give(self, batch: Batch, items: Sequence[Item]) -> None:
+        held = self._hold(batch)
+        held.claimed.extend(items)
+        held.exhausted = True
+        self._changed.set()
+
     def stop(self) -> None:
         """Begin nothing more; what is being worked on goes on."""
         self._stopped = True
@@ -128,6 +149,7 @@ class LocalQueue:
 
     async def run(self, work: Work, *, emptied: Emptied) -> None:
         """See the port. Cancelled, it lets go of all its batches, and others may take them."""
+        self._runs = True
         steps = (self._look, self._requeue, partial(self._hand_out, work), partial(self._settle, emptied))
         try:
             while True:
@@ -142,6 +164,7 @@ class LocalQueue:
                         _tell_fault("handing out work", error)
                 await self._pause()
         finally:
+            self._runs = False
             await asyncio.shield(self._let_go())
 
     # --- looking -----------------------------------------------------------------------------------------
@@ -159,8 +182,9 @@ class LocalQueue:
         if not self._asked and now - self._looked_at < LOOK_SECONDS:
             return
         self._asked, self._looked_at = False, now
+        here = list(self._held.values())  # what is given while we look is not among what is found
         found = {one.batch_id: one for one in await self._batches.open_work()}
-        for held in list(self._held.values()):
+        for held in here:
             one = found.get(held.batch.id)
             if one is None or one.owner != self._owners.me:
                 self._forget(held)  # it has ended, or somebody else has it
@@ -217,7 +241,7 @@ class LocalQueue:
         alive: dict[str, bool] = {self._owners.me: False}
         taken = 0
         for one in found.values():
-            if one.batch_id in self._held:
+            if one.batch_id in self._held or one.batch_id in self._reserved:
                 continue
             if one.owner is not None and one.owner not in alive:
                 alive[one.owner] = self._owners.alive(one.owner)
@@ -252,10 +276,14 @@ class LocalQueue:
                 if read_before
                 else replace(batch, owner=self._owners.me)
             )
-            held = self._held[one.batch_id] = _Held(taken)
-            held.finished_at = self._clock.monotonic()
-            self._ready[held.batch.lane][one.batch_id] = held
+            self._hold(taken)
         return True
+
+    def _hold(self, batch: Batch) -> _Held:
+        held = self._held[batch.id] = _Held(batch)
+        held.finished_at = self._clock.monotonic()
+        self._ready[batch.lane][batch.id] = held
+        return held
 
     async def _apart(self, held: _Held, step: Awaitable[None]) -> bool:
         """Do a step of one batch; False when it failed: then it rests, and the others have their turns."""

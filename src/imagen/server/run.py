@@ -18,7 +18,7 @@ import uvicorn
 from imagen.assembly import GATEWAY, App, build
 from imagen.domain.batch import Batch
 from imagen.domain.prediction import EMULATOR
-from imagen.errors import ConfigError
+from imagen.errors import ConfigError, StoreError
 from imagen.ports import Clock
 from imagen.server.access import Door
 from imagen.server.app import build_server
@@ -36,6 +36,8 @@ FIRST_RESTART_SECONDS, _LAST_RESTART_SECONDS = 1.0, 60.0
 """What is done in the background and has ended by a fault begins again after such a pause."""
 _HOLDS_SECONDS = 5.0
 """What has gone on for so long counts as mended."""
+_OPENING_SECONDS = 5.0
+"""Who comes first waits for a new database; where it takes longer, or cannot be had, `/ready` says so."""
 _LAST_SECONDS = 3.0
 """For answers on their way when everything else is done."""
 
@@ -93,6 +95,9 @@ async def serving(
             )
             app.queue.takes = lambda batch: _works_on(batch) and app.batches.has_token(batch)
             app.webhooks.listen()
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(_OPENING_SECONDS):
+                    await app.database.open()
             listening = asyncio.create_task(server.serve(sockets=[listener]))
             recovering = asyncio.create_task(_kept_up(context, "recovery", recovery.run))
             heed = StoreHeed(

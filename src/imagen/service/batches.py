@@ -337,12 +337,28 @@ class Batches:
         async with self._admitting if new.own_token is not None else nullcontext():
             if new.own_token is not None:
                 await check_load(self._store, new.scope, batch.total)
+            counts = await self._written(batch, items, mark)
+        if counts == batch.id:
+            return batch
+        self._tokens.forget(batch.id)
+        return await self._store.get(counts)
+
+    async def _written(self, batch: Batch, items: Sequence[Item] | None, mark: Idempotency | None) -> str:
+        """The id of the batch that counts. What this process has room for is worked on without being looked for."""
+        if items is None:
+            counts = await self._store.accept(batch, mark=mark)
+            self._queue.wake()
+            return counts
+        with self._queue.reserved(batch) as give:
+            if give is not None:
+                batch = msgspec.structs.replace(batch, owner=self._owners.me)
+                items = [msgspec.structs.replace(item, status=ItemStatus.RUNNING) for item in items]
             counts = await self._store.accept(batch, mark=mark, items=items)
-        if counts != batch.id:
-            self._tokens.forget(batch.id)
-            return await self._store.get(counts)
-        self._queue.wake()
-        return batch
+            if counts == batch.id and give is not None:
+                give(batch, items)
+        if give is None:
+            self._queue.wake()
+        return counts
 
     async def lend_token(self, batch: Batch, token: Secret) -> None:
         """The caller has brought the token of their open work once more: nobody may have it any more."""

@@ -46,9 +46,11 @@ async def let_grow(database: Database, *, pages: int) -> None:
         limit = pages + await database.read(
             lambda connection: int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
         )
-    engine = await database._opened()
+    await database.open()
     # Of each connection: the writer's is made anew after a fault.
-    event.listen(engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count={limit}"), named=False)
+    event.listen(
+        database._engine, "connect", lambda raw, _: raw.execute(f"PRAGMA max_page_count={limit}"), named=False
+    )
     await database.write(lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count={limit}"))
 
 
