@@ -122,7 +122,7 @@ async def test_what_is_wrong_is_told_and_nothing_is_bought(
             ({"prompt": "a fox", "model": "flux-dev", "options": {"guidance": 99}}, ("guidance", "10")),
             (
                 {"prompt": "a fox", "model": "flux-schnell", "count": 3, "options": {"num_outputs": 1}},
-                ("options.num_outputs", "3"),
+                ("num_outputs", "3"),
             ),
             ({"prompt": "a fox", "model": "no-such-model"}, ("no-such-model",)),
             ({"prompt": "a fox", "model": "flux-dev", "max_cost_usd": 0.001}, ("$0.025", "$0.001")),

@@ -134,6 +134,35 @@ def test_killed_in_the_middle_of_a_batch_nothing_is_lost_or_bought_twice_and_no_
     assert cli("usage", "--raw", "--json").json["total"]["predictions"] == bought
 
 
+@pytest.mark.replicate_emulator(run_seconds=5.0)
+def test_a_create_whose_gateway_was_killed_is_bought_once_when_its_client_sends_it_again(
+    gateway: Gateway, replicate_emulator: EmulatorThread
+) -> None:
+    """Without any key: whoever was held had no answer. Who had theirs, and asks for the same, wants another one."""
+    create = "/v1/models/black-forest-labs/flux-schnell/predictions"
+
+    def ask(prompt: str, **headers: str) -> Answered:
+        return call("POST", gateway.url + create, body={"input": {"prompt": prompt}}, headers=ADMIN | headers)
+
+    held, counted = {"Prefer": "wait=30"}, {"x-stainless-retry-count": "1"}
+    gateway.start()
+    had = [ask("a hen").json()["id"], ask("a cow").json()["id"]]
+    thread, _ = in_background(lambda: ask("a fox", **held))
+    until(lambda: replicate_emulator.purchases == 3)
+    gateway.process.stop(signal.SIGKILL)
+    thread.join()
+    gateway.start()
+    again = ask("a fox", **held)
+    assert (again.status, again.json()["status"]) == (201, "succeeded")
+    assert again.headers["idempotent-replayed"] == "true"
+    assert replicate_emulator.purchases == 3
+    assert ask("a hen", **counted).json()["id"] == had[0]
+    assert replicate_emulator.purchases == 3
+    assert ask("a cow").json()["id"] not in had
+    assert ask("a fox").json()["id"] != again.json()["id"]
+    until(lambda: replicate_emulator.purchases == 5)
+
+
 @pytest.mark.replicate_emulator(run_seconds=0.3)
 def test_a_command_and_a_gateway_keep_one_limit(
     cli: Any, gateway: Gateway, replicate_emulator: EmulatorThread

@@ -141,6 +141,15 @@ async def test_several_predictions_make_what_one_cannot(
         assert len({each["seed"] for each in inputs(replicate_emulator)}) == 3
 
 
+async def test_how_many_the_models_own_parameter_says_wins(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with asked(tmp_path, replicate_emulator) as (gateway, _):
+        answer = await post(gateway, model="flux-schnell", n=3, num_outputs=2)
+        assert (answer.status, len(answer.json()["data"])) == (200, 2), answer.body
+        assert answer.headers["x-imagen-unmapped"] == "n"
+
+
 async def test_names_of_openai_mean_what_the_settings_say_and_decide_the_form(
     tmp_path: Path, replicate_emulator: EmulatorThread
 ) -> None:

@@ -13,12 +13,11 @@ from imagen.agents.answers import Made, ModelFacts, ModelList, ModelSheet, Predi
 from imagen.agents.money import Purse, needs_consent
 from imagen.agents.progress import Progress
 from imagen.agents.workshop import Offer, Workshop
-from imagen.catalog.model import COUNT_KEYS, Model
+from imagen.catalog.model import Model
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd, read_dollars
 from imagen.domain.quote import Quote
 from imagen.domain.request import GenerationRequest
-from imagen.errors import InvalidInput, Problem
 from imagen.pictures import thumbnail
 from imagen.service.choice_shapes import QuoteAnswer, RecommendAnswer
 from imagen.service.finish import Outcome
@@ -149,7 +148,6 @@ async def _unconfirmed(
 
 async def _request(desk: Desk, asked: arguments.Picture, *, image: str | None) -> GenerationRequest:
     most = asked.max_cost_usd
-    _check_count(asked)
     return GenerationRequest(
         prompt=asked.prompt,
         model=desk.workshop.model(asked.model, edits=image is not None),
@@ -165,23 +163,6 @@ async def _request(desk: Desk, asked: arguments.Picture, *, image: str | None) -
         max_cost=None if most is None else read_dollars(most, field="max_cost_usd"),
         resume=desk.resumes,
     )
-
-
-def _check_count(asked: arguments.Picture) -> None:
-    """Refuse a count that is said twice: the model's own parameter would win, and make another number.
-
-    Raises:
-        InvalidInput: naming that parameter.
-    """
-    if asked.count == 1:
-        return
-    problems = [
-        Problem(f"options.{name}", f"count says how many already: {asked.count}")
-        for name in COUNT_KEYS
-        if asked.options.get(name) is not None
-    ]
-    if problems:
-        raise InvalidInput(problems, subject="the arguments", hint="Say it once.")
 
 
 async def _small(outcomes: Sequence[Outcome]) -> bytes | None:

@@ -93,6 +93,8 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         stream_key: who shows it may read the stream; clients read that one without their token.
         cancel_after: seconds from its acceptance after which it is to end, in line too; None where nobody said so.
         fails_with_account: what its account does not let through fails, instead of waiting until somebody mends that.
+        fingerprint: of a request without an idempotency key, by which it is known when it comes again.
+        held_seconds: how long its caller waits for the first answer.
         stopped_by: the code of the error that it was paused for, where it was paused for a reason.
     """
 
@@ -105,6 +107,8 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stream_key: str | None = None
     cancel_after: float | None = None
     fails_with_account: bool = False
+    fingerprint: str | None = None
+    held_seconds: float = 0.0
     stopped_by: str | None = None
 
     def to_details(self) -> dict[str, Any]:

@@ -79,7 +79,8 @@ class LocalQueue:
         owners: tells the living from the dead.
         clock: tells the time.
         width: so many items of batches are worked on at once; most of them stand in line.
-        takes: whether this process may work on a batch that nobody works on.
+        takes: whether this process may work on a batch that nobody works on; may be set later, as may `took_over`, which
+            is told of a batch that was taken from a process that is no more.
         has_begun: whether an item that is worked on was let in; one that was not holds nothing yet.
     """
 
@@ -94,6 +95,9 @@ class LocalQueue:
         has_begun: Callable[[Item], bool],
     ) -> None:
         self.takes = takes
+        self.took_over: Callable[[Batch], None] = _unheard
+        self.looked = asyncio.Event()
+        """Set once it has looked, as far as that was possible, for what is left."""
         self._batches = batches
         self._owners = owners
         self._clock = clock
@@ -162,6 +166,7 @@ class LocalQueue:
                         break
                     except Exception as error:  # noqa: BLE001 - one fault must not end all work
                         _tell_fault("handing out work", error)
+                self.looked.set()
                 await self._pause()
         finally:
             self._runs = False
@@ -277,6 +282,8 @@ class LocalQueue:
                 else replace(batch, owner=self._owners.me)
             )
             self._hold(taken)
+            if one.owner not in {None, self._owners.me}:
+                self.took_over(taken)
         return True
 
     def _hold(self, batch: Batch) -> _Held:
@@ -422,6 +429,10 @@ class LocalQueue:
                 _log.debug("%s is let go of with the process: %s", batch_id, type(error).__name__)
         for held in list(self._held.values()):
             self._forget(held)
+
+
+def _unheard(_: Batch) -> None:
+    """Nobody wants to know."""
 
 
 def _break_off(tasks: Iterable[asyncio.Task[float | None]]) -> None:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 
 from starlette.datastructures import Headers
 
+from imagen.domain.batch import Batch
 from imagen.ports import Clock
 
 LIVES_SECONDS = 120.0
@@ -77,6 +78,17 @@ class Orphans:
         create = Create((scope, fingerprint), int(count) if count.isdecimal() else None)
         self._creates.setdefault(create.key, []).append(create)
         return create
+
+    def adopt(self, batch: Batch) -> None:
+        """What a process that was killed had taken on: whom it held has no answer, and others may have none."""
+        told, age = batch.remembered, (self._clock.now() - batch.created_at).total_seconds()
+        if told.fingerprint is None or age > LIVES_SECONDS:
+            return
+        create = Create((batch.scope, told.fingerprint), 0)
+        create.gone = age < told.held_seconds
+        create.became(batch.id)
+        self._creates.setdefault(create.key, []).append(create)
+        self.end(create)
 
     async def earlier(self, create: Create) -> str | None:
         """The batch that an earlier create became, if `create` is the same once more; None for a new wish.

@@ -18,7 +18,7 @@ import uvicorn
 from imagen.assembly import GATEWAY, App, build
 from imagen.domain.batch import Batch
 from imagen.domain.prediction import EMULATOR
-from imagen.errors import ConfigError, StoreError
+from imagen.errors import ConfigError
 from imagen.ports import Clock
 from imagen.server.access import Door
 from imagen.server.app import build_server
@@ -37,7 +37,7 @@ FIRST_RESTART_SECONDS, _LAST_RESTART_SECONDS = 1.0, 60.0
 _HOLDS_SECONDS = 5.0
 """What has gone on for so long counts as mended."""
 _OPENING_SECONDS = 5.0
-"""Who comes first waits for a new database; where it takes longer, or cannot be had, `/ready` says so."""
+"""Who comes first waits until the database is open and what was left in it is known; `/ready` says where it takes longer."""
 _LAST_SECONDS = 3.0
 """For answers on their way when everything else is done."""
 
@@ -95,9 +95,12 @@ async def serving(
             )
             app.queue.takes = lambda batch: _works_on(batch) and app.batches.has_token(batch)
             app.webhooks.listen()
-            with contextlib.suppress(StoreError, TimeoutError):
+            app.queue.took_over = context.orphans.adopt
+            work = partial(app.queue.run, app.worker.work, emptied=app.worker.emptied)
+            working = asyncio.create_task(_kept_up(context, "durable work", work))
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_OPENING_SECONDS):
-                    await app.database.open()
+                    await app.queue.looked.wait()
             listening = asyncio.create_task(server.serve(sockets=[listener]))
             recovering = asyncio.create_task(_kept_up(context, "recovery", recovery.run))
             heed = StoreHeed(
@@ -106,8 +109,6 @@ async def serving(
             heeding = asyncio.create_task(_kept_up(context, "the heed of the database", heed.run))
             delivering = asyncio.create_task(_kept_up(context, "delivery", app.courier.deliver))
             mirroring = asyncio.create_task(_kept_up(context, "the sink of the ledger", app.mirror.run))
-            work = partial(app.queue.run, app.worker.work, emptied=app.worker.emptied)
-            working = asyncio.create_task(_kept_up(context, "durable work", work))
             try:
                 yield Served(_url(listener), app, context, app.backends.own().practice)
             finally:

@@ -113,6 +113,8 @@ def test_the_format_is_offered_where_one_can_be_chosen(name: str, sent: str | No
         (SCHNELL, {"aspect_ratio": "7:3"}, "aspect_ratio"),
         (SCHNELL, {"steps": 5}, "num_inference_steps"),
         (SCHNELL, {"options": {"num_outputs": 5}}, "num_outputs"),
+        (SCHNELL, {"count": 3, "options": {"num_outputs": 1}}, "num_outputs"),
+        (SCHNELL, {"count": 2, "text_options": {"num_outputs": "4"}}, "num_outputs"),
         (SCHNELL, {"options": {"stepz": 4}}, "stepz"),
         (SCHNELL, {"text_options": {"go_fast": "maybe"}}, "go_fast"),
         (NANO, {"width": 16, "height": 100, "aspect_ratio": None, "options": {"x": 1}}, "x"),
@@ -122,6 +124,12 @@ def test_what_was_asked_for_and_does_not_exist_is_refused_by_name(
     name: str, fields: dict[str, Any], named: str
 ):
     assert set(refused(name, **fields)) == {named}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_how_many_may_be_said_by_the_models_own_parameter_too(count: int):
+    made = translated(SCHNELL, count=count, options={"num_outputs": 4})
+    assert (made.images, [values["num_outputs"] for values in made.inputs]) == ((4,), [4])
 
 
 def test_everything_wrong_is_told_at_once_with_where_to_read():

@@ -108,6 +108,7 @@ def translate(
         raise InvalidInput(problems, subject=model, hint=f"`imagen models {model}` lists its parameters.")
     if count_key in options:
         images: tuple[int, ...] = (outputs_asked_for(fields.values),)
+        _check_count(count_key, images[0], request.count, model=model)
         count_key = None
     else:
         images = _split(request.count, fields.values, count_key, most)
@@ -122,6 +123,17 @@ def translate(
         secrets=secrets,
         left_out=laid.left_out,
     )
+
+
+def _check_count(name: str | None, wanted: int, count: int, *, model: str) -> None:
+    """Refuse a count of pictures beside the model's own parameter for it, unless they say the same.
+
+    Raises:
+        InvalidInput: naming that parameter.
+    """
+    if name is not None and count not in {1, wanted}:
+        problem = Problem(name, f"it says {wanted}, and the count of pictures says {count}")
+        raise InvalidInput([problem], subject=model, hint="Say it once.")
 
 
 def _verbatim(fields: _Fields, given: Mapping[str, Any], *, model: str) -> Translation:

@@ -308,7 +308,7 @@ async def _order(context: Context, request: Request, job: Job) -> Order:
     wanted = msgspec.structs.replace(
         wanted,
         options={**wanted.options, **job.words.options, **job.options, **pictures},
-        count=job.asked.wish.count,
+        count=1 if "n" in job.words.unmapped else job.asked.wish.count,
     )
     try:
         return await prepare_request(

@@ -102,7 +102,7 @@ async def create(
         batch = await _repeated(context, visitor, await context.orphans.earlier(this))
         replayed = batch is not None
         if batch is None:
-            batch = await _taken_on(context, request, visitor, call, model, mark=None)
+            batch = await _taken_on(context, request, visitor, call, model, told=told)
         this.became(batch.id)
         return await _told(context, request, visitor, call, batch, replayed=replayed)
 
@@ -147,9 +147,13 @@ async def _taken_on(
     call: Call,
     model: ModelRef | None,
     *,
-    mark: Idempotency | None,
+    mark: Idempotency | None = None,
+    told: str | None = None,
 ) -> Batch:
-    """Check a call against its model, the key and the money, and take it on durably."""
+    """Check a call against its model, the key and the money, and take it on durably.
+
+    It is known when it comes again by `mark`, or, where its caller did not get an answer, by its fingerprint `told`.
+    """
     webhook = read_webhook(context, call.webhook, call.events, allowed=EVENTS, default=BY_DEFAULT)
     ref = model or read_version(call.version or "")
     if ref.nameless and visitor.models:
@@ -184,6 +188,8 @@ async def _taken_on(
         exact=call.exact,
         watched=call.watched,
         fails_with_account=True,
+        fingerprint=told,
+        held_seconds=call.wait or 0.0,
     )
     return await accept(
         context,
