@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-import imagen.assembly
+import imagen.assembly.app
 import imagen.service.notices
 from imagen.assembly import App
 from imagen.cli.privacy_rehearsal import rehearse
@@ -84,7 +84,7 @@ async def test_a_prompt_in_an_event_is_found_there_and_in_the_outbox(
 
 
 async def test_a_plain_hash_in_spite_of_a_key_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(imagen.assembly, "prompt_hasher", lambda _: hash_prompt)
+    monkeypatch.setattr(imagen.assembly.app, "prompt_hasher", lambda _: hash_prompt)
     found = leaks(await verified(tmp_path, IMAGEN_PROMPT_HASH_KEY="k"))
     assert {"database: imagen_usage.prompt_hash", "rows for sinks"} <= set(found)
 

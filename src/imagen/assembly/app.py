@@ -1,25 +1,23 @@
-"""Puts the parts together: the only file that names concrete classes."""
+"""Everything that one process needs, put together."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 from imagen import __version__
-from imagen.backends.registry import BackendContext, build_backend
+from imagen.assembly.backends import ConfiguredBackends, Tokens
+from imagen.assembly.elsewhere import Remote
 from imagen.catalog import Catalog
 from imagen.credentials import CredentialStore
 from imagen.domain.caller import Caller
 from imagen.domain.events import Event
 from imagen.domain.limits import AccountRules
 from imagen.domain.prediction import EMULATOR, prompt_hasher
-from imagen.domain.secret import Secret
-from imagen.errors import ConfigError, NotFound
+from imagen.errors import ConfigError
 from imagen.identity import resolve_caller
 from imagen.instrumentation.analytics import Analytics
 from imagen.instrumentation.clock import SystemClock
@@ -27,19 +25,10 @@ from imagen.limits.admission import Admission
 from imagen.limits.calls import SharedCallBudget
 from imagen.limits.line import Line, LineRules
 from imagen.pictures.shelf import FolderShelf
-from imagen.ports import Backend, CallBudget, Clock, Observer, UsageSink
+from imagen.ports import Clock, Observer, UsageSink
 from imagen.queue.local import LocalQueue
 from imagen.remote.batch_memory import Memories
-from imagen.remote.batches import RemoteBatches
-from imagen.remote.budgets import RemoteBudgets
-from imagen.remote.choice import RemoteEstimator, RemoteRecommender, RemoteTastes
 from imagen.remote.connection import Connection
-from imagen.remote.drafts import RemoteDrafts
-from imagen.remote.generate import Habits, Outward, RemoteGateway
-from imagen.remote.keys import RemoteKeys
-from imagen.remote.predictions import RemotePredictions
-from imagen.remote.semaphores import RemoteLeases, RemoteSemaphores
-from imagen.remote.usage import RemoteUsage
 from imagen.sealing import KeySealer
 from imagen.service.batches import Batches
 from imagen.service.bookkeep import Bookkeeper
@@ -77,10 +66,8 @@ from imagen.service.watch import HeldOpen, Watcher
 from imagen.service.webhooks import Webhooks
 from imagen.service.work import Worker
 from imagen.settings import (
-    BackendSettings,
     LimitSettings,
     Settings,
-    choose_backend,
     choose_sink,
     user_config_folder,
 )
@@ -105,13 +92,10 @@ from imagen.store.semaphores import SqlSemaphores
 from imagen.store.standing import SqlStandings
 from imagen.store.turn import FileTurn
 from imagen.transport.client import HttpClient, PublicPoster
-from imagen.transport.message import is_loopback
 
 SOFTWARE = f"imagen {__version__}"
 _LINED_UP = 4
 """So many times an account's places stand in line at once for batches; their other items wait in the database."""
-GATEWAY = "gateway"
-"""The backend of the account that `replicate` names at the top of the settings: any model, as asked for."""
 
 
 class Silent:
@@ -119,212 +103,6 @@ class Silent:
 
     def notify(self, event: Event) -> None:
         """Nothing."""
-
-
-class Tokens:
-    """Where tokens come from: the environment first, then what `imagen auth login` stored."""
-
-    def __init__(self, settings: Settings, credentials: CredentialStore) -> None:
-        self._settings = settings
-        self._credentials = credentials
-
-    def find(self, name: str) -> Secret | None:
-        """The token called `name`, None when there is none.
-
-        Raises:
-            ConfigError: it exists but cannot be read.
-        """
-        return self._settings.environ_token(name) or self._credentials.load(name)
-
-    def is_set(self, name: str) -> bool:
-        """Whether there is one, without opening the keyring."""
-        return bool(self._settings.environ_token(name)) or self._credentials.where(name) is not None
-
-
-class ConfiguredBackends:
-    """`ports.Backends` by the settings."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        tokens: Tokens,
-        client: HttpClient,
-        catalog: Catalog,
-        clock: Clock,
-        observer: Observer,
-        calls: CallBudget,
-    ) -> None:
-        self._settings = settings
-        self._calls = calls
-        self._tokens = tokens
-        self._client = client
-        self._catalog = catalog
-        self._clock = clock
-        self._observer = observer
-        self._built: dict[str, Backend] = {}
-
-    @property
-    def default(self) -> str:
-        """The one that makes pictures when none is named."""
-        token_present = self._tokens.is_set(self._settings.replicate.api_token_env)
-        return choose_backend(self._settings, token_present=token_present)
-
-    def names(self) -> Sequence[str]:
-        """See the port."""
-        return tuple(self._settings.backends)
-
-    def own(self) -> Backend:
-        """That of the gateway's own account; practice when there is no token and only this machine is served."""
-        practises = not self._tokens.is_set(self._settings.replicate.api_token_env)
-        if practises and is_loopback(self._settings.server.host):
-            return self.get(EMULATOR)
-        return self.get(GATEWAY)
-
-    def of(self, token: Secret) -> Backend:
-        """That of a caller's own token, made for one request and kept nowhere."""
-        return build_backend(self._gateway_context(token))
-
-    def tokenless(self) -> Backend:
-        """One that fetches what others have made, and that has no token to show."""
-        return build_backend(self._gateway_context(None))
-
-    def keeps_pictures(self, backend: Backend) -> bool:
-        """Whether the settings keep what it makes for whoever asks for the same again.
-
-        That of a caller's own token keeps nothing unless its caller asks for that.
-        """
-        configured = self._settings.backends.get(backend.name)
-        if configured is not None:
-            return self._settings.cache.keep or configured.store
-        return self._settings.cache.keep and backend.account == self.get(GATEWAY).account
-
-    def habits(self, name: str | None) -> Habits:
-        """What a configured backend says where the caller says nothing.
-
-        Args:
-            name: of the backend; None for the one that makes pictures where there is a token.
-
-        Raises:
-            NotFound: none is called so.
-        """
-        found = self._configured(name or choose_backend(self._settings, token_present=True))
-        return Habits(
-            model=found.model,
-            steps=found.default_steps,
-            aspect_ratio=found.default_aspect_ratio,
-            deadline_seconds=found.timeout.total_seconds() if found.timeout else None,
-        )
-
-    def get(self, name: str | None) -> Backend:
-        """See the port."""
-        name = name or self.default
-        if name == GATEWAY and name not in self._built:
-            token = self._tokens.find(self._settings.replicate.api_token_env)
-            self._built[name] = build_backend(self._gateway_context(token))
-        if name not in self._built:
-            found = self._configured(name)
-            token_env = found.api_token_env or self._settings.replicate.api_token_env
-            token = None if found.type == EMULATOR else self._tokens.find(token_env)
-            self._built[name] = build_backend(self._context(found, token))
-        return self._built[name]
-
-    def _configured(self, name: str) -> BackendSettings:
-        found = self._settings.backends.get(name)
-        if found is None:
-            raise NotFound(
-                f"no backend is called {name[:80]!r}; configured are {', '.join(self.names())}",
-                hint="`imagen backends` lists them.",
-            )
-        return found
-
-    def _gateway_context(self, token: Secret | None) -> BackendContext:
-        """The account that the settings name at the top level, or another one of the same service."""
-        settings = self._settings
-        return msgspec.structs.replace(
-            self._context(
-                BackendSettings(
-                    name=GATEWAY, type="replicate", default_aspect_ratio="1:1", store=False, extra={}
-                ),
-                token,
-            ),
-            deadline_seconds=settings.timeout.total_seconds() if settings.timeout else None,
-        )
-
-    def _context(self, backend: BackendSettings, token: Secret | None) -> BackendContext:
-        settings = self._settings
-        return BackendContext(
-            name=backend.name,
-            type=backend.type,
-            model=backend.model,
-            api_base=backend.api_base or settings.replicate.api_base,
-            token=token,
-            token_env=backend.api_token_env or settings.replicate.api_token_env,
-            default_steps=backend.default_steps,
-            default_aspect_ratio=backend.default_aspect_ratio,
-            deadline_seconds=backend.timeout.total_seconds() if backend.timeout else None,
-            read_seconds=settings.replicate.read_timeout.total_seconds(),
-            extra=backend.extra,
-            cache_folder=settings.data_dir / "cache",
-            client=self._client,
-            catalog=self._catalog,
-            clock=self._clock,
-            observer=self._observer,
-            calls=self._calls,
-        )
-
-    async def aclose(self) -> None:
-        """Close those that were built."""
-        for backend in self._built.values():
-            await backend.aclose()
-
-
-class Remote:
-    """The parts of a running gateway that do what those of an `App` do.
-
-    Attributes:
-        gateway, semaphores, leases, keys, budgets, usage, batches: as in `App`.
-        estimator, recommender, tastes: likewise.
-        predictions: how single ones stand.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        *,
-        catalog: Catalog,
-        backends: ConfiguredBackends,
-        deliverer: Deliverer,
-        memories: Memories,
-        clock: Clock,
-    ) -> None:
-        source = backends.tokenless()
-        self.semaphores = RemoteSemaphores(connection)
-        self.leases = RemoteLeases(connection, self.semaphores, clock)
-        self.keys = RemoteKeys(connection)
-        self.budgets = RemoteBudgets(connection)
-        self.usage = RemoteUsage(connection)
-        self.gateway = RemoteGateway(
-            connection,
-            catalog=catalog,
-            habits=backends.habits,
-            deliverer=deliverer,
-            source=source,
-            quote=source.quote,
-            clock=clock,
-        )
-        self.drafts = RemoteDrafts(connection, gateway=self.gateway, catalog=catalog, clock=clock)
-        self.batches = RemoteBatches(
-            connection,
-            memories=memories,
-            deliverer=deliverer,
-            source=Outward(source, connection.url),
-            clock=clock,
-        )
-        self.estimator = RemoteEstimator(connection, self.gateway)
-        self.recommender = RemoteRecommender(connection)
-        self.tastes = RemoteTastes(connection)
-        self.predictions = RemotePredictions(connection)
 
 
 def load_catalog(settings: Settings, clock: Clock) -> Catalog:
@@ -351,28 +129,49 @@ class App:
     def __init__(
         self, settings: Settings, *, environ: Mapping[str, str], observer: Observer, clock: Clock
     ) -> None:
-        data = settings.data_dir
         self.settings = settings
         self.clock = clock
+        self._environ = environ
         self.catalog = load_catalog(settings, clock)
         self.credentials = CredentialStore(user_config_folder(environ))
         self.tokens = Tokens(settings, self.credentials)
         self.sealer = None if settings.secret_key is None else KeySealer.from_setting(settings.secret_key)
+        self.hash_prompt = prompt_hasher(settings.prompt_hash_key)
         self.client = HttpClient(
             connect_seconds=settings.replicate.connect_timeout.total_seconds(),
             user_agent=f"imagen/{__version__}",
         )
+        rules = AccountRules(
+            concurrent=settings.limits.concurrent,
+            creates_per_minute=settings.limits.creates_per_minute,
+            calls_per_minute=settings.limits.calls_per_minute,
+        )
+        self._add_store()
+        self._add_deliveries(observer)
+        self._add_mirror()
+        keys, budgets = SqlKeys(self.database), SqlBudgets(self.database)
+        self._add_money(keys, budgets)
+        self._add_limits(rules)
+        self._add_backends(observer)
+        self._add_gateway(observer)
+        self._add_choice(budgets)
+        self._add_durable_work(budgets, rules)
+
+    def _add_store(self) -> None:
+        """What is written down, and where."""
+        data = self.settings.data_dir
         self.database = Database(data / "imagen.db")
-        self.pulse = DatabasePulse(self.database, clock)
+        self.pulse = DatabasePulse(self.database, self.clock)
         self.standings = SqlStandings(self.database)
         self.store = SqlPredictionStore(self.database)
         self.ledger = SqlLedger(self.database)
-        self._add_deliveries(observer)
-        self._add_mirror()
-        self.hash_prompt = prompt_hasher(settings.prompt_hash_key)
-        self.semaphores = SqlSemaphores(self.database)
-        keys = SqlKeys(self.database)
-        budgets = SqlBudgets(self.database)
+        self.relayed_files = SqlRelayedFiles(self.database)
+        self.owners = FileOwners(data / "owners")
+        self.shelf = FolderShelf(self.settings.pictures.folder or data / "kept")
+
+    def _add_money(self, keys: SqlKeys, budgets: SqlBudgets) -> None:
+        """Who may spend how much, and what was spent."""
+        settings, clock = self.settings, self.clock
         self.keys = KeyBook(keys=keys, budgets=budgets, catalog=self.catalog, clock=clock)
         self.budgets = BudgetBook(budgets=budgets, keys=keys, catalog=self.catalog, clock=clock)
         practice = [name for name, one in settings.backends.items() if one.type == EMULATOR]
@@ -381,11 +180,18 @@ class App:
         self.sink_usage = (
             None if sink is None else SinkBook(sink=sink, ledger=self.ledger, keys=keys, practice=practice)
         )
-        rules = AccountRules(
-            concurrent=settings.limits.concurrent,
-            creates_per_minute=settings.limits.creates_per_minute,
-            calls_per_minute=settings.limits.calls_per_minute,
+        self.bookkeeper = Bookkeeper(
+            ledger=self.ledger,
+            store=self.store,
+            budgets=budgets,
+            kept=KeptEntries(settings.data_dir / "unwritten-usage.jsonl"),
+            clock=clock,
         )
+
+    def _add_limits(self, rules: AccountRules) -> None:
+        """Whose turn it is, and when."""
+        settings, clock = self.settings, self.clock
+        self.semaphores = SqlSemaphores(self.database)
         self.limits = SqlLimits(self.database, rules)
         self.line = Line(
             limits=self.limits,
@@ -398,9 +204,14 @@ class App:
             limits=self.limits,
             line=self.line,
             clock=clock,
-            creates_per_minute=settings.limits.creates_per_minute,
+            creates_per_minute=rules.creates_per_minute,
         )
         self.leases = SemaphoreLeases(admission=self.admission, semaphores=self.semaphores, clock=clock)
+
+    def _add_backends(self, observer: Observer) -> None:
+        """Where pictures are made, and what looks at them there."""
+        settings, clock = self.settings, self.clock
+        per_minute = settings.limits.calls_per_minute
         self.backends = ConfiguredBackends(
             settings,
             tokens=self.tokens,
@@ -408,30 +219,21 @@ class App:
             catalog=self.catalog,
             clock=clock,
             observer=observer,
-            calls=SharedCallBudget(
-                limits=self.limits, clock=clock, per_minute=settings.limits.calls_per_minute
-            ),
+            calls=SharedCallBudget(limits=self.limits, clock=clock, per_minute=per_minute),
         )
-        self.owners = FileOwners(data / "owners")
-        self.bookkeeper = Bookkeeper(
-            ledger=self.ledger,
-            store=self.store,
-            budgets=budgets,
-            kept=KeptEntries(data / "unwritten-usage.jsonl"),
-            clock=clock,
-        )
-        self.shelf = FolderShelf(settings.pictures.folder or data / "kept")
-        deliverer = self._deliverer(Advice())
-        buying = BuyingRules(grace_seconds=settings.replicate.lost_answer_grace.total_seconds())
         self.watcher = Watcher(
-            times=RunTimeBook(SqlRunTimes(self.database), clock),
-            clock=clock,
-            calls_per_minute=settings.limits.calls_per_minute,
+            times=RunTimeBook(SqlRunTimes(self.database), clock), clock=clock, calls_per_minute=per_minute
         )
         self.held_open = HeldOpen(settings.replicate.held_open)
         self.webhooks = Webhooks(
             source=self.backends.own, wakes=self.watcher, clock=clock, public_url=settings.public_url
         )
+
+    def _add_gateway(self, observer: Observer) -> None:
+        """The way of one picture."""
+        settings, clock = self.settings, self.clock
+        deliverer = self._deliverer(Advice())
+        buying = BuyingRules(grace_seconds=settings.replicate.lost_answer_grace.total_seconds())
         self.finisher = Finisher(
             store=self.store,
             bookkeeper=self.bookkeeper,
@@ -442,12 +244,11 @@ class App:
         )
         self.cache = PictureCache(
             index=SqlCacheIndex(self.database),
-            folder=data / "cache" / "pictures",
+            folder=settings.data_dir / "cache" / "pictures",
             limit_bytes=settings.cache.max_mb << 20,
             picture_bytes=settings.max_picture_mb << 20,
             clock=clock,
         )
-        self.relayed_files = SqlRelayedFiles(self.database)
         self.gateway = Gateway(
             backends=self.backends,
             store=self.store,
@@ -475,9 +276,6 @@ class App:
             rules=buying,
             observers=(observer, Analytics(), self.fresh, self.live),
         )
-        self._add_choice(budgets)
-        self._add_durable_work(budgets, rules)
-        self._environ = environ
 
     def _add_deliveries(self, observer: Observer) -> None:
         """What tells callers at their own addresses, and what it tells them of that no row has."""
