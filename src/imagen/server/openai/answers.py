@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from imagen.domain.money import to_dollars
 from imagen.server.answers import json_answer
-from imagen.server.openai.making import Job, Made
+from imagen.server.openai.job import Job
+from imagen.server.openai.making import Made
 from imagen.server.openai.pictures import Part, Whole, close_all, length_of, sent
 
 _TOLD_QUALITIES = frozenset({"low", "medium", "high", "xhigh", "max"})

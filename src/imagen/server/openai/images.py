@@ -14,7 +14,8 @@ from imagen.errors import InvalidRequest
 from imagen.server.context import Context
 from imagen.server.openai.answers import by_address, in_base64
 from imagen.server.openai.errors import openai_error, refusal
-from imagen.server.openai.making import Asked, FailedError, fetch_pictures, order_for, understand
+from imagen.server.openai.job import Asked, understand
+from imagen.server.openai.making import FailedError, fetch_pictures, order_for
 from imagen.server.openai.stream import streamed
 from imagen.server.openai.uploads import read_form, read_json
 from imagen.server.openai.wish import read_texts, read_wish

@@ -22,7 +22,8 @@ from imagen.server.context import Context, Gone
 from imagen.server.headers import PREDICTION_ID
 from imagen.server.openai.answers import NO_TOKENS, besides, created, facts
 from imagen.server.openai.errors import error_object
-from imagen.server.openai.making import FailedError, Job, Made, Making, fetch_pictures
+from imagen.server.openai.job import Job
+from imagen.server.openai.making import FailedError, Made, Making, fetch_pictures
 from imagen.server.openai.pictures import Part, Whole, close_all, sent
 from imagen.server.results import Turn
 from imagen.server.sse import HEADERS, HEARTBEAT_SECONDS, MEDIA_TYPE, STILL_HERE, check_room, counted
