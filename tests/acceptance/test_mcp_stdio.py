@@ -105,17 +105,21 @@ async def test_an_agent_chooses_makes_looks_edits_and_counts(
             )
         )
         assert picture_at(edited["pictures"][0]["path"]) != content
-        spent = facts_of(await agent.call_tool("usage_report", {"since": "today"}))
+        report = await agent.call_tool("usage_report", {"since": "today", "by": "model"})
+        spent = facts_of(report)
         assert (spent["total"]["cost_usd"], spent["total"]["images"]) == (0.05, 2)
+        assert "Total: $0.05, 2 predictions, 2 pictures" in text_of(report)
     assert replicate_emulator.purchases == 2
 
 
 async def test_what_is_wrong_is_told_and_nothing_is_bought(
     practised: Any, replicate_emulator: EmulatorThread
 ) -> None:
+    (practised.work / "there.png").write_bytes(b"a picture of somebody")
     async with an_agent(practised) as agent:
         for wrong, told in (
-            ({"prompt": "a fox", "go_fast": True}, ("go_fast", "options")),
+            ({"prompt": "a fox", "go_fast": True}, ("go_fast", "It takes prompt, model", "options")),
+            ({"prompt": "a fox", "output": "there.png"}, ("there.png exists already: use another name",)),
             ({"model": "flux-dev"}, ("prompt", "required")),
             ({"prompt": "a fox", "count": "two"}, ("count", "whole number")),
             ({"prompt": "a fox", "width": 512}, ("height",)),
@@ -157,6 +161,7 @@ async def test_what_is_wrong_is_told_and_nothing_is_bought(
         failed = await agent.call_tool("generate_image", {"prompt": "a fox", "model": "flux-dev"})
         assert failed.is_error
         assert "NSFW content detected" in text_of(failed)
+        assert "a different prompt (it was not charged). The content filter" in text_of(failed)
         assert "charged: no" in text_of(failed)
 
 
@@ -315,8 +320,9 @@ async def test_a_running_gateway_does_the_work(practised: Any, replicate_emulato
         assert seen["status"] == "succeeded"
         dear = facts_of(await agent.call_tool("generate_image", {**wish, "count": 2}))
         assert dear["status"] == "confirmation_needed"
-        spent = facts_of(await agent.call_tool("usage_report", {}))
-        assert spent["total"]["cost_usd"] == 0.025
+        report = await agent.call_tool("usage_report", {})
+        assert facts_of(report)["total"]["cost_usd"] == 0.025
+        assert "Total: $0.025, 1 prediction, 1 picture" in text_of(report)
         quoted = facts_of(await agent.call_tool("estimate_cost", wish))
         assert quoted["quote"]["likely_usd"] == 0.025
         replicate_emulator.add_fault("slow", prompt="slow", run_seconds=60)

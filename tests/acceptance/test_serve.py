@@ -134,33 +134,68 @@ def test_killed_in_the_middle_of_a_batch_nothing_is_lost_or_bought_twice_and_no_
     assert cli("usage", "--raw", "--json").json["total"]["predictions"] == bought
 
 
-@pytest.mark.replicate_emulator(run_seconds=5.0)
+CREATE = "/v1/models/black-forest-labs/flux-schnell/predictions"
+OWN = {"Authorization": "Bearer r8_their_very_own"}
+
+
+def create(gateway: Gateway, prompt: str, *, who: dict[str, str] = ADMIN, **headers: str) -> Answered:
+    return call("POST", gateway.url + CREATE, body={"input": {"prompt": prompt}}, headers=who | headers)
+
+
+@pytest.mark.replicate_emulator(run_seconds=6.0)
 def test_a_create_whose_gateway_was_killed_is_bought_once_when_its_client_sends_it_again(
     gateway: Gateway, replicate_emulator: EmulatorThread
 ) -> None:
     """Without any key: whoever was held had no answer. Who had theirs, and asks for the same, wants another one."""
-    create = "/v1/models/black-forest-labs/flux-schnell/predictions"
 
-    def ask(prompt: str, **headers: str) -> Answered:
-        return call("POST", gateway.url + create, body={"input": {"prompt": prompt}}, headers=ADMIN | headers)
+    def counts(times: int) -> dict[str, str]:
+        return {"x-stainless-retry-count": str(times)}
 
-    held, counted = {"Prefer": "wait=30"}, {"x-stainless-retry-count": "1"}
     gateway.start()
-    had = [ask("a hen").json()["id"], ask("a cow").json()["id"]]
-    thread, _ = in_background(lambda: ask("a fox", **held))
-    until(lambda: replicate_emulator.purchases == 3)
+    hen = create(gateway, "a hen", **counts(0)).json()["id"]
+    cow = create(gateway, "a cow").json()["id"]
+    pig = create(gateway, "a pig", Prefer="wait=1").json()
+    assert pig["status"] in {"starting", "processing"}
+    thread, _ = in_background(lambda: create(gateway, "a fox", Prefer="wait=2"))
+    until(lambda: replicate_emulator.purchases == 4)
     gateway.process.stop(signal.SIGKILL)
     thread.join()
+    time.sleep(1.5)  # longer than it would have been held
     gateway.start()
-    again = ask("a fox", **held)
-    assert (again.status, again.json()["status"]) == (201, "succeeded")
-    assert again.headers["idempotent-replayed"] == "true"
+    fox = create(gateway, "a fox", Prefer="wait=30")
+    assert (fox.status, fox.json()["status"]) == (201, "succeeded")
+    assert fox.headers["idempotent-replayed"] == "true"
+    assert create(gateway, "a hen", **counts(1)).json()["id"] == hen
+    assert replicate_emulator.purchases == 4
+    for prompt, had in (("a cow", cow), ("a pig", pig["id"]), ("a fox", fox.json()["id"])):
+        assert create(gateway, prompt).json()["id"] != had
+    until(lambda: replicate_emulator.purchases == 7)
+
+
+@pytest.mark.replicate_emulator(run_seconds=6.0)
+def test_another_gateway_answers_at_once_for_one_that_was_killed_on_a_token_of_ones_own_too(
+    cli: Any, gateway: Gateway, replicate_emulator: EmulatorThread
+) -> None:
+    other = Gateway(cli)
+    gateway.start()
+    other.start()
+    asked = [
+        in_background(lambda who=who: create(gateway, "a fox", who=who, Prefer="wait=30"))  # type: ignore[misc]
+        for who in (ADMIN, ADMIN, OWN)
+    ]
+    until(lambda: replicate_emulator.purchases == 3)
+    gateway.process.stop(signal.SIGKILL)
+    for thread, _ in asked:
+        thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        again = [
+            pool.submit(create, other, "a fox", who=who, Prefer="wait=30") for who in (ADMIN, ADMIN, OWN)
+        ]
+        answers = [each.result() for each in again]
+    assert [answer.json()["status"] for answer in answers] == ["succeeded"] * 3
+    assert [answer.headers["idempotent-replayed"] for answer in answers] == ["true"] * 3
+    assert len({answer.json()["id"] for answer in answers}) == 3
     assert replicate_emulator.purchases == 3
-    assert ask("a hen", **counted).json()["id"] == had[0]
-    assert replicate_emulator.purchases == 3
-    assert ask("a cow").json()["id"] not in had
-    assert ask("a fox").json()["id"] != again.json()["id"]
-    until(lambda: replicate_emulator.purchases == 5)
 
 
 @pytest.mark.replicate_emulator(run_seconds=0.3)

@@ -32,7 +32,7 @@ def is_protocol(value: object) -> bool:
     return isinstance(value, type) and bool(vars(value).get("_is_protocol"))
 
 
-PORTS = [value for value in vars(ports).values() if is_protocol(value) and value.__module__ == ports.__name__]
+PORTS = [value for name in ports.__all__ if is_protocol(value := getattr(ports, name))]
 
 
 def members(port: type) -> dict[str, Any]:

@@ -9,8 +9,16 @@ import pytest
 from source import modules
 
 import imagen
+import imagen.ports
 
-PACKAGES_WITH_NAMES = ("imagen", "imagen.catalog", "imagen.emulator", "imagen.pictures", "imagen.settings")
+PACKAGES_WITH_NAMES = (
+    "imagen",
+    "imagen.catalog",
+    "imagen.emulator",
+    "imagen.pictures",
+    "imagen.ports",
+    "imagen.settings",
+)
 
 
 def test_all_is_what_the_package_hands_out() -> None:
@@ -24,6 +32,16 @@ def test_every_public_name_can_be_imported(package: str) -> None:
     assert len(set(module.__all__)) == len(module.__all__)
     missing = [name for name in module.__all__ if not hasattr(module, name)]
     assert missing == []
+
+
+def test_every_name_in_the_files_of_the_ports_is_handed_out_by_the_package() -> None:
+    statements = [
+        node for name, tree in modules().items() if name.startswith("imagen.ports.") for node in tree.body
+    ]
+    classes = [node.name for node in statements if isinstance(node, ast.ClassDef)]
+    assigned = [target for node in statements if isinstance(node, ast.Assign) for target in node.targets]
+    aliases = [target.id for target in assigned if isinstance(target, ast.Name)]
+    assert sorted(classes + aliases) == sorted(imagen.ports.__all__)
 
 
 def test_type_checkers_see_the_same_names() -> None:

@@ -9,7 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import column, insert, inspect, table, text
 
 from imagen.domain.batch import Batch, Item
 from imagen.domain.budget import Budget
@@ -51,6 +51,28 @@ def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
     engine = _engine(tmp_path / "imagen.db")
     for _ in range(2):
         migrate(engine, lock=tmp_path / "imagen.lock")
+    engine.dispose()
+
+
+def test_what_was_promised_before_lists_knew_of_it_gets_the_scope_of_its_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _engine(tmp_path / "imagen.db")
+    with monkeypatch.context() as before:
+        before.setattr(migrating, "HEAD", "0005")
+        migrate(engine, lock=tmp_path / "imagen.lock")
+    with engine.begin() as connection:
+        names = [each["name"] for each in inspect(connection).get_columns("batches")]
+        old = table("batches", *map(column, names))
+        for number in (1, 2):
+            row = dict.fromkeys(names, "") | {"id": f"batch_{number}", "scope": f"key:{number}"}
+            connection.execute(insert(old), row)
+            promised = {"id": f"pred_{number}", "batch": f"batch_{number}"}
+            connection.execute(text("INSERT INTO item_predictions VALUES (:id, :batch, 0)"), promised)
+    migrate(engine, lock=tmp_path / "imagen.lock")
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT prediction_id, scope FROM item_predictions ORDER BY 1"))
+        assert found.all() == [("pred_1", "key:1"), ("pred_2", "key:2")]
     engine.dispose()
 
 

@@ -369,8 +369,7 @@ def test_models(client: Client, target: Target) -> None:
 def test_what_else_there_is(client: Client, target: Target) -> None:
     assert "cpu" in client.step("hardware", target)
     assert client.step("collections", target)
-    if client.name != "replicate-1":  # which has no search
-        assert SCHNELL in client.step("search", target, words="flux-schnell")
+    assert SCHNELL in client.step("search", target, words="flux-schnell")
 
 
 def test_account(client: Client, target: Target) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from datetime import timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from fakes.batches import accepted, make_batch, make_delivery, make_item, make_mark, prediction_of
 from fakes.clock import BEGINNING
 from fakes.make import make_prediction
-from imagen.domain.batch import Control, Item, ItemStatus, Tally
+from imagen.domain.batch import Control, Item, ItemStatus, Remembered, Tally
 from imagen.domain.caller import Caller
 from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
@@ -826,12 +826,42 @@ async def test_no_statement_of_batches_reads_a_whole_table(house: House):
 
     # What is scanned is an index of few rows, the answer of a subquery, or a list inside of one row.
     harmless = ("USING INDEX batches_open", "predictions_unfinished", "SCAN each", "SCAN unbought", "SCAN (")
-    for name, plan in (await house.database.read(read)).items():
+    found = await house.database.read(read)
+    assert "USING INDEX batches_owed" in found["imagen.store.batches._OWED"]
+    for name, plan in found.items():
         steps = [step for step in plan.split(" | ") if step.startswith("SCAN")]
         assert all(any(word in step for word in harmless) for step in steps), f"{name}: {plan}"
 
 
 # --- what whoever works on them asks each second -------------------------------------------------------------
+
+
+async def test_an_answer_is_owed_by_one_process_until_it_is_given_or_taken_over(store: SqlBatches):
+    said = {"scope": "key:a", "fingerprint": "ab" * 32, "owed_by": "gone", "owner": "gone", "total": 1}
+    first = await accepted(store, make_batch(1, **said))
+    second = await accepted(store, make_batch(2, **said))
+    others = [{"scope": "key:b"}, {"fingerprint": "cd" * 32}, {"owed_by": "me"}, {"owed_by": None}]
+    for number, other in enumerate(others, start=3):
+        await accepted(store, make_batch(number, **said | other))
+
+    async def owed(since: datetime = BEGINNING) -> list[str]:
+        found = await store.owed("key:a", "ab" * 32, besides="me", since=since)
+        return [each.id for each in found]
+
+    assert await owed() == [first.id, second.id]
+    assert await owed(first.created_at) == [second.id]
+    assert await store.owe(first.id, "me", was="gone")
+    assert not await store.owe(first.id, "me", was="gone")  # somebody was quicker
+    assert await owed() == [second.id]
+    assert await store.owe(first.id, None, was="me")
+    assert not await store.owe(first.id, "me", was="me")
+    # Who sees its end has told it; who sees it for another has not.
+    for batch, owner in ((second, "gone"), (await accepted(store, make_batch(9, **said)), "heir")):
+        assert await store.take(batch.id, owner=owner, was="gone")
+        (item,) = await store.claim(batch.id, owner=owner, limit=1)
+        await store.end(ended(item))
+        assert await store.close(batch.id, at=AT)
+    assert await owed() == [f"batch_{9:026}"]
 
 
 async def test_open_work_tells_what_waits_and_what_is_left(store: SqlBatches):
@@ -883,19 +913,54 @@ async def test_a_damaged_item_is_read_as_far_as_it_can_be(house: House):
     assert indexes(await house.batches.items(batch.id)) == [0, 1]
 
 
-async def test_what_waits_to_be_written_down_is_told_newest_first(house: House, store: SqlBatches) -> None:
-    """Of open batches, and of one caller where that is asked; what is written down is told elsewhere."""
+async def test_what_was_promised_is_told_newest_first(house: House, store: SqlBatches) -> None:
+    """Of everybody, or of one caller: what waits, what is written down, and what ended before it was bought."""
     mine = await accepted(store, make_batch(1, scope="key:a"))
     theirs = await accepted(store, make_batch(2, scope="key:b", total=1))
     over = await accepted(store, make_batch(3, scope="key:a", total=1))
     await store.control(over.id, Control.CANCEL, at=AT)
     await store.close(over.id, at=AT)
     await house.predictions.add(make_prediction(id=prediction_of(mine, 1)))
-    first, third, other = prediction_of(mine, 0), prediction_of(mine, 2), prediction_of(theirs, 0)
-    assert await store.waiting(Stretch(limit=10)) == [other, third, first]
-    assert await store.waiting(Stretch(limit=10), scope="key:a") == [third, first]
-    assert await store.waiting(Stretch(limit=1, rising=True)) == [first]
-    assert await store.waiting(Stretch(limit=10, above=first, below=other)) == [third]
+    await store.add(draft := make_batch(4, scope="key:a", total=1))
+    await store.add_items([make_item(draft, 0)])
+    first, second, third = (prediction_of(mine, index) for index in range(3))
+    other, last = prediction_of(theirs, 0), prediction_of(over, 0)
+    assert await store.promised(Stretch(limit=10)) == [last, other, third, second, first]
+    assert await store.promised(Stretch(limit=10), scope="key:a") == [last, third, second, first]
+    assert await store.promised(Stretch(limit=1, rising=True)) == [first]
+    assert await store.promised(Stretch(limit=10, above=first, below=other)) == [third, second]
+
+
+@pytest.mark.parametrize("one_id", [False, True])
+async def test_another_attempt_takes_the_place_of_the_first_but_not_of_an_id_that_was_promised(
+    house: House, store: SqlBatches, one_id: bool
+) -> None:
+    batch = make_batch(total=1, owner="me")
+    if one_id:
+        batch = replace(batch, details=Remembered(prediction_id=prediction_of(batch, 0)).to_details())
+    await accepted(store, batch)
+    (item,) = await store.claim(batch.id, owner="me", limit=1)
+    for attempt in (2, 3):
+        await store.requeue(again(item, attempt))
+        shown = prediction_of(batch, 0, 1 if one_id else attempt)
+        assert await store.promised(Stretch(limit=10)) == [shown]
+        assert await store.promised(Stretch(limit=10), scope=batch.scope) == [shown]
+        await store.claim(batch.id, owner="me", limit=1)
+    damaged = "UPDATE items SET predictions = '[broken'"
+    await house.database.write(lambda connection: connection.exec_driver_sql(damaged))
+    await store.requeue(again(item, 4))
+    assert prediction_of(batch, 0, 1 if one_id else 4) in await store.promised(Stretch(limit=10))
+
+
+async def test_a_page_of_what_was_promised_is_read_from_an_index_in_its_order(house: House) -> None:
+    """However many there are, a page costs as much as it has: nothing is sorted, and no table read."""
+    from imagen.store.batches import _promised  # noqa: PLC0415
+
+    pages = [_promised(Stretch(below="x", limit=9), scope) for scope in ("key:a", None)]
+    found = await house.database.read(lambda connection: [plans(connection, page) for page in pages])
+    assert found[0].startswith("SEARCH item_predictions USING COVERING INDEX item_predictions_by_scope")
+    assert found[1].startswith("SEARCH item_predictions USING INDEX sqlite_autoindex_item_predictions_1")
+    assert not any(" | " in plan for plan in found)
 
 
 async def test_predictions_are_found_in_their_places(store: SqlBatches) -> None:

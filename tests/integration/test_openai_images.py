@@ -589,6 +589,25 @@ async def test_refusals_have_openais_shape_and_the_clients_own_errors(
     assert replicate_emulator.purchases == 0
 
 
+async def test_refusals_on_paths_shared_with_replicate_say_why_to_openais_client_too(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with asked(tmp_path, replicate_emulator) as (gateway, client):
+        with pytest.raises(
+            openai.NotFoundError, match=r"404 - no model is called 'nobody-knows'\. GET /v1/models"
+        ):
+            await client.models.retrieve("nobody-knows")
+        with pytest.raises(openai.NotFoundError, match="404 - The requested resource could not be found"):
+            await client.models.retrieve("nobody/knows")
+        with pytest.raises(openai.AuthenticationError, match="401 - Invalid API key"):
+            await client.with_options(api_key="imk_nobody").models.list()
+        with pytest.raises(openai.NotFoundError, match="404 - POST /v1/chat/completions was not found"):
+            await client.chat.completions.create(model="x", messages=[])
+        exact = ADMIN | {"X-Imagen-Exact": "1"}
+        told = await gateway.request("GET", "/v1/models/nobody/knows", headers=exact)
+        assert set(told.json()) == {"detail", "status"}
+
+
 async def test_a_key_is_good_for_its_models_and_its_paths(
     tmp_path: Path, replicate_emulator: EmulatorThread
 ) -> None:

@@ -404,6 +404,68 @@ async def test_the_list_goes_on_page_by_page_in_both_directions(
         assert first["previous"] is None
 
 
+async def test_the_list_has_what_ended_without_being_bought_in_its_place(
+    tmp_path: Path, replicate_emulator: EmulatorThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever polls the list loses none that was promised: canceled or out of time in line, or refused by a budget."""
+    monkeypatch.setattr("imagen.server.replicate.listing.PAGE_SIZE", 2)
+    replicate_emulator.add_fault("slow", run_seconds=60.0)
+    async with running_gateway(tmp_path, replicate_emulator, IMAGEN_LIMITS__CONCURRENT="1") as gateway:
+        made = await gateway.request("POST", "/keys", json={"name": "mine"}, headers=ADMIN)
+        mine, others = Caller(gateway, {"Authorization": f"Bearer {made.json()['key']}"}), Caller(gateway)
+        running = (await mine.create()).json()["id"]
+        await until(lambda: replicate_emulator.purchases == 1)
+        in_line = [(await mine.create()).json()["id"] for _ in range(3)]
+        late = (await mine.create(headers={"Cancel-After": "5"})).json()["id"]
+        hidden = (await others.create()).json()["id"]
+        for one in in_line[:2]:
+            assert (await mine.cancel(one)).json()["status"] == "canceled"
+        await others.cancel(hidden)
+        budget = {"usd": 0.003, "per": "day", "all": True}
+        assert (await gateway.request("PUT", "/budgets/all", json=budget, headers=ADMIN)).status < 300
+        assert (await mine.ended(late))["status"] == "canceled"
+        await mine.cancel(running)
+        poor = await mine.ended(in_line[2])
+        assert (poor["status"], "budget" in poor["error"]) == ("failed", True)
+        expected = [late, *in_line[::-1], running]
+        assert [one["id"] for one in (await listed(mine))] == expected
+        assert [one["id"] for one in (await listed(mine, "previous"))] == expected
+        assert [one["id"] for one in (await listed(others))] == [hidden, *expected]
+        for shown in await listed(mine):
+            assert (await mine.get(shown["id"])).json() == shown
+    assert replicate_emulator.purchases == 1
+
+
+async def test_the_list_has_what_the_account_refused(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    own = {"Authorization": "Bearer r8_their_very_own"}
+    for status in (401, 402):
+        replicate_emulator.add_fault("status", operation="predictions.create", status=status)
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        caller = Caller(gateway, own)
+        made = [(await caller.create()).json()["id"] for _ in range(3)]
+        ends = [await caller.ended(one) for one in made]
+        assert sorted(end["status"] for end in ends) == ["failed", "failed", "succeeded"]
+        told = " ".join(end["error"] or "" for end in ends)
+        assert ("credit" in told, "token is missing, wrong" in told) == (True, True)
+        assert [one["id"] for one in (await caller.page())["results"]] == sorted(made, reverse=True)
+        assert (await Caller(gateway, {"Authorization": "Bearer r8_other"}).page())["results"] == []
+    assert replicate_emulator.purchases == 1
+
+
+async def listed(caller: Caller, side: str = "next") -> list[dict[str, Any]]:
+    """Everything, newest first, read page by page towards the oldest, or from the oldest back."""
+    pages = [await caller.page()]
+    while (link := pages[-1]["next"]) is not None:
+        pages.append(await caller.page(f"?{link.partition('?')[2]}"))
+    if side == "previous":
+        pages = [await caller.page(f"?{pages[-2]['next'].partition('?')[2]}")]
+        while (link := pages[0]["previous"]) is not None:
+            pages.insert(0, await caller.page(f"?{link.partition('?')[2]}"))
+    return [one for page in pages for one in page["results"]]
+
+
 async def test_what_waits_with_us_is_starting_and_a_deadline_counts_for_it(
     tmp_path: Path, replicate_emulator: EmulatorThread
 ) -> None:

@@ -29,6 +29,7 @@ from imagen.domain.batch import Batch, Control, Idempotency, Item, ItemStatus, T
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Status
 from imagen.errors import IdempotencyConflict, NotFound
+from imagen.ports import Stretch
 from imagen.store.batches import SqlBatches
 from imagen.store.database import Database
 from imagen.store.outbox import SqlOutbox
@@ -440,12 +441,26 @@ class NothingEndsTwice(RuleBasedStateMachine):
                 told, key=lambda item: item.sequence
             )
             assert work.batch.sequence == sum(self._ends_of(work))
+        shown = [
+            this for work in self.model.works.values() for item in work.items for this in item.predictions
+        ]
+        for scope in (None, ""):
+            assert await self.promised(scope) == sorted(shown, reverse=True)
         opened = [work.batch for work in self.model.works.values() if work.batch.ended_at is None]
         assert list(await store.open()) == sorted(opened, key=lambda batch: batch.id)
         for key in KEYS:
             known = await store.known("key:a", key, since=self.model.now - timedelta(hours=24))
             assert known == self.model.standing(key)
         assert set(self.model.ends.values()) <= {1}
+
+    async def promised(self, scope: str | None) -> list[str]:
+        """All that is shown, page by page."""
+        found: list[str] = []
+        while page := await self.store(0).promised(
+            Stretch(below=found[-1] if found else None, limit=2), scope=scope
+        ):
+            found += page
+        return found
 
     def _ends_of(self, work: Work) -> Iterator[int]:
         return (count for (batch, *_), count in self.model.ends.items() if batch == work.batch.id)

@@ -203,7 +203,7 @@ def told_made(found: Made) -> str:
 
 
 def _told_made(found: Made) -> Iterator[str]:
-    many = "1 picture" if len(found.pictures) == 1 else f"{len(found.pictures)} pictures"
+    many = _many(len(found.pictures), "picture")
     price = "for nothing: it was made before" if found.cached else f"for {_dollars(found.cost_usd)}"
     if found.practice:
         price = "as practice: the emulator painted it"
@@ -296,7 +296,7 @@ def told_estimate(found: QuoteAnswer) -> str:
 
 
 def _told_estimate(found: QuoteAnswer) -> Iterator[str]:
-    many = "1 picture" if found.images == 1 else f"{found.images} pictures"
+    many = _many(found.images, "picture")
     price = "nothing, as it would be practice; " if found.practice else ""
     listed = found.listed.to_quote()
     cost = "nobody knows" if listed.high is None and listed.likely is None else str(listed)
@@ -399,7 +399,12 @@ def told_usage(found: UsageAnswer) -> str:
 
 def _counted(one: UsageGroup) -> str:
     unpriced = f", {one.unpriced} without a known price" if one.unpriced else ""
-    return f"{_dollars(one.cost_usd)}, {one.predictions} predictions, {one.images} pictures{unpriced}"
+    made = f"{_many(one.predictions, 'prediction')}, {_many(one.images, 'picture')}"
+    return f"{_dollars(one.cost_usd)}, {made}{unpriced}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 # --- words -----------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def read_arguments(given: Mapping[str, Any], kind: type[T]) -> T:
     ]
     hint = None
     if problems:
-        hint = f"There are {', '.join(fields)}."
+        hint = f"It takes {', '.join(fields)}."
         if "options" in fields:
             hint += " A model's own parameters go into options."
     problems += [

@@ -79,7 +79,7 @@ class Purse:
             )
         if self._spent + self._held + quote.high > self._budget:
             raise BudgetExceeded(
-                f"this connection may spend {self._budget}: {self._spent + self._held} are spent or under way, "
+                f"this connection may spend {self._budget}: {self._spent + self._held} is spent or under way, "
                 f"and this costs up to {quote.high}",
                 hint=hint,
                 quote_micros=quote.high.micros,

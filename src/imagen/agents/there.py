@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from cachetools import FIFOCache
+
 from imagen.agents.known import Knowing, as_named
 from imagen.agents.progress import Progress
 from imagen.agents.workshop import MOST_REMEMBERED, Offer, Sight, sight_of_prediction
@@ -31,7 +33,7 @@ class RemoteWorkshop(Knowing, ABC):
         super().__init__(app, usual=app.backends.habits(backend).model)
         self._remote = remote
         self._backend = backend
-        self._made: dict[str, Outcome] = {}
+        self._made: FIFOCache[str, Outcome] = FIFOCache(MOST_REMEMBERED)
 
     @abstractmethod
     def destination(self, output: str | None) -> Destination:
@@ -73,9 +75,7 @@ class RemoteWorkshop(Knowing, ABC):
     async def carry_out(self, offer: Offer, *, progress: Progress) -> list[Outcome]:
         """See `Workshop.carry_out`."""
         outcomes = list(await self._remote.gateway.carry_out(offer.work, observer=progress))
-        self._made |= {outcome.prediction.id: outcome for outcome in outcomes}
-        while len(self._made) > MOST_REMEMBERED:
-            del self._made[next(iter(self._made))]
+        self._made.update({outcome.prediction.id: outcome for outcome in outcomes})
         return outcomes
 
     async def estimate(self, request: GenerationRequest) -> QuoteAnswer:

@@ -6,6 +6,7 @@ import re
 
 _WORDS = (
     (re.compile(r"--max-cost"), "max_cost_usd"),
+    (re.compile(r"use --force or another name"), "use another name"),  # no tool writes over a file
     (re.compile(r"`imagen models`"), "list_models"),
     (re.compile(r"`imagen models [^`]+`"), "describe_model"),
     (re.compile(r"`imagen predictions show(?: [^`]+)?`"), "get_prediction"),

@@ -93,8 +93,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         stream_key: who shows it may read the stream; clients read that one without their token.
         cancel_after: seconds from its acceptance after which it is to end, in line too; None where nobody said so.
         fails_with_account: what its account does not let through fails, instead of waiting until somebody mends that.
-        fingerprint: of a request without an idempotency key, by which it is known when it comes again.
-        held_seconds: how long its caller waits for the first answer.
+        held: its caller waits for its end, so that nothing was answered before that.
         stopped_by: the code of the error that it was paused for, where it was paused for a reason.
     """
 
@@ -107,8 +106,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stream_key: str | None = None
     cancel_after: float | None = None
     fails_with_account: bool = False
-    fingerprint: str | None = None
-    held_seconds: float = 0.0
+    held: bool = False
     stopped_by: str | None = None
 
     def to_details(self) -> dict[str, Any]:
@@ -138,6 +136,9 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         details: what a face wants to remember of it; what the gateway itself reads of that is `remembered`.
         sequence: how many items have ended so far, those that ended again after a retry counted again.
         owner: the process that works on it; None when nobody does.
+        fingerprint: sha256 of method, path and body, in hex, of a request that may come again with nothing that tells it from
+            a new one; None for others.
+        owed_by: the process that owes whoever sent that the first answer; None once it was given.
     """
 
     id: str
@@ -162,6 +163,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, Any] = {}
     sequence: int = 0
     owner: str | None = None
+    fingerprint: str | None = None
+    owed_by: str | None = None
     ended_at: datetime | None = None
 
     @property

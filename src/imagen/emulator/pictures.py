@@ -13,10 +13,10 @@ import io
 import math
 import random
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from html import escape
 
+from cachetools import LRUCache
 from PIL import Image, ImageDraw, ImageFont
 
 from imagen.emulator.padding import Padded, padded
@@ -62,7 +62,7 @@ class PictureStudio:
     """Paints pictures and keeps the newest 32; may be used from several threads at once."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[PictureSpec, bytes] = OrderedDict()
+        self._kept: LRUCache[PictureSpec, bytes] = LRUCache(KEPT_PICTURES)
         self._filled: dict[tuple[PictureSpec, int], Padded] = {}
         """The last that was filled up, which those who measure ask for again and again."""
         self._lock = threading.Lock()
@@ -76,14 +76,11 @@ class PictureStudio:
 
     def _painted(self, spec: PictureSpec) -> bytes:
         with self._lock:
-            if spec in self._kept:
-                self._kept.move_to_end(spec)
-                return self._kept[spec]
+            if (kept := self._kept.get(spec)) is not None:
+                return kept
         content = paint(spec)
         with self._lock:
             self._kept[spec] = content
-            while len(self._kept) > KEPT_PICTURES:
-                self._kept.popitem(last=False)
         return content
 
     def _padded(self, spec: PictureSpec, least_bytes: int) -> Padded:

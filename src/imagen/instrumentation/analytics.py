@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from cachetools import FIFOCache
+
 from imagen.domain.events import Ended, Event
 from imagen.domain.money import to_dollars
 from imagen.domain.prediction import Prediction, Status
@@ -25,16 +27,13 @@ class Once:
     """
 
     def __init__(self, most: int = _MOST_REMEMBERED) -> None:
-        self._most = most
-        self._told: dict[str, None] = {}
+        self._told: FIFOCache[str, None] = FIFOCache(most)
 
     def is_new(self, prediction: Prediction) -> bool:
         """Whether its end is told for the first time."""
         if not prediction.status.terminal or prediction.id in self._told:
             return False
         self._told[prediction.id] = None
-        if len(self._told) > self._most:
-            del self._told[next(iter(self._told))]
         return True
 
 

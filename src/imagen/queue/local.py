@@ -79,8 +79,7 @@ class LocalQueue:
         owners: tells the living from the dead.
         clock: tells the time.
         width: so many items of batches are worked on at once; most of them stand in line.
-        takes: whether this process may work on a batch that nobody works on; may be set later, as may `took_over`, which
-            is told of a batch that was taken from a process that is no more.
+        takes: whether this process may work on a batch that nobody works on.
         has_begun: whether an item that is worked on was let in; one that was not holds nothing yet.
     """
 
@@ -95,9 +94,6 @@ class LocalQueue:
         has_begun: Callable[[Item], bool],
     ) -> None:
         self.takes = takes
-        self.took_over: Callable[[Batch], None] = _unheard
-        self.looked = asyncio.Event()
-        """Set once it has looked, as far as that was possible, for what is left."""
         self._batches = batches
         self._owners = owners
         self._clock = clock
@@ -166,7 +162,6 @@ class LocalQueue:
                         break
                     except Exception as error:  # noqa: BLE001 - one fault must not end all work
                         _tell_fault("handing out work", error)
-                self.looked.set()
                 await self._pause()
         finally:
             self._runs = False
@@ -282,8 +277,6 @@ class LocalQueue:
                 else replace(batch, owner=self._owners.me)
             )
             self._hold(taken)
-            if one.owner not in {None, self._owners.me}:
-                self.took_over(taken)
         return True
 
     def _hold(self, batch: Batch) -> _Held:
@@ -328,7 +321,7 @@ class LocalQueue:
                 else:
                     self._quiet[held.batch.id] = held
         if self._stopped:
-            for held in self._held.values():
+            for held in list(self._held.values()):
                 await self._put_back(held)
 
     async def _claim(self, held: _Held) -> None:
@@ -420,19 +413,16 @@ class LocalQueue:
     async def _let_go(self) -> None:
         _break_off(self._tasks)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        released = await asyncio.gather(
-            *(self._batches.release(batch_id, owner=self._owners.me) for batch_id in self._held),
-            return_exceptions=True,
-        )
-        for batch_id, error in zip(self._held, released, strict=True):
-            if error is not None:
-                _log.debug("%s is let go of with the process: %s", batch_id, type(error).__name__)
-        for held in list(self._held.values()):
-            self._forget(held)
-
-
-def _unheard(_: Batch) -> None:
-    """Nobody wants to know."""
+        while self._held:  # what was being accepted may be given while others are let go of
+            here = list(self._held.values())
+            released = await asyncio.gather(
+                *(self._batches.release(held.batch.id, owner=self._owners.me) for held in here),
+                return_exceptions=True,
+            )
+            for held, error in zip(here, released, strict=True):
+                if error is not None:
+                    _log.debug("%s is let go of with the process: %s", held.batch.id, type(error).__name__)
+                self._forget(held)
 
 
 def _break_off(tasks: Iterable[asyncio.Task[float | None]]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
+from cachetools import FIFOCache
 
 from imagen.domain.caller import ADMIN, OWN_TOKEN, Caller
 from imagen.domain.key import check_route
@@ -108,7 +109,7 @@ class Proven:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._until: dict[str, float] = {}
+        self._until: FIFOCache[str, float] = FIFOCache(_MOST_PROVEN)
 
     async def check(self, backend: Backend) -> None:
         """Let the service tell whether a token is good, unless it has told so within the last minute.
@@ -120,10 +121,7 @@ class Proven:
         if self._until.get(account, now) > now:
             return
         await backend.probe()
-        self._until.pop(account, None)  # at the end, it is the last to be forgotten
-        while len(self._until) >= _MOST_PROVEN:
-            del self._until[next(iter(self._until))]
-        self._until[account] = now + _PROVEN_SECONDS
+        self._until[account] = now + _PROVEN_SECONDS  # counted from before the probe
 
 
 class KeyRing(Protocol):

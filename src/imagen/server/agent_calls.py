@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from cachetools import FIFOCache
 
 from imagen.agents.open_calls import OpenCalls
 from imagen.errors import Draining, ImagenError, PredictionCanceled, WaitTimeout
@@ -42,7 +43,7 @@ class AgentCalls:
         self._reason = reason
         self._tasks: dict[AgentCall, asyncio.Task[Any]] = {}
         self._canceled: set[asyncio.Task[Any]] = set()
-        self._ended: dict[AgentCall, None] = {}
+        self._ended: FIFOCache[AgentCall, None] = FIFOCache(_MOST_ENDED)
         self.open = OpenCalls()
 
     def cancel(self, call: AgentCall) -> bool:
@@ -76,9 +77,7 @@ class AgentCalls:
             self._under_way.discard(task)
             if self._tasks.get(call) is task:
                 del self._tasks[call]
-            self._ended[call] = None
-            if len(self._ended) > _MOST_ENDED:
-                del self._ended[next(iter(self._ended))]
+            self._ended.setdefault(call, None)
 
         task.add_done_callback(over)
 

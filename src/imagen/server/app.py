@@ -22,11 +22,12 @@ from imagen.errors import ImagenError, NotFound, for_elsewhere
 from imagen.instrumentation.logs import access_line, request_id
 from imagen.server import documents, mcp
 from imagen.server.answers import error_answer
+from imagen.server.bodies import not_for_ever
 from imagen.server.context import Context, Gone
 from imagen.server.openai.errors import openai_error
 from imagen.server.operation import Operation
 from imagen.server.paths import Paths
-from imagen.server.replicate.problems import NotSupported, problem_answer
+from imagen.server.replicate.problems import NotSupported, problem_for_both
 
 FACES = (*documents.FACES, documents)
 """The modules whose `OPERATIONS` make the gateway."""
@@ -37,7 +38,7 @@ _CLIENT_CLOSED = 499
 _NOT_FOUND, _NO_SUCH_METHOD = 404, 405
 _WORDS: tuple[tuple[str, Callable[[ImagenError], Response]], ...] = (
     (f"{_PREFIX}/images", openai_error),
-    (_PREFIX, problem_answer),
+    (_PREFIX, problem_for_both),
     (mcp.PATH, mcp.refusal),
 )
 """How errors are told below a path; our own way everywhere else."""
@@ -157,6 +158,7 @@ class Shell:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        receive, send = not_for_ever(scope, receive, send)
         told = _header(scope, b"x-request-id")
         this = told if _ID.fullmatch(told) else secrets.token_hex(8)
         token = request_id.set(this)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive, Scope, Send
 
 from imagen.domain.plain_words import place_of, what_is_allowed
 from imagen.errors import InvalidInput, InvalidRequest, Problem, QueueFull
@@ -22,6 +23,9 @@ MOST_BYTES_OF_STRANGERS = 16 * 1024 * 1024
 MOST_BYTES_OF_ALL_STRANGERS = 128 * 1024 * 1024
 STRANGERS_SECONDS = 60.0
 """For the whole body of one of them."""
+MOST_UNREAD_BYTES = 128 * 1024 * 1024
+_UNREAD_SECONDS = 10.0
+"""So much of a body, and for so long, is thrown away behind an answer: many clients look for none before they have sent all."""
 _LONGEST_SECONDS = 3600.0
 _MOST_DIGITS = 18
 SILENCE_SECONDS = 30.0
@@ -91,8 +95,55 @@ async def read_body(
 
 def told_length(request: Request) -> int | None:
     """The bytes of a body by its header; None where that tells none."""
-    told = request.headers.get("content-length", "")
+    return _length_in(request.headers.get("content-length", ""))
+
+
+def _length_in(told: str) -> int | None:
     return int(told[:_MOST_DIGITS]) if told.isascii() and told.isdigit() else None
+
+
+def not_for_ever(scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """A connection that ends soon after an answer that came before the end of a body that may have none.
+
+    The server would read what is left of it for as long as it comes, to find the next request behind it.
+
+    Args:
+        scope: of one request, as ASGI has it.
+        receive: what comes with it.
+        send: what goes back.
+    """
+    headers = dict(scope["headers"])
+    length = _length_in(headers.get(b"content-length", b"").decode("latin-1"))
+    if b"transfer-encoding" not in headers and (length or 0) <= MOST_UNREAD_BYTES:
+        return receive, send
+    ended = closes = False
+
+    async def received() -> Message:
+        nonlocal ended
+        message = await receive()
+        ended = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def answered(message: Message) -> None:
+        nonlocal closes
+        if message["type"] == "http.response.start" and not ended:
+            closes = True
+            others = [each for each in message["headers"] if each[0].lower() != b"connection"]
+            message = {**message, "headers": [*others, (b"connection", b"close")]}
+        elif closes and not message.get("more_body", False):
+            await send({**message, "more_body": True})
+            await throw_away()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await send(message)
+
+    async def throw_away() -> None:
+        left = MOST_UNREAD_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_UNREAD_SECONDS):
+                while not ended and left > 0:
+                    left -= len((await received()).get("body", b""))
+
+    return received, answered
 
 
 async def read_pieces(request: Request, *, seconds: float | None = None) -> AsyncIterator[bytes]:

@@ -149,6 +149,7 @@ async def accept(
     webhook: Webhook = NOWHERE,
     remembered: Remembered = Remembered(),  # noqa: B008 - frozen
     outlives: bool = True,
+    fingerprint: str | None = None,
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> Batch:
     """Take work on. When this returns it is going to be done, whatever becomes of this process.
@@ -166,6 +167,7 @@ async def accept(
         webhook: where its events are told.
         remembered: of all of it.
         outlives: a token of the caller's own must be there after a restart.
+        fingerprint: of a request without `mark`, as `Batch` has it.
         beside: what is to be remembered of each wish besides.
 
     Returns:
@@ -192,6 +194,7 @@ async def accept(
         webhook_events=webhook.events,
         details=remembered.to_details(),
         mark=mark,
+        fingerprint=fingerprint,
     )
     if visitor.own_token and (context.app.sealer is not None or not outlives):
         await check_account(context, visitor)

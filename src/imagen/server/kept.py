@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from cachetools import TTLCache
+
 from imagen.ports import Clock
 
 MOST_BYTES = 32 * 1024 * 1024
@@ -104,16 +106,12 @@ class Refusals:
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._until: OrderedDict[str, float] = OrderedDict()
+        self._refused: TTLCache[str, None] = TTLCache(MOST_REFUSALS, REFUSED_SECONDS, timer=clock.monotonic)
 
     def __contains__(self, what: str) -> bool:
         """Whether it was refused within the last minutes."""
-        return self._until.get(what, 0.0) > self._clock.monotonic()
+        return what in self._refused
 
     def add(self, what: str) -> None:
         """It was refused just now."""
-        self._until.pop(what, None)
-        self._until[what] = self._clock.monotonic() + REFUSED_SECONDS
-        while len(self._until) > MOST_REFUSALS:
-            self._until.popitem(last=False)
+        self._refused[what] = None

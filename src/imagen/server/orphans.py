@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.datastructures import Headers
 
-from imagen.domain.batch import Batch
 from imagen.ports import Clock
 
 LIVES_SECONDS = 120.0
@@ -27,12 +28,13 @@ class Create:
 
     Attributes:
         gone: its caller left before the answer.
-        joined: a later create has got what this one became.
+        joining: a later create is just getting what this one became; joined: it has it.
     """
 
     def __init__(self, key: tuple[str, str], repeats: int | None) -> None:
         self.key = key
         self.gone = False
+        self.joining = False
         self.joined = False
         self.open = True
         self.until = 0.0
@@ -79,40 +81,45 @@ class Orphans:
         self._creates.setdefault(create.key, []).append(create)
         return create
 
-    def adopt(self, batch: Batch) -> None:
-        """What a process that was killed had taken on: whom it held has no answer, and others may have none."""
-        told, age = batch.remembered, (self._clock.now() - batch.created_at).total_seconds()
-        if told.fingerprint is None or age > LIVES_SECONDS:
-            return
-        create = Create((batch.scope, told.fingerprint), 0)
-        create.gone = age < told.held_seconds
-        create.became(batch.id)
-        self._creates.setdefault(create.key, []).append(create)
-        self.end(create)
-
-    async def earlier(self, create: Create) -> str | None:
+    @asynccontextmanager
+    async def earlier(self, create: Create) -> AsyncIterator[str | None]:
         """The batch that an earlier create became, if `create` is the same once more; None for a new wish.
 
-        Equal creates that were sent at the same time are wishes of their own. What was left is found once, the oldest first.
+        Equal creates that were sent at the same time are wishes of their own. What was left is found once, the oldest first;
+        where the block fails it is as if it had not been found.
         """
-        found = self._left_before(create)
-        if found is None and any(each.open for each in self._before(create)):
-            await asyncio.sleep(MOMENT_SECONDS)
-            found = self._left_before(create)
-        if found is None and create.repeats:
-            found = next(iter(reversed(self._before(create))), None)
+        found = await self._find(create)
         if found is None:
-            return None
-        found.joined = True
-        if not found.open:
-            self._forget(found)
-        return await asyncio.shield(found.became_what)
+            yield None
+            return
+        found.joining = True
+        try:
+            yield await asyncio.shield(found.became_what)
+            found.joined = True
+        finally:
+            found.joining = False
+            self._settle(found)
 
     def end(self, create: Create) -> None:
         """It was answered, or its caller has gone."""
         create.open = False
         if not create.became_what.done():
             create.became_what.set_result(None)
+        self._settle(create)
+
+    async def _find(self, create: Create) -> Create | None:
+        found = self._left_before(create)
+        if found is None and any(each.open for each in self._before(create)):
+            await asyncio.sleep(MOMENT_SECONDS)
+            found = self._left_before(create)
+        if found is None and create.repeats:
+            found = next(iter(reversed(self._before(create))), None)
+        return found
+
+    def _settle(self, create: Create) -> None:
+        """Keep one that has ended for as long as it may be repeated, and no other."""
+        if create.open or create.joining:
+            return
         may_come = create.gone or create.repeats is not None
         if create.became_what.result() is None or create.joined or not may_come:
             self._forget(create)
@@ -123,7 +130,11 @@ class Orphans:
     def _before(self, create: Create) -> list[Create]:
         """What came before it, asks for the same, and was not repeated yet. Never later ones: they may wait for this."""
         equal = self._creates.get(create.key, [])
-        return [each for each in equal[: equal.index(create)] if not each.joined] if create in equal else []
+        return (
+            [each for each in equal[: equal.index(create)] if not (each.joined or each.joining)]
+            if create in equal
+            else []
+        )
 
     def _left_before(self, create: Create) -> Create | None:
         return next((each for each in self._before(create) if each.gone), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import msgspec
+from cachetools import FIFOCache
 
 from imagen.domain.limits import AccountState
 from imagen.errors import StoreError
@@ -30,7 +31,7 @@ class Rates:
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._limits = limits
         self._clock = clock
-        self._seen: dict[str, _Seen] = {}
+        self._seen: FIFOCache[str, _Seen] = FIFOCache(_MOST_ACCOUNTS)
 
     async def headers(self, account: str, *, creates: bool) -> dict[str, str]:
         """How many creates, or other calls, of an account would pass now, and in how many seconds there are more.
@@ -53,8 +54,5 @@ class Rates:
         if seen is not None and now < seen.until:
             return seen.state
         state = await self._limits.show(account, now=self._clock.now().timestamp())
-        self._seen.pop(account, None)
-        while len(self._seen) >= _MOST_ACCOUNTS:
-            del self._seen[next(iter(self._seen))]
         self._seen[account] = _Seen(now + _LIVES_SECONDS, state)
         return state

@@ -18,7 +18,7 @@ import uvicorn
 from imagen.assembly import GATEWAY, App, build
 from imagen.domain.batch import Batch
 from imagen.domain.prediction import EMULATOR
-from imagen.errors import ConfigError
+from imagen.errors import ConfigError, StoreError
 from imagen.ports import Clock
 from imagen.server.access import Door
 from imagen.server.app import build_server
@@ -37,7 +37,7 @@ FIRST_RESTART_SECONDS, _LAST_RESTART_SECONDS = 1.0, 60.0
 _HOLDS_SECONDS = 5.0
 """What has gone on for so long counts as mended."""
 _OPENING_SECONDS = 5.0
-"""Who comes first waits until the database is open and what was left in it is known; `/ready` says where it takes longer."""
+"""Who comes first waits for a new database; where it takes longer, or cannot be had, `/ready` says so."""
 _LAST_SECONDS = 3.0
 """For answers on their way when everything else is done."""
 
@@ -95,12 +95,9 @@ async def serving(
             )
             app.queue.takes = lambda batch: _works_on(batch) and app.batches.has_token(batch)
             app.webhooks.listen()
-            app.queue.took_over = context.orphans.adopt
-            work = partial(app.queue.run, app.worker.work, emptied=app.worker.emptied)
-            working = asyncio.create_task(_kept_up(context, "durable work", work))
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(_OPENING_SECONDS):
-                    await app.queue.looked.wait()
+                    await app.database.open()
             listening = asyncio.create_task(server.serve(sockets=[listener]))
             recovering = asyncio.create_task(_kept_up(context, "recovery", recovery.run))
             heed = StoreHeed(
@@ -109,6 +106,8 @@ async def serving(
             heeding = asyncio.create_task(_kept_up(context, "the heed of the database", heed.run))
             delivering = asyncio.create_task(_kept_up(context, "delivery", app.courier.deliver))
             mirroring = asyncio.create_task(_kept_up(context, "the sink of the ledger", app.mirror.run))
+            work = partial(app.queue.run, app.worker.work, emptied=app.worker.emptied)
+            working = asyncio.create_task(_kept_up(context, "durable work", work))
             try:
                 yield Served(_url(listener), app, context, app.backends.own().practice)
             finally:
@@ -202,7 +201,9 @@ async def _kept_up(context: Context, name: str, run: Callable[[], Awaitable[None
         try:
             await run()
             _log.error("%s has ended, and begins again in %g s", name, pause)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the gateway must not go on without
+        except Exception as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise  # the process ends: nothing begins again
             _log.error("%s ended by an unexpected %s", name, type(error).__name__)
             _log.debug("its trace", exc_info=error)
         finally:

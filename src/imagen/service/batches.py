@@ -62,6 +62,7 @@ class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
         webhook, webhook_events: where to tell of what.
         mark: the request's idempotency key, where it has one.
         mine: this process works on it, and no other as long as this one lives.
+        fingerprint: as in `Batch`; with it this process owes the first answer.
     """
 
     backend: Backend
@@ -77,6 +78,7 @@ class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, Any] = {}
     mark: Idempotency | None = None
     mine: bool = False
+    fingerprint: str | None = None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -228,6 +230,20 @@ class Batches:
             )
         return found
 
+    async def unanswered(self, scope: str, fingerprint: str, *, within: timedelta) -> Sequence[Batch]:
+        """What equal requests of the same caller became, whose process was gone before it had answered; oldest first."""
+        since = self._clock.now() - within
+        found = await self._store.owed(scope, fingerprint, besides=self._owners.me, since=since)
+        return [one for one in found if one.owed_by is not None and not self._owners.alive(one.owed_by)]
+
+    async def owe_answer(self, batch: Batch) -> bool:
+        """Answer in place of a process that is gone; False when somebody else was quicker."""
+        return await self._store.owe(batch.id, self._owners.me, was=batch.owed_by or "")
+
+    async def answered(self, batch_id: str) -> None:
+        """The first answer goes out before its end: the same request is a new one after that."""
+        await self._store.owe(batch_id, None, was=self._owners.me)
+
     @asynccontextmanager
     async def draft(self, new: NewBatch) -> AsyncIterator[Draft]:
         """A batch whose items are written down piece by piece. What is not accepted is forgotten after a while.
@@ -260,6 +276,8 @@ class Batches:
             details=new.details,
             # No other process could do anything with what is made on a token that is only in the memory of this one.
             owner=self._owners.me if new.mine or (new.own_token is not None and sealed is None) else None,
+            fingerprint=new.fingerprint,
+            owed_by=None if new.fingerprint is None else self._owners.me,
             created_at=now,
         )
         draft = Draft(self, new, batch)
@@ -443,9 +461,9 @@ class Batches:
         found = await self._store.places(prediction_ids)
         return {this: place for this, place in found.items() if scope is None or place[0].scope == scope}
 
-    async def waiting(self, stretch: Stretch, *, scope: str | None = None) -> Sequence[str]:
-        """A part of the predictions that are taken on and not begun yet, by their ids, newest first."""
-        return await self._store.waiting(stretch, scope=scope)
+    async def promised(self, stretch: Stretch, *, scope: str | None = None) -> Sequence[str]:
+        """A part of the predictions that were taken on, begun or not, by their ids, newest first."""
+        return await self._store.promised(stretch, scope=scope)
 
     async def outcomes(self, item: Item) -> Sequence[Outcome]:
         """How the predictions of an item went, as `Gateway.carry_out` told it; those that were never bought are left out."""

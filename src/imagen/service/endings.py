@@ -39,7 +39,7 @@ def error_of(prediction: Prediction) -> PredictionError | None:
             reason = _shown(prediction.error) or "the model gave no reason"
             category = prediction.category or "model"
             return PredictionFailed(
-                f"{name} failed: {reason} ({billing})",
+                f"{name} failed: {reason.rstrip('.')} ({billing})",
                 reason=reason,
                 category=category,
                 hint=_HINTS[category],

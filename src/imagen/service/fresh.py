@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from contextlib import suppress
+
+from cachetools import FIFOCache
 
 from imagen.domain.events import Ended, Event
 from imagen.domain.inside import INSIDE, is_inside
@@ -17,9 +19,7 @@ class FreshOutputs:
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self._most_bytes = most_bytes
-        self._bytes = 0
-        self._outputs: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._outputs: FIFOCache[str, tuple[str, ...]] = FIFOCache(most_bytes, getsizeof=_length)
 
     def notify(self, event: Event) -> None:
         """See `ports.Observer`."""
@@ -30,18 +30,13 @@ class FreshOutputs:
         """Remember an output, unless it was written down without what was inside it."""
         if INSIDE in output:
             return
-        self._forget(prediction_id)
-        self._outputs[prediction_id] = output
-        self._bytes += _length(output)
-        while self._bytes > self._most_bytes:
-            self._forget(next(iter(self._outputs)))
+        self._outputs.pop(prediction_id, None)
+        with suppress(ValueError):  # larger than all of them may be together
+            self._outputs[prediction_id] = output
 
     def find(self, prediction_id: str) -> tuple[str, ...] | None:
         """The output of a prediction; None when it is not here, or not any more."""
         return self._outputs.get(prediction_id)
-
-    def _forget(self, prediction_id: str) -> None:
-        self._bytes -= _length(self._outputs.pop(prediction_id, ()))
 
 
 def _length(output: tuple[str, ...]) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+
+from cachetools import LRUCache
 
 from imagen.catalog import Catalog
 from imagen.domain.identifiers import new_id, new_secret
@@ -42,8 +43,8 @@ class KeyBook:
         self._budgets = budgets
         self._catalog = catalog
         self._clock = clock
-        # By digest, so that no plain key stays in memory; the one that was asked for longest ago is first.
-        self._remembered: OrderedDict[str, _Found] = OrderedDict()
+        # By digest, so that no plain key stays in memory.
+        self._remembered: LRUCache[str, _Found] = LRUCache(_MOST_REMEMBERED)
 
     async def create(
         self,
@@ -135,9 +136,6 @@ class KeyBook:
             # wait for the same read.
             found = (asyncio.get_running_loop().create_task(self._look_up(digest)), now + REMEMBERED_SECONDS)
             self._remembered[digest] = found
-            if len(self._remembered) > _MOST_REMEMBERED:
-                self._remembered.popitem(last=False)
-        self._remembered.move_to_end(digest)
         # Whoever leaves takes the read away from nobody else.
         return await asyncio.shield(found[0])
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from cachetools import FIFOCache
 
 from imagen.domain.events import CacheHit, Ended, Event, Progressed, Submitted
 from imagen.domain.prediction import Prediction
@@ -17,7 +18,7 @@ class LiveSights:
     """The last look at each prediction that this process follows, and word for whoever waits for the next one."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[str, Prediction] = OrderedDict()
+        self._seen: FIFOCache[str, Prediction] = FIFOCache(MOST)
         self._news = News()
 
     def notify(self, event: Event) -> None:
@@ -27,7 +28,7 @@ class LiveSights:
                 if prediction.status.terminal:
                     self._seen.pop(prediction.id, None)  # from now on it is written down
                 else:
-                    self._keep(prediction)
+                    self._seen[prediction.id] = prediction
             case Submitted(prediction):
                 pass
             case Ended(prediction) | CacheHit(prediction):
@@ -47,9 +48,3 @@ class LiveSights:
         """Be told of every look while the block runs."""
         with self._news.watch(prediction_id) as changes:
             yield changes
-
-    def _keep(self, prediction: Prediction) -> None:
-        self._seen[prediction.id] = prediction
-        self._seen.move_to_end(prediction.id)
-        while len(self._seen) > MOST:
-            self._seen.popitem(last=False)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+from cachetools import FIFOCache
 
 from imagen.domain.batch import Batch, Item, ItemStatus
 from imagen.domain.delivery import Delivery
@@ -229,7 +229,7 @@ class Tellings:
         self._events = events
         self._outbox = outbox
         self._clock = clock
-        self._told: OrderedDict[str, Told] = OrderedDict()
+        self._told: FIFOCache[str, Told] = FIFOCache(MOST_KEPT)
 
     @asynccontextmanager
     async def of(self, batch: Batch, item: Item) -> AsyncIterator[Observer | None]:
@@ -252,8 +252,6 @@ class Tellings:
         if told == NOTHING:
             return  # it may end where nobody asks for that: canceled while it waits
         self._told[batch.id] = told
-        if len(self._told) > MOST_KEPT:
-            self._told.popitem(last=False)
 
 
 def _wants_progress(batch: Batch) -> bool:

@@ -7,13 +7,13 @@ end.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from cachetools import FIFOCache
 
 from imagen.domain.batch import Batch, Item, ItemStatus
 from imagen.domain.identifiers import instant_of
@@ -307,7 +307,7 @@ class Outputs:
         self._shelf = shelf
         self._backends = backends
         self._clock = clock
-        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._gone: FIFOCache[str, None] = FIFOCache(_MOST_GONE)
 
     async def find(
         self, known: Known, *, base: str, looks: bool = True, backend: Backend | None = None
@@ -385,8 +385,6 @@ class Outputs:
             return ()
         if not sighting.output:
             self._gone[prediction.id] = None  # what the service has removed does not come back
-            while len(self._gone) > _MOST_GONE:
-                self._gone.popitem(last=False)
         self._fresh.keep(prediction.id, sighting.output)
         return sighting.output
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from cachetools import FIFOCache
 
 from imagen.domain.limits import Lane
 from imagen.domain.prediction import Prediction, Sighting, Status
@@ -35,8 +36,8 @@ class Watcher:
         self._clock = clock
         self._per_second = calls_per_minute / 60 / 2
         self._accounts: dict[str, AccountWatch] = {}
-        self._early: OrderedDict[str, None] = OrderedDict()
-        self._expected: OrderedDict[str, float] = OrderedDict()
+        self._early: FIFOCache[str, None] = FIFOCache(_MOST_EARLY_CALLS)
+        self._expected: FIFOCache[str, float] = FIFOCache(_MOST_EXPECTED)
 
     @property
     def watching(self) -> int:
@@ -92,8 +93,6 @@ class Watcher:
         if sighting.created_at is None or sighting.status.terminal:
             return
         self._expected[sighting.upstream_id] = sighting.created_at.timestamp()
-        while len(self._expected) > _MOST_EXPECTED:
-            self._expected.popitem(last=False)
 
     def wake(self, upstream_id: str) -> None:
         """Look at a prediction at once: somebody said that there is something to see. Any text may be said.
@@ -103,9 +102,7 @@ class Watcher:
         found = [account for account in self._accounts.values() if account.wake(upstream_id)]
         if found:
             return
-        self._early[upstream_id] = None
-        while len(self._early) > _MOST_EARLY_CALLS:
-            self._early.popitem(last=False)
+        self._early.setdefault(upstream_id, None)  # told again, it keeps its place
 
     def learn(self, backend: Backend, prediction: Prediction) -> None:
         """Take note of how long one has taken whose create was held open until its end."""

@@ -363,9 +363,13 @@ class Worker:
             await self._clock.sleep(_FETCH_PAUSE_SECONDS)
         refused = [each for each in outcomes if was_refused(each)]
         account = isinstance(error, PaymentRequired | BackendUnauthenticated)
-        if account and batch.remembered.fails_with_account and len(refused) == len(outcomes):
-            await self._end(batch, ended(item, outcomes), [each.prediction for each in outcomes])
-            return
+        if account and batch.remembered.fails_with_account:
+            if len(refused) == len(outcomes):
+                await self._end(batch, ended(item, outcomes), [each.prediction for each in outcomes])
+                return
+            if not await self._finished_or_begun(item):  # withdrawn, as the token of a stranger was refused
+                await self._end(batch, _unmade(item, error), ())
+                return
         order = self._renew(item, refused)
         await self._requeue(batch, queued_again(item, order))
         if isinstance(error, PaymentRequired | BackendUnauthenticated):
@@ -381,15 +385,7 @@ class Worker:
             and not isinstance(error, StoreError)
             and not await self._finished_or_begun(item)
         ):
-            unmade = msgspec.structs.replace(
-                item,
-                status=ItemStatus.FAILED,
-                code=error.code,
-                error=error.detail,
-                hint=error.hint,
-                charged=False,
-            )
-            await self._end(batch, unmade, ())
+            await self._end(batch, _unmade(item, error), ())
             return
         await self._requeue(batch, queued_again(item, item.order))
         if not isinstance(error, StoreError):
@@ -558,3 +554,15 @@ def _is_of_one(error: ImagenError) -> bool:
 
 def _was_stopped(outcome: Outcome) -> bool:
     return outcome.prediction.status in {Status.CANCELED, Status.ABORTED}
+
+
+def _unmade(item: Item, error: ImagenError) -> Item:
+    """The item as it fails of which nothing was bought."""
+    return msgspec.structs.replace(
+        item,
+        status=ItemStatus.FAILED,
+        code=error.code,
+        error=error.detail,
+        hint=error.hint,
+        charged=False,
+    )

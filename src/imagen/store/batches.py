@@ -11,12 +11,13 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy import (
     Connection,
+    Select,
     bindparam,
+    case,
     delete,
     exists,
     false,
     func,
-    literal,
     null,
     or_,
     select,
@@ -57,7 +58,7 @@ from imagen.store.items import (
 from imagen.store.outbox import put_deliveries
 from imagen.store.predictions import cut
 from imagen.store.statement import Statement
-from imagen.store.tables import batches, idempotency, items, predictions
+from imagen.store.tables import batches, idempotency, item_predictions, items
 from imagen.store.types import Instant
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ _RETRIED = "retried"
 """In the answer of a mark: how many items its request queued again."""
 _FIELDS = Batch.__struct_fields__
 _KNOWN_LATE = ("total", "quoted", "unpriced", "images", "owner", "details")
+_MOST_OWED = 20
 _MARK_FIELDS = Idempotency.__struct_fields__
 _AFTER_ALL = "\U0010ffff"
 
@@ -116,13 +118,6 @@ _BEGIN_SO = Statement(
     .where(batches.c.id >= bindparam("begins"), batches.c.id < bindparam("ends"), _ACCEPTED)
     .limit(2)
 )
-_each = func.json_each(items.c.predictions).table_valued("value", name="each")
-_ALL_OPEN_IDS = select(batches.c.id).where(_OPEN, _ACCEPTED)
-_WAITING = (
-    select(_each.c.value)
-    .select_from(items.join(_each, literal(1) == literal(1)))
-    .where(LEFT, ~exists(select(1).where(predictions.c.id == _each.c.value).correlate(_each)))
-)
 _ALL_OPEN = Statement(select(*_COLUMNS).where(_OPEN, _ACCEPTED).order_by(batches.c.id))
 _OPEN_WORK = Statement(
     select(
@@ -160,7 +155,28 @@ _COUNT_ENDS = Statement(update(batches).where(_THIS).values(sequence=batches.c.s
 _CLOSE = Statement(
     update(batches)
     .where(_THIS, _OPEN, _ACCEPTED, ~exists(select(1).select_from(items).where(OF_BATCH, LEFT)))
-    .values(ended_at=bindparam("at"), sealed_token=null(), owner=null())
+    .values(
+        ended_at=bindparam("at"),
+        sealed_token=null(),
+        owner=null(),
+        # Whoever has seen its end has told it to those who wait; another process owes them an answer still.
+        owed_by=case((batches.c.owed_by == batches.c.owner, null()), else_=batches.c.owed_by),
+    )
+)
+_OWED = Statement(
+    select(*_COLUMNS)
+    .where(
+        batches.c.scope == bindparam("this_scope"),
+        batches.c.fingerprint == bindparam("this_fingerprint"),
+        batches.c.owed_by != bindparam("besides"),
+        batches.c.created_at > bindparam("since"),
+        _ACCEPTED,
+    )
+    .order_by(batches.c.id)
+    .limit(_MOST_OWED)
+)
+_OWE = Statement(
+    update(batches).where(_THIS, batches.c.owed_by == bindparam("was")).values(owed_by=bindparam("by"))
 )
 _CONTROL = Statement(
     update(batches)
@@ -257,6 +273,18 @@ class SqlBatches:
         """See the port."""
         return await self._database.read(lambda connection: _mark(connection, scope, key, since))
 
+    async def owed(self, scope: str, fingerprint: str, *, besides: str, since: datetime) -> Sequence[Batch]:
+        """See the port."""
+        row = {"this_scope": scope, "this_fingerprint": fingerprint, "besides": besides, "since": since}
+        return await self._database.read(
+            lambda connection: [_from_row(found) for found in _OWED.run(connection, row).fetchall()]
+        )
+
+    async def owe(self, batch_id: str, by: str | None, *, was: str) -> bool:
+        """See the port."""
+        row = {"this_batch": batch_id, "by": by, "was": was}
+        return await self._database.write(lambda connection: bool(_OWE.run(connection, row).rowcount))
+
     async def load(self, scope: str) -> tuple[int, int]:
         """See the port."""
         row = await self._database.read(
@@ -303,11 +331,9 @@ class SqlBatches:
             raise NotFound(f"no prediction that was taken on here is called {prediction_id[:80]!r}")
         return found
 
-    async def waiting(self, stretch: Stretch, *, scope: str | None = None) -> Sequence[str]:
+    async def promised(self, stretch: Stretch, *, scope: str | None = None) -> Sequence[str]:
         """See the port."""
-        # Not by the index on scopes, which has all that a caller ever asked for: few are open.
-        whose = _ALL_OPEN_IDS if scope is None else _ALL_OPEN_IDS.where(batches.c.scope + "" == scope)
-        statement = cut(_WAITING.where(items.c.batch_id.in_(whose)), _each.c.value, stretch)
+        statement = _promised(stretch, scope)
         return await self._database.read(
             lambda connection: [str(one) for one in connection.execute(statement).scalars()]
         )
@@ -588,6 +614,13 @@ def _listing(*, scoped: bool, goes_on: bool) -> Statement:
     if goes_on:
         wanted = wanted.where(batches.c.id < bindparam("before"))
     return Statement(wanted.order_by(batches.c.id.desc()).limit(bindparam("most")))
+
+
+def _promised(stretch: Stretch, scope: str | None) -> Select[Any]:
+    """The ids of predictions that are shown, from an index that has them in their order."""
+    shown, whose = item_predictions.c.prediction_id, item_predictions.c.scope
+    wanted = select(shown).where(whose.is_not(None) if scope is None else whose == scope)
+    return cut(wanted, shown, stretch)
 
 
 def _from_row(row: Sequence[Any]) -> Batch:

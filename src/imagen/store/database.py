@@ -49,6 +49,8 @@ class Database:
         self._reads: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._opening = threading.Lock()
+        self._door = threading.Lock()
+        """Held for a moment: what is asked is asked of an open database, and answered before that is closed."""
         self.told: Callable[[Exception | None], None] = _unheard
         """Told what became of each group of writes, and of what failed otherwise: from any thread, and it must not raise.
 
@@ -104,26 +106,30 @@ class Database:
         return await asyncio.to_thread(lambda: list(read_cells(self._path)))
 
     def close(self) -> None:
-        """Write what waits, then close."""
+        """Do what was asked for, then close."""
         with self._opening:
-            for jobs, count in ((self._jobs, 1), (self._reads, _READERS)):
-                for _ in range(count if self._threads else 0):
-                    jobs.put(None)
+            with self._door:
+                engine, self._engine = self._engine, None
+                if engine is None:
+                    return
+                self._jobs.put(None)
+                for _ in range(_READERS):
+                    self._reads.put(None)
             for thread in self._threads:
                 thread.join()
-            self._threads = []
-            if self._engine is not None:
-                self._engine.dispose()
-                self._engine = None
+            engine.dispose()
 
     async def _asked(
         self, jobs: queue.SimpleQueue[Job | None], job: Callable[[Connection], T]
     ) -> asyncio.Future[T]:
-        await self.open()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        jobs.put((job, future, loop))
-        return future
+        while True:
+            await self.open()
+            with self._door:
+                if self._engine is not None:
+                    jobs.put((job, future, loop))
+                    return future
 
     def _open(self) -> None:
         with self._opening:
@@ -151,7 +157,8 @@ class Database:
             ]
             for thread in self._threads:
                 thread.start()
-            self._engine = engine
+            with self._door:
+                self._engine = engine
 
     def _write_in_turn(self, engine: Engine) -> None:
         ending = False

@@ -50,6 +50,11 @@ def _is(*statuses: ItemStatus) -> Any:
     return or_(*(items.c.status == status.value for status in statuses))
 
 
+def _scope(batch_id: Any, *conditions: Any) -> Any:
+    """Whose the batch is, where that holds."""
+    return select(batches.c.scope).where(batches.c.id == batch_id, *conditions).scalar_subquery()
+
+
 OF_BATCH = items.c.batch_id == bindparam("this_batch")
 LEFT = _is(ItemStatus.QUEUED, ItemStatus.RUNNING)
 WAITS = _is(ItemStatus.QUEUED)
@@ -63,15 +68,33 @@ _FORGET = Statement(delete(items).where(OF_BATCH))
 _each = func.json_each(items.c.predictions).table_valued("value", name="each")
 _BELONG_ALL = Statement(
     insert(item_predictions).from_select(
-        ["prediction_id", "batch_id", "index"],
-        select(_each.c.value, items.c.batch_id, items.c.index)
+        ["prediction_id", "batch_id", "index", "scope"],
+        select(_each.c.value, items.c.batch_id, items.c.index, _scope(OF_BATCH.right))
         .select_from(items.join(_each, literal(1) == literal(1)))
         .where(OF_BATCH),
     )
 )
+_PROMISED = func.json_extract(batches.c.details, "$.prediction_id")
 _BELONG = Statement(
-    insert(item_predictions).on_conflict_do_nothing(), columns=("prediction_id", "batch_id", "index")
+    insert(item_predictions)
+    .values(
+        prediction_id=bindparam("this_prediction"),
+        batch_id=bindparam("this_batch"),
+        index=bindparam("this_index"),
+        # A single one goes on being shown under the id by which it was promised.
+        scope=_scope(bindparam("this_batch"), _PROMISED.is_(None)),
+    )
+    .on_conflict_do_nothing()
 )
+_REPLACED = Statement(
+    update(item_predictions)
+    .where(
+        item_predictions.c.prediction_id == bindparam("this_prediction"),
+        exists(select(1).where(batches.c.id == item_predictions.c.batch_id, _PROMISED.is_(None))),
+    )
+    .values(scope=None)
+)
+_PRESENT = Statement(select(items.c.predictions).where(_THIS))
 _next = items.alias("next")
 _NEXT = (
     select(_next.c.index)
@@ -289,16 +312,22 @@ def item_of(connection: Connection, prediction_id: str) -> Item | None:
 
 def _queue_again(connection: Connection, statement: Statement, item: Item) -> int:
     row = _row(item, _WISH) | _named(item)
+    before = _PRESENT.run(connection, row).fetchone()
     if statement.run(connection, row).rowcount != 1:
         return 0
-    _BELONG.run_many(
-        connection,
-        [
-            {"prediction_id": each, "batch_id": item.batch_id, "index": item.index}
-            for each in item.predictions
-        ],
-    )
+    place = {"this_batch": item.batch_id, "this_index": item.index}
+    _BELONG.run_many(connection, [{"this_prediction": each} | place for each in item.predictions])
+    replaced = _names(before[0]) - set(item.predictions)
+    _REPLACED.run_many(connection, [{"this_prediction": each} for each in sorted(replaced)])
     return 1
+
+
+def _names(stored: str) -> set[str]:
+    """Predictions of an item as they are stored; none where that is damaged: it goes on all the same."""
+    try:
+        return set(_NAMES.decode(stored))
+    except msgspec.DecodeError:
+        return set()
 
 
 def _named(item: Item) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, inspect, text
 
 from imagen.errors import SchemaMismatch
 
-HEAD = "0005"
+HEAD = "0007"
 """The newest file in `migrations/versions`; a test keeps the two equal."""
 
 

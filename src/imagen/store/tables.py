@@ -192,12 +192,16 @@ batches = Table(
     Column("details", Json, nullable=False),
     Column("sequence", Integer, nullable=False),
     Column("owner", Text),
+    Column("fingerprint", Text),
+    Column("owed_by", Text),
     Column("created_at", Instant, nullable=False),
     Column("accepted", Boolean, nullable=False),
     Column("ended_at", Instant),
 )
 _OPEN = batches.c.ended_at.is_(None)
 Index("batches_open", batches.c.id, sqlite_where=_OPEN, postgresql_where=_OPEN)
+_OWED = batches.c.owed_by.is_not(None)
+Index("batches_owed", batches.c.scope, batches.c.fingerprint, sqlite_where=_OWED, postgresql_where=_OWED)
 Index("batches_by_kind", batches.c.kind, batches.c.id)
 Index("batches_by_scope", batches.c.scope, batches.c.kind, batches.c.id)
 
@@ -242,7 +246,9 @@ item_predictions = Table(
     Column("prediction_id", Text, primary_key=True),
     Column("batch_id", Text, nullable=False),
     Column("index", Integer, nullable=False),
+    Column("scope", Text),  # whose list has it; null for an attempt that is shown under the id of another
 )
+Index("item_predictions_by_scope", item_predictions.c.scope, item_predictions.c.prediction_id)
 
 idempotency = Table(
     "idempotency",

@@ -142,6 +142,10 @@ def models(to: dict[str, Any], model: str) -> dict[str, Any]:
     }
 
 
+def search(to: dict[str, Any], words: str) -> list[str]:
+    return [f"{each.owner}/{each.name}" for each in _client(to).models.search(words).results]
+
+
 def account(to: dict[str, Any]) -> Any:
     return _client(to).accounts.current().dict()
 

@@ -15,6 +15,7 @@ from imagen.errors import ImagenError, InvalidRequest, SchemaMismatch, StoreBusy
         ("`imagen models` lists the known models.", "list_models lists the known models."),
         ("`imagen predictions show pred_1` has its addresses", "get_prediction has its addresses"),
         ("Leave --max-cost away.", "Leave max_cost_usd away."),
+        ("fox.png exists already: use --force or another name", "fox.png exists already: use another name"),
     ],
 )
 def test_commands_are_tools_where_there_is_one(told: str, read: str) -> None:

@@ -126,12 +126,6 @@ def test_what_was_asked_for_and_does_not_exist_is_refused_by_name(
     assert set(refused(name, **fields)) == {named}
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_how_many_may_be_said_by_the_models_own_parameter_too(count: int):
-    made = translated(SCHNELL, count=count, options={"num_outputs": 4})
-    assert (made.images, [values["num_outputs"] for values in made.inputs]) == ((4,), [4])
-
-
 def test_everything_wrong_is_told_at_once_with_where_to_read():
     with pytest.raises(InvalidInput) as told:
         translated(negative_prompt="x", steps=9, options={"foo": 1})
@@ -278,9 +272,10 @@ def test_text_options_are_read_by_the_models_own_types():
     assert (values["go_fast"], values["output_quality"], values["megapixels"]) == (False, 90, "1")
 
 
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("key", ["options", "text_options"])
-def test_a_count_given_by_option_is_one_run_with_so_many(key: str):
-    made = translated(count=9, **{key: {"num_outputs": "3" if key == "text_options" else 3}})
+def test_a_count_given_by_option_is_one_run_with_so_many(key: str, count: int):
+    made = translated(count=count, **{key: {"num_outputs": "3" if key == "text_options" else 3}})
     assert made.images == (3,)
     assert [values["num_outputs"] for values in made.inputs] == [3]
 
@@ -311,6 +306,11 @@ def test_without_a_schema_a_size_or_a_ratio_is_sent_as_it_was_asked_for():
         {"prompt": "a fox", "width": 768, "height": 512},
     )
     assert translated(schema=None, aspect_ratio="7:3").inputs == ({"prompt": "a fox", "aspect_ratio": "7:3"},)
+
+
+def test_without_a_schema_every_name_of_the_count_is_known():
+    assert translated(schema=None, options={"number_of_images": 2}).images == (2,)
+    assert set(refused(schema=None, count=4, options={"number_of_images": 2})) == {"number_of_images"}
 
 
 @pytest.mark.parametrize("given", ["four", None, [4], {}, -1, True, "0"])

@@ -37,3 +37,4 @@ def test_the_oldest_go_when_there_is_too_much() -> None:
     assert fresh.find("pred_3") is not None
     fresh.notify(ended("pred_large", "data:" + "x" * 200))
     assert fresh.find("pred_large") is None
+    assert fresh.find("pred_2") is not None  # the others stay

@@ -9,6 +9,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta, timezone
 from pathlib import Path
@@ -175,6 +177,50 @@ async def test_closing_twice_or_unopened_does_no_harm(database: Database):
     database.close()
     database.close()
     assert await SqlPredictionStore(database).get(make_prediction().id) == make_prediction()
+
+
+async def test_what_is_asked_while_another_thread_closes_it_is_answered(database: Database):
+    await database.open()
+    slow = asyncio.ensure_future(database.read(lambda _: time.sleep(0.3)))
+    await asyncio.sleep(0.05)
+    closing = asyncio.ensure_future(asyncio.to_thread(database.close))
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        one = await database.read(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
+        two = await database.write(lambda connection: connection.execute(text("SELECT 2")).scalar_one())
+        await closing
+        await slow
+    assert (one, two) == (1, 2)
+    assert database.is_open  # by those who came last
+
+
+async def test_readers_keep_their_connections(database: Database):
+    await database.open()
+    made: list[int] = []
+    event.listen(database._engine, "connect", lambda *_: made.append(1), named=False)
+    for _ in range(5):
+        found = await asyncio.gather(
+            *(
+                database.read(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
+                for _ in range(20)
+            )
+        )
+        assert found == [1] * 20
+    assert len(made) <= database_module._READERS
+
+
+async def test_a_read_that_nobody_waits_for_any_more_is_not_made(database: Database):
+    began, made = threading.Barrier(database_module._READERS + 1), list[int]()
+    busy = [
+        asyncio.ensure_future(database.read(lambda _: began.wait(5))) for _ in range(database_module._READERS)
+    ]
+    late = asyncio.ensure_future(database.read(lambda _: made.append(1)))
+    await asyncio.sleep(0.05)
+    late.cancel()
+    await asyncio.to_thread(began.wait, 5)
+    await asyncio.gather(*busy)
+    await database.read(lambda _: None)
+    assert made == []
 
 
 def test_tasks_of_several_loops_share_one_database(database: Database):

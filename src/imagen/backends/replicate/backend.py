@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from cachetools import FIFOCache
 
 from imagen.backends.registry import BackendContext
 from imagen.backends.replicate.data_uri import decode_data_uri
@@ -119,7 +120,7 @@ class ReplicateBackend:
         self._relay = ReplicateRelay(context, self._wire)
         self._defaults = Defaults(steps=context.default_steps, aspect_ratio=context.default_aspect_ratio)
         self._ahead = timedelta(0)
-        self._sizes: dict[str, tuple[int, int]] = {}
+        self._sizes: FIFOCache[str, tuple[int, int]] = FIFOCache(_MOST_SIZES)
 
     # --- before anything is bought -----------------------------------------------------------------------
 
@@ -187,8 +188,6 @@ class ReplicateBackend:
         """Note how large an uploaded picture is, which its address does not tell."""
         if (size := read_size(content)) is not None:
             self._sizes[url] = size
-            if len(self._sizes) > _MOST_SIZES:
-                del self._sizes[next(iter(self._sizes))]
 
     def quote(self, prediction: Prediction, *, typical_seconds: float | None = None) -> Quote:
         """See `ports.Backend.quote`. A run that fails costs nothing; the least is that of one that succeeds."""

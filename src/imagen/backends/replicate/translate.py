@@ -106,9 +106,9 @@ def translate(
     ]
     if problems:
         raise InvalidInput(problems, subject=model, hint=f"`imagen models {model}` lists its parameters.")
-    if count_key in options:
+    if (said := next((name for name in COUNT_KEYS if name in options), None)) is not None:
         images: tuple[int, ...] = (outputs_asked_for(fields.values),)
-        _check_count(count_key, images[0], request.count, model=model)
+        _check_count(said, images[0], request.count, model=model)
         count_key = None
     else:
         images = _split(request.count, fields.values, count_key, most)
@@ -125,13 +125,13 @@ def translate(
     )
 
 
-def _check_count(name: str | None, wanted: int, count: int, *, model: str) -> None:
+def _check_count(name: str, wanted: int, count: int, *, model: str) -> None:
     """Refuse a count of pictures beside the model's own parameter for it, unless they say the same.
 
     Raises:
         InvalidInput: naming that parameter.
     """
-    if name is not None and count not in {1, wanted}:
+    if count not in {1, wanted}:
         problem = Problem(name, f"it says {wanted}, and the count of pictures says {count}")
         raise InvalidInput([problem], subject=model, hint="Say it once.")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from starlette.requests import Request
@@ -23,6 +25,7 @@ from imagen.errors import (
     InvalidModelRef,
     ModelNotFound,
     NotFound,
+    StoreError,
 )
 from imagen.ports import ModelSource
 from imagen.server.access import Visitor, scope_of
@@ -30,6 +33,7 @@ from imagen.server.batch_shapes import error_of
 from imagen.server.context import Context
 from imagen.server.durable import accept, known, read_webhook
 from imagen.server.idempotency import REPLAYED, fingerprint, read_mark
+from imagen.server.orphans import LIVES_SECONDS, Create
 from imagen.server.replicate.calls import Call, read_call, read_version
 from imagen.server.replicate.files import upstream_addresses
 from imagen.server.replicate.finding import answered, find
@@ -99,26 +103,41 @@ async def create(
     content = {"body": fields, "cancel_after": call.cancel_after, "exact": call.exact}
     told = fingerprint(request, content)
     async with context.creating(request, scope=scope, fingerprint=told) as this:
-        batch = await _repeated(context, visitor, await context.orphans.earlier(this))
+        batch = await _earlier(context, visitor, this)
         replayed = batch is not None
         if batch is None:
-            batch = await _taken_on(context, request, visitor, call, model, told=told)
+            may_come = call.wait is not None or this.repeats is not None
+            batch = await _taken_on(context, request, visitor, call, model, told=told if may_come else None)
         this.became(batch.id)
-        return await _told(context, request, visitor, call, batch, replayed=replayed)
+        answer = await _told(context, request, visitor, call, batch, replayed=replayed)
+        if call.wait is not None and answer.status_code == ACCEPTED:
+            with suppress(StoreError):  # then it is taken for the same once more than it should be
+                await context.app.batches.answered(batch.id)
+        return answer
 
 
-async def _repeated(context: Context, visitor: Visitor, batch_id: str | None) -> Batch | None:
-    """What the same create became when it came before; None where that can give nobody a picture any more."""
-    if batch_id is None:
-        return None
+async def _earlier(context: Context, visitor: Visitor, this: Create) -> Batch | None:
+    """What the same create became when it came before: to this process, or to one that is gone and had not answered it."""
     batches = context.app.batches
-    batch = (await batches.view(batch_id)).batch
-    (item,) = await batches.items(batch_id, limit=1)
+    async with context.orphans.earlier(this) as batch_id:
+        if batch_id is not None:
+            return await _usable(context, visitor, (await batches.view(batch_id)).batch)
+    scope, told = this.key
+    for batch in await batches.unanswered(scope, told, within=timedelta(seconds=LIVES_SECONDS)):
+        unheard = batch.remembered.held or bool(this.repeats)
+        if unheard and await _usable(context, visitor, batch) and await batches.owe_answer(batch):
+            return batch
+    return None
+
+
+async def _usable(context: Context, visitor: Visitor, batch: Batch) -> Batch | None:
+    """A batch that goes on, with its caller's token; None where it can give nobody a picture any more."""
+    (item,) = await context.app.batches.items(batch.id, limit=1)
     over = item.status.terminal and item.status is not ItemStatus.SUCCEEDED
     if over or batch.control is Control.CANCEL:
         return None
     if visitor.token is not None:
-        await batches.lend_token(batch, visitor.token)
+        await context.app.batches.lend_token(batch, visitor.token)
     return batch
 
 
@@ -152,7 +171,7 @@ async def _taken_on(
 ) -> Batch:
     """Check a call against its model, the key and the money, and take it on durably.
 
-    It is known when it comes again by `mark`, or, where its caller did not get an answer, by its fingerprint `told`.
+    It is known when it comes again by `mark`, or, before it was answered, by its fingerprint `told`.
     """
     webhook = read_webhook(context, call.webhook, call.events, allowed=EVENTS, default=BY_DEFAULT)
     ref = model or read_version(call.version or "")
@@ -188,8 +207,7 @@ async def _taken_on(
         exact=call.exact,
         watched=call.watched,
         fails_with_account=True,
-        fingerprint=told,
-        held_seconds=call.wait or 0.0,
+        held=call.wait is not None,
     )
     return await accept(
         context,
@@ -203,6 +221,7 @@ async def _taken_on(
         webhook=webhook,
         remembered=remembered,
         outlives=context.app.sealer is not None,
+        fingerprint=told,
     )
 
 

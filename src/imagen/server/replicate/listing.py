@@ -121,10 +121,9 @@ async def _listed(context: Context, request: Request, visitor: Visitor, page: _P
 
 async def _ids(context: Context, visitor: Visitor, stretch: Stretch) -> list[str]:
     """What may be listed there, in the order in which it is read."""
-    # In this order: what is begun between the two looks is in both, and never in none.
-    waiting = await context.app.batches.waiting(stretch, scope=sight_of(visitor))
+    promised = await context.app.batches.promised(stretch, scope=sight_of(visitor))
     begun = await context.app.store.stretch(_store_sight(visitor), stretch)
-    return sorted({*begun, *waiting}, reverse=not stretch.rising)[: stretch.limit]
+    return sorted({*begun, *promised}, reverse=not stretch.rising)[: stretch.limit]
 
 
 async def _found(context: Context, visitor: Visitor, this: str) -> Known | None:

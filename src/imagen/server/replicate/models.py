@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,6 +23,7 @@ from imagen.server.context import Context
 from imagen.server.headers import adapted, wants_exact
 from imagen.server.kept import Told
 from imagen.server.operation import Operation
+from imagen.server.replicate.problems import problem_for_both
 from imagen.server.replicate.relay import (
     MINUTE,
     PREFIX,
@@ -35,7 +38,7 @@ _FROM_CATALOG = adapted([("source", "service", "catalog")])
 """Told where the service could not be asked, and what we know ourselves was answered."""
 _MODELS = f"{PREFIX}/models"
 _MODEL = f"{_MODELS}/{{owner}}/{{name}}"
-_FIRST_FAULT = 500
+_FIRST_REFUSAL, _FIRST_FAULT = 400, 500
 
 
 async def list_models(context: Context, request: Request) -> Response:
@@ -208,11 +211,26 @@ def _from_catalog(model: Model) -> dict[str, Any]:
 
 
 def _as_told(told: Told, age: int | None) -> Response:
-    return Response(told.content, told.status, {**told.headers, **cache_headers(age)})
+    content = told.content if told.status < _FIRST_REFUSAL else _with_message(told.content)
+    return Response(content, told.status, {**told.headers, **cache_headers(age)})
 
 
-OPERATIONS: tuple[Operation, ...] = (
-    passed_on("GET", _MODELS, list_models, "Models"),
-    passed_on("GET", f"{_MODELS}/{{alias}}", get_model_by_alias, "A model by one of its short names"),
-    passed_on("GET", _MODEL, get_model, "A model"),
+def _with_message(content: bytes) -> bytes:
+    """A refusal of the service with its sentence where OpenAI's clients look for one."""
+    try:
+        told = msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        return content
+    if not isinstance(told, dict) or not isinstance(told.get("detail"), str):
+        return content
+    return msgspec.json.encode(told | {"message": told["detail"]})
+
+
+OPERATIONS: tuple[Operation, ...] = tuple(
+    replace(passed_on("GET", path, handler, summary), tells=problem_for_both)
+    for path, handler, summary in (
+        (_MODELS, list_models, "Models"),
+        (f"{_MODELS}/{{alias}}", get_model_by_alias, "A model by one of its short names"),
+        (_MODEL, get_model, "A model"),
+    )
 )

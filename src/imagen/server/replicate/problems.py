@@ -64,15 +64,22 @@ class NotSupported(NotFound):
     """There is such a path, and it is not asked in that way."""
 
 
-def problem_answer(error: ImagenError) -> Response:
-    """An error as Replicate's clients read it: `title`, `detail`, `status`, and what our own answers tell besides."""
+def problem_answer(error: ImagenError, *, for_openai: bool = False) -> Response:
+    """An error as Replicate's clients read it: `title`, `detail`, `status`, and what our own answers tell besides.
+
+    Args:
+        error: what went wrong.
+        for_openai: clients of OpenAI's ask on the same path. They show `message`, and nothing else.
+    """
     told = error_body(error)
     status = problem_status(error)
     body: dict[str, Any] = {}
     title = next((title for kind, title in _TITLES if isinstance(error, kind)), None)
     if title is not None:
         body["title"] = title
-    body |= {"detail": _detail(error), "status": status}
+    body |= {"detail": (detail := _detail(error)), "status": status}
+    if for_openai:
+        body["message"] = detail
     problems = getattr(error, "problems", ())
     if problems:
         body["invalid_fields"] = [
@@ -88,6 +95,11 @@ def problem_answer(error: ImagenError) -> Response:
     if isinstance(error, Unauthenticated):
         headers["www-authenticate"] = "Bearer"
     return Response(msgspec.json.encode(body), status, headers, MEDIA_TYPE)
+
+
+def problem_for_both(error: ImagenError) -> Response:
+    """An error on a path on which clients of OpenAI's ask too."""
+    return problem_answer(error, for_openai=True)
 
 
 def problem_status(error: ImagenError) -> int:
