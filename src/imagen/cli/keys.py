@@ -79,7 +79,7 @@ def create(
     else:
         print_lines([plain.reveal()])
     remark(
-        f"key {key.name}: shown this once, only its hash is kept. Callers send it in the header X-API-Key."
+        f"key {key.name}: shown this once, only its hash is kept. Callers send it in the header X-API-Key, or as a bearer."
     )
 
 

@@ -238,7 +238,8 @@ def _points(asked: Asked, one: Candidate, *, is_base: bool) -> dict[str, float]:
 def explain(asked: Asked, ranked: Sequence[Choice]) -> str:
     """Why the first of `ranked` is recommended: one sentence, with the numbers. There is at least one."""
     best, rule = ranked[0], choose_by_rule(asked)
-    left = f"{asked.budget} for {asked.iterations} pictures is {asked.each} each"
+    many = "1 picture" if asked.iterations == 1 else f"{asked.iterations} pictures"
+    left = f"{asked.budget} for {many} is {asked.each} each"
     name, price = _short(best.model), best.candidate.price
     if best.obstacle == "unpriced":
         return f"{name}: {left}, but no price is known of anything that can do this, so what {name} costs nobody knows."

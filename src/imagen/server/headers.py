@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from starlette.requests import Request
 
@@ -21,6 +21,11 @@ EXACT = "x-imagen-exact"
 """In a request: nothing may be told in another form than the service's own."""
 
 
+RETRY_COUNT = "x-stainless-retry-count"
+"""In a request: how often it was sent before. Clients made by Stainless, OpenAI's among them, say it with the first, too."""
+_MOST_DIGITS = 2
+
+
 def adapted(changes: Iterable[tuple[str, str, str]]) -> dict[str, str]:
     """The header that tells what has another form than its own: `what=was->became`, with `, ` between them.
 
@@ -29,6 +34,12 @@ def adapted(changes: Iterable[tuple[str, str, str]]) -> dict[str, str]:
     """
     told = ", ".join(f"{what}={_one(was)}->{_one(became)}" for what, was, became in changes)
     return {ADAPTED: told} if told else {}
+
+
+def retries_of(headers: Mapping[str, str]) -> int | None:
+    """How often a client has sent a request before; None for one that does not count."""
+    told = headers.get(RETRY_COUNT, "")
+    return int(told) if told.isascii() and told.isdigit() and len(told) <= _MOST_DIGITS else None
 
 
 def wants_exact(request: Request) -> bool:

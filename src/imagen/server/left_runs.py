@@ -15,19 +15,18 @@ from starlette.requests import Request
 
 from imagen.domain.events import BudgetPassed, Event, LetIn, Submitted
 from imagen.ports import Clock, Observer
+from imagen.server.headers import retries_of
 from imagen.service.finish import Outcome
 
 if TYPE_CHECKING:
     from imagen.server.context import Context
 
 _OF_STAINLESS = "x-stainless-"
-_COUNT = f"{_OF_STAINLESS}retry-count"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 """Seconds that those clients rest before they ask again; it doubles each time."""
 _SPARE_SECONDS = 3.0
 _LIVES_SECONDS = 120.0
 _MOST = 1000
-_MOST_DIGITS = 2
 
 Work = Callable[[], Coroutine[Any, Any, Sequence[Outcome]]]
 """Begins what is to be made."""
@@ -158,6 +157,4 @@ def patience_with(request: Request) -> float:
     """Seconds in which a client may ask for the same again by itself; 0 for those that do not."""
     if not any(name.startswith(_OF_STAINLESS) for name in request.headers):
         return 0.0
-    told = request.headers.get(_COUNT, "")
-    count = int(told) if told.isascii() and told.isdigit() and len(told) <= _MOST_DIGITS else 0
-    return float(min(_FIRST_PAUSE * 2**count, _LONGEST_PAUSE) + _SPARE_SECONDS)
+    return float(min(_FIRST_PAUSE * 2 ** (retries_of(request.headers) or 0), _LONGEST_PAUSE) + _SPARE_SECONDS)

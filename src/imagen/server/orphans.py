@@ -14,13 +14,12 @@ from contextlib import asynccontextmanager
 from starlette.datastructures import Headers
 
 from imagen.ports import Clock
+from imagen.server.headers import retries_of
 
 LIVES_SECONDS = 120.0
 MOST = 2000
 MOMENT_SECONDS = 0.02
 """So long an equal create waits for the end of the connection of the one before, which may arrive after it."""
-_COUNT = "x-stainless-retry-count"
-"""Says how often a request was sent before; clients that send it send it with the first, too."""
 
 
 class Create:
@@ -28,6 +27,7 @@ class Create:
 
     Attributes:
         gone: its caller left before the answer.
+        repeats: how often its client has sent it before; None for one that does not count.
         joining: a later create is just getting what this one became; joined: it has it.
     """
 
@@ -76,8 +76,7 @@ class Orphans:
             fingerprint: of what is asked for.
         """
         self._forget_old()
-        count = headers.get(_COUNT, "")
-        create = Create((scope, fingerprint), int(count) if count.isdecimal() else None)
+        create = Create((scope, fingerprint), retries_of(headers))
         self._creates.setdefault(create.key, []).append(create)
         return create
 
