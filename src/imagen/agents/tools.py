@@ -271,31 +271,37 @@ def _heedless(run: Callable[[Desk, Any], Awaitable[Answer]]) -> Run:
     return called
 
 
-def _generate(kept: str, takes: type[msgspec.Struct]) -> Tool:
-    return Tool(
-        name=_GENERATE,
-        title="Generate an image",
-        description=f"Makes pictures from a prompt, {kept}, with model, seed and price. {_COSTS}",
-        arguments=takes,
-        answer=Made,
-        run=generate_image,
-        reads=False,
-        again=False,
-        outside=True,
-    )
+def _makers(kept: str, generates: type[msgspec.Struct], edits: type[msgspec.Struct]) -> tuple[Tool, Tool]:
+    """The tools that buy pictures: what becomes of those, and what the two take."""
 
+    def maker(name: str, title: str, makes: str, takes: type[msgspec.Struct], run: Run) -> Tool:
+        return Tool(
+            name=name,
+            title=title,
+            description=f"{makes} {_COSTS}",
+            arguments=takes,
+            answer=Made,
+            run=run,
+            reads=False,
+            again=False,
+            outside=True,
+        )
 
-def _edit(kept: str, takes: type[msgspec.Struct]) -> Tool:
-    return Tool(
-        name=_EDIT,
-        title="Edit an image",
-        description=f"Makes pictures from a picture and a prompt that says what to change, {kept}. {_COSTS}",
-        arguments=takes,
-        answer=Made,
-        run=edit_image,
-        reads=False,
-        again=False,
-        outside=True,
+    return (
+        maker(
+            _GENERATE,
+            "Generate an image",
+            f"Makes pictures from a prompt, {kept}, with model, seed and price.",
+            generates,
+            generate_image,
+        ),
+        maker(
+            _EDIT,
+            "Edit an image",
+            f"Makes pictures from a picture and a prompt that says what to change, {kept}.",
+            edits,
+            edit_image,
+        ),
     )
 
 
@@ -363,8 +369,8 @@ _EVERYWHERE = (
         run=_heedless(usage_report),
     ),
 )
-_LOCAL = (_generate(_PATHS, arguments.GenerateHere), _edit(_PATHS, arguments.EditHere), *_EVERYWHERE)
-_OVER_HTTP = (_generate(_LINKS, arguments.Generate), _edit(_LINKS, arguments.Edit), *_EVERYWHERE)
+_LOCAL = (*_makers(_PATHS, arguments.GenerateHere, arguments.EditHere), *_EVERYWHERE)
+_OVER_HTTP = (*_makers(_LINKS, arguments.Generate, arguments.Edit), *_EVERYWHERE)
 
 
 def tools(*, local: bool) -> tuple[Tool, ...]:

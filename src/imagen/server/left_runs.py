@@ -16,6 +16,7 @@ from starlette.requests import Request
 from imagen.domain.events import BudgetPassed, Event, LetIn, Submitted
 from imagen.ports import Clock, Observer
 from imagen.server.headers import retries_of
+from imagen.server.orphans import LIVES_SECONDS
 from imagen.service.finish import Outcome
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ _OF_STAINLESS = "x-stainless-"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0
 """Seconds that those clients rest before they ask again; it doubles each time."""
 _SPARE_SECONDS = 3.0
-_LIVES_SECONDS = 120.0
 _MOST = 1000
 
 Work = Callable[[], Coroutine[Any, Any, Sequence[Outcome]]]
@@ -131,7 +131,7 @@ class LeftRuns:
 
     def add(self, run: Run, *, scope: str, fingerprint: str) -> None:
         """One more, by whose it is and what was asked for."""
-        self._left[run] = (scope, fingerprint, self._clock.monotonic() + _LIVES_SECONDS)
+        self._left[run] = (scope, fingerprint, self._clock.monotonic() + LIVES_SECONDS)
         self._forget_old()
 
     def take(self, *, scope: str, fingerprint: str) -> Run | None:
