@@ -45,6 +45,9 @@ _BUCKET_HOLDS_SECONDS, _WINDOW_HOLDS_SECONDS = 60.0, 120.0
 """How long what a refusal taught stays as it is; trying for more at once would draw the same refusal again."""
 _IDLE_SECONDS = 30.0
 """As much of an idle time counts for taking back what was lowered."""
+_COLD_SECONDS, _FIRST_WAY_SECONDS = 5.0, 0.25
+"""After so long without a call the next may have to open its connection first; and how long it then is on its way. A
+bucket that is full takes in nothing before it has arrived, so nothing is counted on for that long."""
 _FRESH_SECONDS = 2.0
 """An older answer says too little about a window; calls are kept that much longer than they count."""
 _LOW_CREDIT_SECONDS = 600.0
@@ -188,15 +191,22 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
             now: the present.
             count: calls that are to be sent together; more than the limit ever lets through count as that many.
         """
-        at = now
+        return self._fits_at(now, self._paced_at(now), count)
+
+    def _paced_at(self, now: float) -> float:
+        """When it is the next call's turn, however many the limit would let through at once."""
+        gap = _MINUTE_SECONDS / (_PACE * self.per_minute)
+        if gap < _SHORTEST_GAP_SECONDS:
+            return now
+        if self._is_careful():
+            gap *= _PACE / _CAREFUL_PACE
+        turn = self.last_sent + gap
+        return turn if now < turn <= now + 2 * gap else now
+
+    def _fits_at(self, now: float, at: float, count: int) -> float:
+        """When so many calls fit into the limit, at an instant or later."""
         if at < self.closed <= now + self.closed_for + _JUMP_SECONDS:
             at = self.closed
-        gap = _MINUTE_SECONDS / (_PACE * self.per_minute)
-        if gap >= _SHORTEST_GAP_SECONDS:
-            if self._is_careful():
-                gap *= _PACE / _CAREFUL_PACE
-            if at < self.last_sent + gap <= now + 2 * gap:
-                at = self.last_sent + gap
         if self.kind == "window":
             at = self._room_at(at, count)
         else:
@@ -212,7 +222,10 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
         return at
 
     def spare(self, now: float) -> int:
-        """How many calls would pass if they were sent together now. Changes nothing and never raises."""
+        """How many calls the limit would let through now, whose turn may be apart by some milliseconds.
+
+        Changes nothing and never raises.
+        """
         low = None if self.low is None else self._low_at(now)
         most = math.floor(min(self.per_minute, self.limit if self.kind == "window" else self.burst))
         if low is not None:
@@ -220,7 +233,7 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
         least = 0
         while least < most:
             middle = (least + most + 1) // 2
-            least, most = (middle, most) if self.ready_at(now, middle) <= now else (least, middle - 1)
+            least, most = (middle, most) if self._fits_at(now, now, middle) <= now else (least, middle - 1)
         return least
 
     def closed_until(self, now: float) -> float | None:
@@ -265,7 +278,7 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
             self._regain(now)
         owed = self.empty_until
         if not now < owed <= self._horizon(now) + self.burst / self.rate:
-            owed = now
+            owed = now if 0 <= now - owed < _COLD_SECONDS else now + _FIRST_WAY_SECONDS
         self.empty_until = owed + count / self.rate
         self.last_sent = now
         self._count(now, count)

@@ -80,7 +80,8 @@ def test_a_chunk_waits_until_all_of_it_fits():
     gate = Gate.opened(60)
     gate.sent(T0, 50)
     assert gate.ready_at(T0 + 1) == T0 + 1
-    assert gate.ready_at(T0 + 1, 20) == pytest.approx(T0 + 10.05, abs=0.1)
+    # The ten that are missing come in a second each, from when the first call has arrived.
+    assert gate.ready_at(T0 + 1, 20) == pytest.approx(T0 + 10.3, abs=0.1)
     assert gate.ready_at(T0 + 1, 10**9) < T0 + 61, "more than ever fits counts as all that does"
 
 
@@ -498,6 +499,39 @@ def test_what_is_spare_passes_at_once_and_one_more_does_not(made: Any):
     gate.sent(now, spare)
     assert gate.spare(now) == 0
     assert gate.ready_at(now) > now
+
+
+def test_what_is_spare_is_told_although_a_call_has_been_sent_this_instant():
+    gate = Gate.opened(600)
+    gate.sent(T0)
+    assert gate.ready_at(T0) > T0, "the next is sent some milliseconds later"
+    assert gate.spare(T0) >= 590
+
+
+@pytest.mark.parametrize("pause", [0.0, 60.0])
+def test_the_first_call_may_take_longer_to_arrive_than_those_after_it(pause: float):
+    """A full bucket takes nothing in before a call has arrived, and the first one has a connection to open."""
+    gate = Gate.opened(60)
+    now = T0 + pause
+    arrived = now + 0.25
+    sent = [now]
+    gate.sent(now)
+    for _ in range(90):
+        now = gate.ready_at(now)
+        gate.sent(now)
+        sent.append(now)
+    for number, at in enumerate(sent[1:], 2):
+        assert number <= 60 + max(0.0, at - arrived) + 1e-6
+
+
+def test_a_bucket_of_one_gives_at_its_rate_and_waits_for_no_connection():
+    gate = Gate.opened(60)
+    gate.kind, gate.burst = "bucket", 1.0
+    now = T0
+    for _ in range(20):
+        gate.sent(now)
+        now = gate.ready_at(now)
+    assert now - T0 == pytest.approx(20 * 60.3 / 60, abs=0.5)
 
 
 def test_nothing_is_spare_while_the_gate_is_closed():
