@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import aiohttp
 from imagen.emulator import EmulatorThread
 from imagen.server.run import Served, serving
 from imagen.settings import load_settings
+from waiting import until
 
 ADMIN_KEY = "an-admin-key-for-tests"
 ADMIN = {"X-Admin-API-Key": ADMIN_KEY}
@@ -30,6 +31,16 @@ class Answer:
 
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+async def leave(
+    asking: Coroutine[Any, Any, Answer] | asyncio.Task[Answer], emulator: EmulatorThread, *, purchases: int
+) -> None:
+    """Ask, and hang up once it was bought."""
+    leaving = asyncio.ensure_future(asking)
+    await until(lambda: emulator.purchases == purchases)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
 
 
 class RunningGateway:

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from gateway import ADMIN, Answer, RunningGateway, running_gateway
+from gateway import ADMIN, Answer, RunningGateway, leave, running_gateway
 
 from imagen.emulator import EmulatorThread
 from imagen.errors import StoreBusy
@@ -32,13 +32,6 @@ async def create(gateway: RunningGateway, prompt: str, **headers: str) -> Answer
     ):
         found = {name.lower(): value for name, value in answer.headers.items()}
         return Answer(answer.status, found, await answer.read())
-
-
-async def leave(asking: asyncio.Task[Answer], emulator: EmulatorThread, *, purchases: int) -> None:
-    """Hang up once it was bought."""
-    await until(lambda: emulator.purchases == purchases)
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
 
 
 @pytest.mark.replicate_emulator(run_seconds=3.0)

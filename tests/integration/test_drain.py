@@ -51,7 +51,7 @@ async def test_a_batch_that_is_told_to_stop_answers_what_is_done_and_names_the_r
         tasks = [{"prompt": prompt} for prompt in prompts]
         asked = asyncio.ensure_future(ask(session, gateway.url + "/generate-batch", tasks=tasks))
         await bought(replicate_emulator, 5)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         answer = await asked
     told = answer.json()
     assert answer.status == 200
@@ -86,7 +86,7 @@ async def test_a_request_that_is_handed_over_is_told_its_prediction(
         url = gateway.url + "/generate"
         asked = asyncio.ensure_future(ask(session, url, prompt="a fox", store=store))
         await bought(replicate_emulator, 1)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         answer = await asked
     told = answer.json()
     assert (answer.status, told["code"]) == (504, "wait_timeout")
@@ -106,10 +106,10 @@ async def test_a_request_that_still_waits_for_its_turn_is_sent_away_with_nothing
         first = asyncio.ensure_future(ask(session, url, prompt="a fox"))
         await bought(replicate_emulator, 1)
         second = asyncio.ensure_future(ask(session, url, prompt="a hound"))
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(10):
             while gateway.app.line.waiting == 0:  # noqa: ASYNC110 - its request is on its way
                 await asyncio.sleep(0.02)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         await first
         answer = await second
     assert (answer.status, answer.json()["code"]) == (503, "draining")

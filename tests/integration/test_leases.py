@@ -80,9 +80,10 @@ async def test_a_caller_who_leaves_after_a_429_has_a_canceled_prediction_that_no
 ) -> None:
     replicate_emulator.add_fault("rate_limit", operation=CREATE, retry_after=20)
     async with running_gateway(tmp_path, replicate_emulator) as gateway:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(1):
-                await gateway.generate(model_name=FLUX)
+        asking = asyncio.ensure_future(gateway.generate(model_name=FLUX))
+        await until(lambda: replicate_emulator.journal.entries(operation=CREATE))
+        await asyncio.sleep(0.5)  # so that it has heard of its refusal
+        asking.cancel()
         await until(
             lambda: (
                 rows(tmp_path, "SELECT status, upstream_id, charged FROM predictions")
