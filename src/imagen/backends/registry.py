@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,7 +61,7 @@ BackendFactory = Callable[[BackendContext], Backend]
 
 def known_types() -> tuple[str, ...]:
     """The types that can be configured."""
-    return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
+    return tuple(sorted(_registered()))
 
 
 def build_backend(context: BackendContext) -> Backend:
@@ -69,17 +70,23 @@ def build_backend(context: BackendContext) -> Backend:
     Raises:
         ConfigError: no such type, or its package is broken.
     """
-    found = entry_points(group=GROUP, name=context.type)
-    if not found:
+    found = _registered().get(context.type)
+    if found is None:
         raise ConfigError(
             f"backends.{context.name}.type {context.type!r} is not known; known types are {', '.join(known_types())}",
             setting=f"backends.{context.name}.type",
         )
     try:
-        factory = cast("BackendFactory", next(iter(found)).load())
+        factory = cast("BackendFactory", found.load())
     except ImportError as error:
         raise ConfigError(
             f"backends.{context.name}: type {context.type!r} cannot be loaded: {error}",
             setting=f"backends.{context.name}.type",
         ) from error
     return factory(context)
+
+
+@cache
+def _registered() -> Mapping[str, EntryPoint]:
+    """By type. Looking through all that is installed takes 14 ms, and each caller's own token has a backend."""
+    return {point.name: point for point in entry_points(group=GROUP)}

@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import date
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, TypeVar
@@ -151,17 +152,22 @@ class Family(Written, frozen=True):
     models: dict[str, dict[str, Any]]
 
 
+@cache
 def read_common() -> Common:
     """The shipped facts that all families share."""
     return _convert(_parse(_data().joinpath(f"{COMMON}.toml")), Common, COMMON)
 
 
-def read_families() -> Iterator[Family]:
+@cache
+def read_families() -> tuple[Family, ...]:
     """The shipped families, sorted by name."""
-    for file in sorted(_data().iterdir(), key=lambda file: file.name):
-        name = file.name.removesuffix(".toml")
-        if name not in (file.name, COMMON):
-            yield _convert({"name": name, "lists": {}, **_parse(file)}, Family, name)
+    files = sorted(_data().iterdir(), key=lambda file: file.name)
+    names = (file.name.removesuffix(".toml") for file in files)
+    return tuple(
+        _convert({"name": name, "lists": {}, **_parse(file)}, Family, name)
+        for name, file in zip(names, files, strict=True)
+        if name not in (file.name, COMMON)
+    )
 
 
 def build_hardware(common: Common) -> dict[str, PriceFact]:
