@@ -19,6 +19,7 @@ from waiting import until
 pytestmark = pytest.mark.anyio
 FLUX = "flux-schnell"
 CREATE = "predictions.create"
+LIST = "predictions.list"
 
 
 def rows(tmp_path: Path, statement: str) -> list[tuple[Any, ...]]:
@@ -97,8 +98,23 @@ async def test_a_caller_who_leaves_after_a_429_has_a_canceled_prediction_that_no
         assert health["concurrency_status"]["waiting"] == 0
         assert await gateway.app.ledger.entries() == []
     assert len(replicate_emulator.journal.entries(operation=CREATE)) == 1
-    assert replicate_emulator.journal.entries(operation="predictions.list") == ()
+    assert replicate_emulator.journal.entries(operation=LIST) == ()
     assert replicate_emulator.purchases == 0
+
+
+async def test_a_create_whose_answer_stays_lost_is_named_to_who_asked_for_it(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("drop_after", operation=CREATE)
+    replicate_emulator.add_fault("status", status=403, operation=LIST, times=None)
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        answer = await gateway.generate(model_name=FLUX)
+        (left,) = await gateway.app.store.unfinished()
+    body = answer.json()
+    assert (answer.status, body["cost_usd"]) == (502, None)
+    assert body["prediction_id"] == left.id
+    assert "do not ask for it again" in body["hint"]
+    assert replicate_emulator.purchases == 1
 
 
 async def test_a_made_up_token_leaves_nothing_behind(

@@ -199,7 +199,7 @@ async def carry_on(app: App, batch_id: str, wish: Wish, *, server: str | None) -
     path = found.details["results"]
     results = ResultsFile(None if path == STDOUT else Path(path))
     run = _Run(parts.batches, found.id, results, found.details, wish, server=server, here=here)
-    if view.status.terminal and here:
+    if found.ended_at is not None and here:
         remark(f"{found.id} has ended: {progress_line(view)}")
         return await run.tell("ended")
     maker: Batching | None = _maker(app, parts, found.backend if here else None)

@@ -223,7 +223,7 @@ class Door:
             return Visitor(caller=Caller(name=ADMIN), backend=self._accounts.own(), admin=True)
         if (key := _shown_key(headers)) is not None:
             return await self._by_key(key, route)
-        token = headers.get(TOKEN_HEADER) or _shown_token(headers)
+        token = headers.get(TOKEN_HEADER, _shown_token(headers))
         if credentials is None and token is not None:
             credentials = {"replicate_api_token": token}
         if credentials is not None:
@@ -360,9 +360,15 @@ def _shown_token(headers: Mapping[str, str]) -> str | None:
 
 
 def _bearer(headers: Mapping[str, str]) -> str | None:
-    """What is shown in `Authorization`; older clients of Replicate say `Token` for `Bearer`."""
-    scheme, _, value = headers.get("authorization", "").partition(" ")
-    return value.strip() if scheme.lower() in {"bearer", "token"} else None
+    """What is shown in `Authorization`; older clients of Replicate say `Token` for `Bearer`.
+
+    All of it where it has another scheme, or none: it was shown all the same, and is good for nothing.
+    """
+    shown = headers.get("authorization")
+    if shown is None:
+        return None
+    scheme, _, value = shown.partition(" ")
+    return value.strip() if scheme.lower() in {"bearer", "token"} else shown
 
 
 def _looks_like_token(text: str) -> bool:

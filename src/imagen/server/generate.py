@@ -35,6 +35,7 @@ from imagen.server.results import (
 from imagen.server.wishes import Credentials, Wish, as_told, keeps, name_for, prepare_order, read_wish
 
 _HANDED_OVER = "It is paid for: do not ask for it again; `imagen predictions show` tells what became of it."
+_LOST = "It was sent and may be paid for: do not ask for it again; `imagen predictions show` tells what became of it."
 
 
 class GenerateBody(Wish, frozen=True, kw_only=True):
@@ -130,8 +131,7 @@ async def generate(context: Context, request: Request) -> Response:
         lost = WaitTimeout(error.detail, prediction_id=turn.prediction_id, hint=_HANDED_OVER)
         return refusal(lost, cost=None, headers=turn.headers())
     if outcome.error is not None:
-        told = as_told(outcome.error, visitor)
-        return refusal(told, cost=outcome.prediction.spent, headers=turn.headers())
+        return _came_to_nothing(outcome.prediction, as_told(outcome.error, visitor), turn.headers())
     name = name_for(wish, context)
     files = generated_files(context, request, wish, outcome, name=name)
     note = Remembered(
@@ -186,6 +186,13 @@ async def when_ended(
         saved=None if spent is None else spent.saved,
         headers={**headers, **cache_header(outcomes[0])},
     )
+
+
+def _came_to_nothing(prediction: Prediction, error: ImagenError, headers: Mapping[str, str]) -> Response:
+    """What became of a prediction without a picture; or may become, where the answer to its create was lost."""
+    if not prediction.status.terminal and prediction.sent_at is not None:
+        error.hint = " ".join(filter(None, (_LOST, error.hint)))
+    return refusal(error, cost=prediction.spent, headers=headers, prediction_id=prediction.id)
 
 
 def _answered(

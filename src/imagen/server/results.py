@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import wraps
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -117,10 +118,17 @@ def cost_header(cost: Usd | None) -> dict[str, str]:
 
 
 def refusal(
-    error: ImagenError, *, cost: Usd | None, headers: Mapping[str, str] = MappingProxyType({})
+    error: ImagenError,
+    *,
+    cost: Usd | None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    prediction_id: str | None = None,
 ) -> Response:
-    """The answer for an error, with what was paid all the same."""
-    answer = error_answer(error, besides={"cost_usd": to_dollars(cost)})
+    """The answer for an error, with what was paid all the same, and of which prediction, where the error does not say."""
+    besides: dict[str, Any] = {"cost_usd": to_dollars(cost)}
+    if prediction_id is not None:
+        besides["prediction_id"] = prediction_id
+    answer = error_answer(error, besides=besides)
     answer.headers.update(cost_header(cost) | dict(headers))
     return answer
 

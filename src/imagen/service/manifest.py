@@ -11,6 +11,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -48,6 +49,7 @@ _MOST_DIGITS = 40
 """A whole number this long is still told by its own mistake; a model takes none."""
 _TASKS = "tasks"
 _SHOWN = 60
+_MOST_COLUMNS_SHOWN, _COLUMN_SHOWN = 12, 40
 _ENDS_EARLY = "Input data was truncated"
 _BOM = b"\xef\xbb\xbf"
 
@@ -58,10 +60,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         line: where it begins in its file, from 1.
         fields: names and values; `prompt` is among them and is text that is not blank. What is null is left out.
+        item: its number in the list that it stands in, from 1; several may stand in one line. None where each
+            row has lines of its own.
         typed: the values have types of their own. False for CSV: there every value is text, whatever it means.
     """
 
     line: int
+    item: int | None = None
     fields: dict[str, Any]
     typed: bool = True
 
@@ -78,11 +83,12 @@ class Mistakes:
         self._first: list[Problem] = []
         self.count = 0
 
-    def add(self, line: int, message: str, *, field: str = "") -> None:
-        """One more; `field` names what of the line is wrong."""
+    def add(self, line: int, message: str, *, item: int | None = None, field: str = "") -> None:
+        """One more; `item` and `field` name what of the line is wrong."""
         self.count += 1
         if len(self._first) < MOST_SHOWN:
-            self._first.append(Problem(f"line {line}, {field}" if field else f"line {line}", message))
+            places = (f"line {line}", f"item {item}" if item else "", field)
+            self._first.append(Problem(", ".join(filter(None, places)), message))
 
     def add_error(self, line: int, error: InvalidInput) -> None:
         """The problems of one row that somebody else found."""
@@ -146,19 +152,24 @@ def read_manifest(
             raise _refused(subject, f"it has more than {most_rows:,} rows; split it")
         _check_row(row, mistakes)
         rows.append(row)
-    mistakes.check(hint=hint if form == "jsonl" and not rows else None)
+    mistakes.check(hint=hint if form == "jsonl" and not reader.found_json else None)
     if not rows:
         raise _refused(subject, "it holds no prompt")
     return rows
 
 
 class _Reader:
-    """The forms of one file."""
+    """The forms of one file.
+
+    Attributes:
+        found_json: a piece that was read as JSON was some, whether or not it makes a row.
+    """
 
     def __init__(self, content: bytes, subject: str, mistakes: Mistakes) -> None:
         self._content = content
         self._subject = subject
         self._mistakes = mistakes
+        self.found_json = False
 
     # --- lines -------------------------------------------------------------------------------------------
 
@@ -189,29 +200,35 @@ class _Reader:
                 yield line, raw
             start = end + 1
 
-    def _row(self, line: int, raw: bytes) -> Row | None:
+    def _row(self, line: int, raw: bytes, item: int | None = None) -> Row | None:
         """One row of a piece of JSON."""
-        value = self._value(line, raw)
+        value = self._value(line, raw, item)
         if isinstance(value, str):
-            return Row(line=line, fields={"prompt": value})
+            return Row(line=line, item=item, fields={"prompt": value})
         if isinstance(value, dict):
-            return Row(line=line, fields=_present(value))
+            return Row(line=line, item=item, fields=_present(value))
         if value is not _WRONG:
-            self._mistakes.add(line, "it must be an object or, for a prompt alone, a text in quotes")
+            told = "it must be an object or, for a prompt alone, a text in quotes"
+            self._mistakes.add(line, told, item=item)
         return None
 
-    def _value(self, line: int, raw: bytes) -> Any:
+    def _value(self, line: int, raw: bytes, item: int | None = None) -> Any:
+        told, field = "", ""
         try:
-            return msgspec.json.decode(raw)
+            value = msgspec.json.decode(raw)
+            self.found_json = True
+            # Each name has a colon behind it: where there are no more of them than names, none is there twice.
+            if not isinstance(value, dict) or raw.count(b":") == len(value) or not (told := _twice(raw)):
+                return value
         except msgspec.DecodeError as error:
-            if (told := _told_apart(error, raw)) is None:
-                self._mistakes.add(line, f"it is not JSON ({_reason(error)})")
-            else:
-                self._mistakes.add(line, told, field=_culprit(raw))
+            told = _told_apart(error, raw) or ""
+            field = _culprit(raw) if told else ""
+            told = told or f"it is not JSON ({_reason(error)})"
         except RecursionError:
-            self._mistakes.add(line, "it is nested too deeply")
+            told = "it is nested too deeply"
         except UnicodeDecodeError:
-            self._mistakes.add(line, "it is not UTF-8")
+            told = "it is not UTF-8"
+        self._mistakes.add(line, told, item=item, field=field)
         return _WRONG
 
     # --- one document ------------------------------------------------------------------------------------
@@ -232,14 +249,16 @@ class _Reader:
                 whole = msgspec.json.decode(tasks, type=list[msgspec.Raw])
             except msgspec.DecodeError:
                 raise _refused(self._subject, f"it has no list `{_TASKS}`") from None
+            if told := _twice(self._content[:start] + b"0" + self._content[start + len(tasks) :]):
+                raise _refused(self._subject, told)
         common = _present(common)
         counted, line = 0, 1
-        for one in whole:
+        for item, one in enumerate(whole, 1):
             raw = bytes(one)
             start = max(self._content.find(raw, start), start)
             line += self._content.count(b"\n", counted, start)
             counted = start
-            row = self._row(line, raw)
+            row = self._row(line, raw, item)
             start += len(raw)
             if row is not None:
                 yield msgspec.structs.replace(row, fields=common | row.fields)
@@ -256,14 +275,15 @@ class _Reader:
             common = _present({name: node.value() for name, node in root.content.items() if name != _TASKS})
         if not isinstance(tasks.content, list):
             raise _refused(self._subject, f"it must be a list of tasks, or hold one as `{_TASKS}`")
-        for node in tasks.content:
+        for item, node in enumerate(tasks.content, 1):
             value = node.value()
             if isinstance(value, str):
                 value = {"prompt": value}
             if isinstance(value, dict):
-                yield Row(line=node.line, fields=common | _present(value))
+                yield Row(line=node.line, item=item, fields=common | _present(value))
             else:
-                self._mistakes.add(node.line, "it must be a mapping or, for a prompt alone, a text")
+                told = "it must be a mapping or, for a prompt alone, a text"
+                self._mistakes.add(node.line, told, item=item)
 
     @staticmethod
     def _tasks(root: _Node) -> _Node:
@@ -303,10 +323,8 @@ class _Reader:
                 subject=self._subject,
             )
         if "prompt" not in names:
-            raise InvalidInput(
-                [Problem(f"line {line}", "the header must name the columns, and one of them `prompt`")],
-                subject=self._subject,
-            )
+            told = f"the header must name the columns, and one of them `prompt`; it names {_columns(list(count))}"
+            raise InvalidInput([Problem(f"line {line}", told)], subject=self._subject)
         for name, times in count.items():
             if times > 1:
                 self._mistakes.add(line, "the column is there twice", field=name[:_SHOWN])
@@ -365,6 +383,48 @@ def _told_apart(error: msgspec.DecodeError, raw: bytes) -> str | None:
     return None
 
 
+class _Twice(Exception):
+    """An object of JSON has this name twice."""
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> None:
+    """Raises `_Twice` for the first name that was there before."""
+    names: set[str] = set()
+    for name, _ in pairs:
+        if name in names:
+            raise _Twice(name)
+        names.add(name)
+
+
+# What the values mean is not asked here: numbers, which may be very long, stay text.
+_NAMES_ONLY = json.JSONDecoder(object_pairs_hook=_each_once, parse_int=str, parse_float=str)
+
+
+def _twice(raw: bytes) -> str:
+    """Tells a name that an object anywhere in a piece of JSON has twice; empty where none has.
+
+    What cannot be read, or is nested too deeply, is told by whoever takes the values.
+    """
+    try:
+        _NAMES_ONLY.decode(raw.decode())
+    except _Twice as twice:
+        return f"it has {str(twice)[:_SHOWN]!r} twice"
+    except (ValueError, RecursionError):
+        pass
+    return ""
+
+
+def _columns(names: Sequence[str]) -> str:
+    """The columns of a table in a sentence. They may be anything, as where a table has no header."""
+    shown = ", ".join(f"'{_printable(name[:_COLUMN_SHOWN])}'" for name in names[:_MOST_COLUMNS_SHOWN])
+    more = len(names) - _MOST_COLUMNS_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _is_json(raw: bytes) -> bool:
     """Whether it is JSON for a reader that takes half characters."""
     try:
@@ -394,23 +454,23 @@ def _refused(subject: str, message: str) -> InvalidInput:
 
 def _check_row(row: Row, mistakes: Mistakes) -> None:
     """Note what no row may be, whatever model it is for."""
-    fields, line = row.fields, row.line
+    fields, wrong = row.fields, partial(mistakes.add, row.line, item=row.item)
     prompt = fields.get("prompt")
     if prompt is None:
-        mistakes.add(line, "it is missing; every row needs one", field="prompt")
+        wrong("it is missing; every row needs one", field="prompt")
     elif not isinstance(prompt, str):
-        mistakes.add(line, "it must be text; put it in quotes", field="prompt")
+        wrong("it must be text; put it in quotes", field="prompt")
     elif not prompt.strip():
-        mistakes.add(line, "it is empty; say what the picture shall show", field="prompt")
+        wrong("it is empty; say what the picture shall show", field="prompt")
     if len(fields) > MOST_FIELDS:
-        mistakes.add(line, f"it has {len(fields)} fields; at most {MOST_FIELDS} are read")
+        wrong(f"it has {len(fields)} fields; at most {MOST_FIELDS} are read")
     for name, value in fields.items():
         if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
-            mistakes.add(line, f"{name[:_SHOWN]!r} is no name of a field")
+            wrong(f"{name[:_SHOWN]!r} is no name of a field")
         elif not _is_shallow(value, DEEPEST):
-            mistakes.add(line, f"it is nested deeper than {DEEPEST} levels", field=name)
+            wrong(f"it is nested deeper than {DEEPEST} levels", field=name)
     if not row.typed and sum(map(len, fields.values())) > LONGEST_ROW:
-        mistakes.add(line, f"it is longer than {LONGEST_ROW >> 20} MiB")
+        wrong(f"it is longer than {LONGEST_ROW >> 20} MiB")
 
 
 def _is_shallow(value: Any, levels: int) -> bool:

@@ -70,6 +70,13 @@ def is_paused(data: Path, *, queued: int = 0) -> bool:
     return bool(control == "pause" and waiting == queued)
 
 
+def is_closed(data: Path) -> bool:
+    """Whether the only batch has ended, as the database has it."""
+    with contextlib.closing(sqlite3.connect(data / "imagen.db")) as connection:
+        (at,) = connection.execute("SELECT ended_at FROM batches").fetchone()
+    return at is not None
+
+
 def id_of(cli: Any) -> str:
     """The id of the only batch."""
     (one,) = cli("batches", "list", "--json", code=0).json
@@ -415,6 +422,25 @@ def test_ctrl_c_pauses_and_resume_goes_on_with_nothing_bought_twice(
     assert (again["succeeded"], again["results"]) == (8, report["results"])
     check_pictures(results_of(report["results"]))
     assert replicate_emulator.purchases == 8
+
+
+def test_ctrl_c_when_everything_is_on_its_way_waits_for_the_end(
+    practised: Any, replicate_emulator: EmulatorThread
+) -> None:
+    process = begin(practised, replicate_emulator, 3, "-o", "out/", "--json", bought=3)
+    process.process.send_signal(signal.SIGINT)
+    wait_for(lambda: is_paused(practised.data))
+    let_end(replicate_emulator)
+    done = process.stop(0, seconds=20)
+    assert (done.code, done.json["status"], done.json["succeeded"]) == (0, "succeeded", 3), done
+    assert is_closed(practised.data)
+
+    # As a release left it that did not see the end of one that was paused meanwhile.
+    with contextlib.closing(sqlite3.connect(practised.data / "imagen.db", isolation_level=None)) as database:
+        database.execute("UPDATE batches SET ended_at = NULL, control = 'pause'")
+    assert practised("batch", "--resume", done.json["id"], "--json", code=0).json["status"] == "succeeded"
+    assert is_closed(practised.data)
+    assert replicate_emulator.purchases == 3
 
 
 @pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT), (signal.SIGKILL,)])

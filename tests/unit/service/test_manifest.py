@@ -121,7 +121,7 @@ def test_yaml_keeps_ratios_and_long_numbers_as_they_are_written() -> None:
 
 
 def test_comments_are_known_in_yaml_alone() -> None:
-    assert read("# mine\n- a fox # red\n", "yaml") == [Row(line=2, fields={"prompt": "a fox"})]
+    assert read("# mine\n- a fox # red\n", "yaml") == [Row(line=2, item=1, fields={"prompt": "a fox"})]
     assert read("# mine\n", "txt") == [Row(line=1, fields={"prompt": "# mine"})]
 
 
@@ -174,9 +174,71 @@ def test_json_that_cannot_be_read_is_told_by_its_cause(line: str, told: str) -> 
     assert "$" not in error
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"prompt": "a fox", "prompt": "an owl"}', "line 2: it has 'prompt' twice"),
+        ('{"prompt": "a", "seed": 1, "seed": 1}', "line 2: it has 'seed' twice"),
+        ('{"prompt": "a", "seed": null, "seed": 1}', "line 2: it has 'seed' twice"),
+        ('{"prompt": "a", "s\\u0065ed": 1, "seed" : 2}', "line 2: it has 'seed' twice"),
+        ('{"prompt": "a", "lora": [{"scale": 1, "scale": 2}]}', "line 2: it has 'scale' twice"),
+    ],
+)
+def test_a_name_that_an_object_has_twice_is_refused(line: str, told: str) -> None:
+    assert told in refused(f'"a fox"\n{line}\n', "jsonl")
+    assert told.replace(":", ", item 2:") in refused(f'["a fox",\n{line}]', "json")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('{"seed": 1, "tasks": ["a"], "seed": 2}', "seed"),
+        ('{"tasks": ["a"], "tasks": ["b"]}', "tasks"),
+        ('{"tasks": ["a"], "tasks": ["a"]}', "tasks"),
+        ('{"lora": {"scale": 1, "scale": 2}, "tasks": ["a"]}', "scale"),
+    ],
+)
+def test_a_name_that_stands_twice_beside_the_tasks_is_refused(text: str, name: str) -> None:
+    assert f"it has '{name}' twice" in refused(text, "json")
+
+
+def test_names_that_only_look_as_if_they_were_there_twice_are_read() -> None:
+    line = '{"prompt": "\\"prompt\\": 1, \\"prompt\\": 2", "lora": {"prompt": "b"}, "loras": [{"x": 1}, {"x": 2}]}'
+    assert read(line, "jsonl")[0].fields == json.loads(line)
+    assert read(f'{{"seed": 1, "tasks": [{line}, {line}]}}', "json")[1].fields == {"seed": 1} | json.loads(
+        line
+    )
+
+
+def test_looking_for_names_that_are_there_twice_takes_no_time_to_speak_of() -> None:
+    row = {"prompt": "a fox: red, at dawn", "aspect_ratio": "16:9", "lora": {"scale": 1}, "seed": 7}
+    began = time.process_time()
+    assert len(read((json.dumps(row) + "\n") * MOST_ROWS, "jsonl")) == MOST_ROWS
+    assert time.process_time() - began < 2
+
+
+def test_items_of_one_line_are_told_apart() -> None:
+    told = refused('[1,[2],"a",{"seed":1},{"prompt":"a","seed":1e400}]', "json")
+    for part in (
+        "line 1, item 1: it must be an object",
+        "line 1, item 2: it must be an object",
+        "line 1, item 4, prompt: it is missing",
+        "line 1, item 5, seed: it is a number that is too large",
+    ):
+        assert part in told, told
+    told = refused("[1, [2], {seed: 1}]", "yaml")
+    for part in (
+        "line 1, item 1: it must be a mapping",
+        "line 1, item 2: it must be a mapping",
+        "line 1, item 3, prompt: it is missing",
+    ):
+        assert part in told, told
+
+
 def test_what_to_do_about_lines_that_are_no_json_is_for_the_caller_to_say() -> None:
     assert "`txt` takes each line" in refused("a fox\n", "jsonl")
     assert "`txt`" not in refused("a fox\n", "jsonl", hint="Write objects.")
+    assert "`txt`" not in refused('{"prompt": "a", "prompt": "b"}\n', "jsonl")
 
 
 def test_of_many_mistakes_the_first_are_told_and_the_others_counted() -> None:
@@ -235,6 +297,17 @@ def test_a_table_that_is_none_is_refused(text: str, part: str) -> None:
     assert part in refused(text, "csv")
 
 
+def test_a_table_without_prompts_is_told_which_columns_it_has() -> None:
+    assert "one of them `prompt`; it names 'Prompt', 'SEED'" in refused(" Prompt , SEED ,,\na,1\n", "csv")
+    wide = ",".join(f"c{number}" for number in range(1, 16))
+    told = refused(f"{wide}\na\n", "csv")
+    assert "'c12' and 3 more" in told
+    assert "c13" not in told
+    told = refused(f"{'x' * 500},a\x1b[31m\u202eb\n1,2\n", "csv")
+    assert f"'{'x' * 40}', 'a?[31m?b'" in told
+    assert told.isprintable()
+
+
 def test_a_table_of_very_many_columns_is_refused_at_once() -> None:
     began = time.process_time()
     many = ",".join(f"c{number}" for number in range(99_999))
@@ -254,8 +327,8 @@ def test_columns_without_a_name_are_as_if_they_were_not_there() -> None:
     [
         ("a: b\n", "no list `tasks`"),
         ("fox\n", "must be a list of tasks"),
-        ("- [a]\n", "line 1: it must be a mapping"),
-        ("- 7\n", "line 1: it must be a mapping"),
+        ("- [a]\n", "line 1, item 1: it must be a mapping"),
+        ("- 7\n", "line 1, item 1: it must be a mapping"),
         ("- !!python/object:os.system x\n", "it has a tag"),
         ("a: &a [1]\nb: *a\n", "line 2: it has an alias"),
         ("- {prompt: a, prompt: b}\n", "twice"),
@@ -287,8 +360,8 @@ def test_a_small_file_cannot_become_something_huge() -> None:
         ('{"prompts": ["a"]}', "no list `tasks`"),
         ('{"tasks": {"a": 1}}', "no list `tasks`"),
         ('"a"', "not a JSON list"),
-        ("[1]", "line 1: it must be an object"),
-        ('["a",\n\n7]', "line 3: it must be an object"),
+        ("[1]", "line 1, item 1: it must be an object"),
+        ('["a",\n\n7]', "line 3, item 2: it must be an object"),
         ("[" * 100_000, "not a JSON list"),
     ],
 )
