@@ -221,7 +221,8 @@ def _in_one_piece(told: Any, parts: Mapping[str, Any]) -> Any:
             "title": str(),
             "description": str(text),
             "properties": dict(),
-        }:  # a struct: of its docstring one line
+        }:
+            # A struct: of its docstring one line.
             rest = {name: value for name, value in told.items() if name != "title"}
             return _in_one_piece({**rest, "description": text.partition("\n")[0]}, parts)
         case dict():

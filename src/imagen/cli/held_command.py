@@ -89,9 +89,8 @@ class _Child:
 
     def _deliver(self) -> None:
         while self._process is not None and self._signals:
-            with suppress(
-                IndexError, PermissionError
-            ):  # the other thread was quicker; it runs as somebody else
+            # The other thread was quicker; it runs as somebody else.
+            with suppress(IndexError, PermissionError):
                 self._process.send_signal(self._signals.popleft())
 
 

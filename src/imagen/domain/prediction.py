@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
@@ -291,3 +291,9 @@ def prompt_hasher(key: Secret | None) -> Callable[[str], str]:
         return hash_prompt
     secret = key.reveal().encode()
     return lambda prompt: hmac.digest(secret, prompt.encode(), "sha256").hex()
+
+
+def any_charged(told: Iterable[bool | None]) -> bool | None:
+    """Whether any of several is billed, by what is known of each; None when nobody can tell."""
+    known = set(told)
+    return True if True in known else None if None in known else False

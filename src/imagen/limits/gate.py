@@ -240,11 +240,6 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
         """Until when a 429 keeps the gate closed for everybody; None where none does."""
         return self.closed if now < self.closed <= now + self.closed_for + _JUMP_SECONDS else None
 
-    @property
-    def low_credit(self) -> LowCredit | None:
-        """What low credit allows, as of the last thing noted; `summary` says it as of now."""
-        return self.low
-
     def summary(self, now: float) -> dict[str, Any]:
         """What `/health` shows: kind, rate in force, how long closed, low credit and the number of refusals."""
         in_force = self.limit / _MINUTE_SECONDS if self.kind == "window" else self.rate

@@ -321,9 +321,8 @@ def _write_jpeg(data: bytes, note: PictureNote, old: PictureNote | None) -> byte
         body = data[start + 4 : end] if marker not in {0xD9, 0xDA} else b""
         if marker == 0xEB and body.startswith(b"JP"):
             return data
-        if marker == 0xE2 and body.startswith(
-            b"MPF\0"
-        ):  # it tells the length of this picture, which would change
+        # It tells the length of this picture, which would change.
+        if marker == 0xE2 and body.startswith(b"MPF\0"):
             return data
         if marker == 0xE1 and _EXTERNAL_MANIFEST in body:
             return data

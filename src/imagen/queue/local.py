@@ -203,9 +203,8 @@ class LocalQueue:
             steered = fresh.control is not held.batch.control
             if steered:
                 await self._steer(held, fresh.control)
-                held.rests_until = float(
-                    "-inf"
-                )  # whoever steers it has mended what was wrong, or wants its end
+                # Whoever steers it has mended what was wrong, or wants its end.
+                held.rests_until = float("-inf")
             held.batch = fresh  # not before: what fails is to be done once more
         if held.faulted:
             held.dropped += held.faulted

@@ -15,7 +15,7 @@ from imagen.domain.batch import Batch, BatchStatus, Control, Item, ItemStatus, T
 from imagen.domain.events import Event
 from imagen.domain.identifiers import new_secret
 from imagen.domain.money import Usd, from_dollars
-from imagen.domain.prediction import Prediction, Status
+from imagen.domain.prediction import Prediction, Status, any_charged
 from imagen.domain.quote import Quote
 from imagen.errors import (
     BackendBroken,
@@ -517,15 +517,10 @@ def _together(row: int, parts: Sequence[Item]) -> Item:
         predictions=tuple(one for part in parts for one in part.predictions),
         files=tuple(name for part in parts for name in part.files),
         images=sum(part.images for part in parts),
-        charged=_any_charged(parts),
+        charged=any_charged(part.charged for part in parts),
         cost=Usd.total_or_none(part.cost for part in parts),
     )
 
 
 def _quote(state: _ItemState) -> Quote:
     return Quote(likely=from_dollars(state.quoted_usd))
-
-
-def _any_charged(parts: Sequence[Item]) -> bool | None:
-    told = {part.charged for part in parts}
-    return True if True in told else None if None in told else False

@@ -24,6 +24,7 @@ from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
 from imagen.server.lineage import lineage_of
 from imagen.server.operation import Operation
 from imagen.server.results import (
+    HANDED_OVER,
     GeneratedFile,
     Turn,
     cache_header,
@@ -34,7 +35,6 @@ from imagen.server.results import (
 )
 from imagen.server.wishes import Credentials, Wish, as_told, keeps, name_for, prepare_order, read_wish
 
-_HANDED_OVER = "It is paid for: do not ask for it again; `imagen predictions show` tells what became of it."
 _LOST = "It was sent and may be paid for: do not ask for it again; `imagen predictions show` tells what became of it."
 
 
@@ -128,7 +128,7 @@ async def generate(context: Context, request: Request) -> Response:
     except Draining as error:
         if turn.prediction_id is None:
             raise
-        lost = WaitTimeout(error.detail, prediction_id=turn.prediction_id, hint=_HANDED_OVER)
+        lost = WaitTimeout(error.detail, prediction_id=turn.prediction_id, hint=HANDED_OVER)
         return refusal(lost, cost=None, headers=turn.headers())
     if outcome.error is not None:
         return _came_to_nothing(outcome.prediction, as_told(outcome.error, visitor), turn.headers())

@@ -21,6 +21,9 @@ from imagen.server.operation import Handler
 from imagen.server.wishes import Wish, file_names
 from imagen.service.finish import Outcome
 
+HANDED_OVER = "It is paid for: do not ask for it again; `imagen predictions show` tells what became of it."
+"""What to do about a prediction that goes on after its process has ended."""
+
 
 class GeneratedFile(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One picture.

@@ -299,9 +299,8 @@ class Finisher:
         try:
             kept = await self._store.save(prediction)
         except StoreError:
-            if (
-                len(self._unkept) < _MOST_UNKEPT
-            ):  # of others the pictures are fetched once more, after a restart
+            # Of others the pictures are fetched once more, after a restart.
+            if len(self._unkept) < _MOST_UNKEPT:
                 self._unkept[prediction.id] = prediction
             return prediction
         self._unkept.pop(prediction.id, None)
@@ -321,9 +320,8 @@ class Finisher:
         try:
             return await self._store.get(prediction.id)
         except NotFound:
-            return msgspec.structs.replace(
-                prediction, sent_at=None
-            )  # withdrawn, as nothing came of sending it
+            # Withdrawn, as nothing came of sending it.
+            return msgspec.structs.replace(prediction, sent_at=None)
         except ImagenError:
             return prediction
 

@@ -10,7 +10,7 @@ import msgspec
 
 from imagen.domain.batch import Item, ItemStatus
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction, Status
+from imagen.domain.prediction import Prediction, Status, any_charged
 from imagen.errors import (
     BackendError,
     BackendUnauthenticated,
@@ -117,7 +117,7 @@ def ended(item: Item, outcomes: Sequence[Outcome]) -> Item:
         code=None if error is None else error.code,
         hint=None if error is None else error.hint,
         problem={} if error is None else _problem_of(error),
-        charged=_charged(predictions),
+        charged=any_charged(each.charged for each in predictions),
         cost=Usd.total_or_none([item.cost, *(each.spent for each in predictions)]),
         files=tuple(name for each in outcomes for name in _files_of(each)),
         urls=tuple(url for each in predictions for url in each.output),
@@ -187,10 +187,3 @@ def _files_of(outcome: Outcome) -> Sequence[str]:
     """Where the pictures of a prediction are, as an item tells it."""
     shelved = {str(each.path): each.shelf_id for each in outcome.pictures if each.shelf_id is not None}
     return [f"shelf:{shelved[name]}" if name in shelved else name for name in outcome.prediction.files]
-
-
-def _charged(predictions: Sequence[Prediction]) -> bool | None:
-    told = [each.charged for each in predictions]
-    if any(told):
-        return True
-    return None if None in told else False

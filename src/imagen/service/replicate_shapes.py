@@ -102,9 +102,8 @@ def standing(known: Known) -> Status:
     item, prediction = known.item, known.prediction
     status = None if prediction is None else prediction.status
     if status is Status.SUCCEEDED:
-        return (
-            Status.SUCCEEDED
-        )  # that its pictures are still fetched, or could not be kept, is another matter
+        # That its pictures are still fetched, or could not be kept, is another matter.
+        return Status.SUCCEEDED
     if item is not None and item.status.terminal:
         return _ended(item, prediction)
     match status:

@@ -137,9 +137,8 @@ class Reuse:
         if key in self._flights:
             return await making
         flight = _Flight(asyncio.get_running_loop().create_task(making))
-        flight.task.add_done_callback(
-            lambda task: task.cancelled() or task.exception()
-        )  # somebody looked at it
+        # Somebody looked at it.
+        flight.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._flights[key] = flight
         return await self._wait(key, flight)
 

@@ -1,4 +1,4 @@
-"""Taking note of what upstream said: the one place where a prediction changes and is priced and written down."""
+"""Taking note of what upstream said: the one place where that becomes a status, is priced and written down."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import msgspec
 
 from imagen.domain.batch import Batch, Control, Item, ItemStatus
 from imagen.domain.money import Usd
-from imagen.domain.prediction import Prediction
+from imagen.domain.prediction import Prediction, any_charged
 from imagen.errors import BackendUnauthenticated, NotFound
 from imagen.ports import BatchStore, Clock, Owners, PredictionStore
 from imagen.service.notices import Notices
@@ -87,7 +87,7 @@ class Stranded:
             code=batch.remembered.stopped_by or BackendUnauthenticated.code,
             error=batch.reason or "the Replicate token of its caller was not brought again",
             hint="Ask for it once more.",
-            charged=_charged(bought),
+            charged=any_charged(each.charged for each in bought),
             cost=Usd.total_or_none([item.cost, *(each.spent for each in bought)]),
             ended_at=now,
         )
@@ -98,11 +98,3 @@ class Stranded:
             return await self._predictions.get(prediction_id)
         except NotFound:
             return None
-
-
-def _charged(bought: Sequence[Prediction]) -> bool | None:
-    """Whether any of it is billed; None when nobody can tell."""
-    told = [each.charged for each in bought]
-    if any(told):
-        return True
-    return None if None in told else False

@@ -122,9 +122,8 @@ class AccountWatch:
     def remove(self, watch: Watch) -> None:
         """Watch it no longer."""
         watch.watched = False
-        del (
-            watch.prediction
-        )  # what stands in a queue stays there until its turn; the rest of it is not needed
+        # What stands in a queue stays there until its turn; the rest of it is not needed.
+        del watch.prediction
         del self._by_age[self._place(watch)]
         same = tuple(one for one in self._watches[watch.upstream_id] if one is not watch)
         if same:

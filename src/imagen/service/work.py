@@ -201,9 +201,8 @@ class Worker:
             await self._stopped_by(batch, item, error)
             return None
         if (fault := fault_of(outcomes)) is not None:
-            told = (
-                () if isinstance(fault, StoreError) else outcomes
-            )  # of what cannot be read nothing is known
+            # Of what cannot be read nothing is known.
+            told = () if isinstance(fault, StoreError) else outcomes
             await self._faulted(batch, item, fault, told)
             return None
         short = unpaid(outcomes)
@@ -533,9 +532,8 @@ class Worker:
                 if not ours:
                     raise
             seen = await self._gateway.show(prediction_id)
-            ours = (
-                seen.unheard and seen.owner == self._owners.me
-            )  # let go of just now, it is asked for once more
+            # Let go of just now, it is asked for once more.
+            ours = seen.unheard and seen.owner == self._owners.me
             await self._clock.sleep(_STOP_PAUSE_SECONDS)
 
     async def _finished(self, prediction_id: str) -> Outcome | None:

@@ -152,9 +152,8 @@ def load_settings(*, config: Path | None = None, environ: Mapping[str, str], cwd
         sources=MappingProxyType(sources),
         environ_tokens=MappingProxyType(tokens),
     )
-    choose_sink(
-        settings
-    )  # a kind that lacks something is told now, and not when the first picture was bought
+    # A kind that lacks something is told now, and not when the first picture was bought.
+    choose_sink(settings)
     return settings
 
 

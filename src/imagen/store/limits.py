@@ -392,9 +392,8 @@ class _Taking:
 
     def _hold(self, need: Need, limits: Sequence[str], own: frozenset[str]) -> None:
         if own:
-            _FREE.run(
-                self._connection, {"this_lease": need.lease}
-            )  # it holds what it asks for now, and no more
+            # It holds what it asks for now, and no more.
+            _FREE.run(self._connection, {"this_lease": need.lease})
         for limit in limits:
             if limit in self._free and limit not in own:
                 self._free[limit] -= 1

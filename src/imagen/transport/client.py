@@ -539,9 +539,8 @@ def follow_redirect(request: HttpRequest, location: str) -> HttpRequest:
     return replace(request, method="GET", url=moved, body=None, bearer=bearer, repeatable=True)
 
 
-@lru_cache(
-    maxsize=1024
-)  # the same few addresses are asked again and again; what is refused is not remembered
+# The same few addresses are asked again and again; what is refused is not remembered.
+@lru_cache(maxsize=1024)
 def _require_safe(url: str) -> None:
     if not origin(url):
         raise InvalidResponse("an output is named by something that is no address")

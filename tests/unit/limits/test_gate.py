@@ -271,7 +271,7 @@ def test_low_credit_is_read_from_the_words():
     gate = Gate.opened(600)
     gate.sent(T0)
     refuse(gate, T0 + 1, 5, detail=LOW_CREDIT, sequence=1)
-    low = gate.low_credit
+    low = gate.low
     assert low is not None
     assert (low.per_minute, low.burst, low.since) == (6, 1, T0 + 1)
     assert "less than $5.0 in credit" in low.detail
@@ -294,21 +294,21 @@ def test_low_credit_ends_when_much_more_is_left_than_it_allows():
     )
     sequence = gate.sent(T0 + 6)
     assert not gate.told(T0 + 7, remaining=0, reset=1, sequence=sequence, age=1)
-    assert gate.low_credit is not None
+    assert gate.low is not None
     assert gate.told(T0 + 7, remaining=599, reset=1, sequence=sequence, age=1)
-    assert gate.low_credit is None
+    assert gate.low is None
 
 
 def test_low_credit_ends_ten_minutes_after_it_was_told_last():
     gate = Gate.opened(600)
     refuse(gate, T0, 5, detail=LOW_CREDIT)
     refuse(gate, T0 + 300, 5, detail=LOW_CREDIT)
-    assert gate.low_credit is not None
-    assert gate.low_credit.since == T0
+    assert gate.low is not None
+    assert gate.low.since == T0
     assert gate.summary(T0 + 800)["low_credit"] is not None
     assert gate.summary(T0 + 901)["low_credit"] is None
     gate.sent(T0 + 901)
-    assert gate.low_credit is None
+    assert gate.low is None
 
 
 @pytest.mark.parametrize(
@@ -322,8 +322,8 @@ def test_low_credit_ends_ten_minutes_after_it_was_told_last():
 def test_other_reductions_are_read_too(detail: str, per_minute: float, burst: float):
     gate = Gate.opened(600)
     refuse(gate, T0, 5, detail=detail)
-    assert gate.low_credit is not None
-    assert (gate.low_credit.per_minute, gate.low_credit.burst) == (per_minute, burst)
+    assert gate.low is not None
+    assert (gate.low.per_minute, gate.low.burst) == (per_minute, burst)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_other_reductions_are_read_too(detail: str, per_minute: float, burst: fl
 def test_other_words_are_no_low_credit(detail: str):
     gate = Gate.opened(600)
     refuse(gate, T0, 5, detail=detail)
-    assert gate.low_credit is None
+    assert gate.low is None
 
 
 def test_what_remains_cuts_the_own_credit():

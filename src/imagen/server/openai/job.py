@@ -119,9 +119,8 @@ async def understand(context: Context, request: Request, asked: Asked) -> Job:
     refuse_reserved(asked.extras)
     model = _model_of(context, asked)
     ours, options, texts = _beside(context, asked, model)
-    request_of(
-        context, asked.visitor, ours, {}
-    )  # whose key is not good for the model learns no more about it
+    # Whose key is not good for the model learns no more about it.
+    request_of(context, asked.visitor, ours, {})
     try:
         schema = await schema_of(context, asked.visitor, model)
     except ImagenError as error:

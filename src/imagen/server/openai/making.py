@@ -22,14 +22,13 @@ from imagen.server.left_runs import Run, Work, patience_with
 from imagen.server.openai.errors import RETRY, error_object, in_callers_words
 from imagen.server.openai.job import Job, order_of
 from imagen.server.openai.pictures import Shot, Whole, fetch_all, shots_of
-from imagen.server.results import Turn, cache_header, cost_header
+from imagen.server.results import HANDED_OVER, Turn, cache_header, cost_header
 from imagen.server.wishes import (
     as_told,
     keeps,
 )
 from imagen.service.finish import Outcome
 
-_HANDED_OVER = "It is paid for: do not ask for it again; `imagen predictions show` tells what became of it."
 _FETCH_IT = "They were charged: fetch them within the hour from the `urls` in `imagen.failures`, and do not ask again."
 
 
@@ -295,5 +294,5 @@ def _handed_over(
     error: Draining, prediction_id: str, cost: Usd | None, headers: dict[str, str]
 ) -> FailedError:
     """What was bought, and the process ended before it could be answered."""
-    lost = WaitTimeout(error.detail, prediction_id=prediction_id, hint=_HANDED_OVER)
+    lost = WaitTimeout(error.detail, prediction_id=prediction_id, hint=HANDED_OVER)
     return FailedError(lost, cost=cost, headers=headers)
