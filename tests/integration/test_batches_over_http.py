@@ -376,6 +376,18 @@ async def test_a_query_that_makes_no_sense_is_refused(
         assert (answer.status, answer.json()["code"]) == (400, "invalid_input")
 
 
+async def test_a_list_of_batches_goes_on_from_its_own_cursors_only(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        batch = await make_batch(gateway, ["a fox"])
+        for cursor in ("zzz", "", "7", "batch_", f"{batch['id']}0", batch["id"].replace("batch_", "pred_")):
+            answer = await gateway.request("GET", f"/batches?cursor={cursor}", headers=ADMIN)
+            assert (answer.status, answer.json()["code"]) == (400, "invalid_input"), cursor
+            assert "next_cursor of an earlier answer" in answer.json()["error"], answer.body
+        assert await get(gateway, f"/batches?cursor={batch['id']}") == {"batches": [], "next_cursor": None}
+
+
 # --- steering --------------------------------------------------------------------------------------------
 
 

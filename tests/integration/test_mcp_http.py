@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -393,6 +394,75 @@ async def test_a_failure_tells_the_models_reason_and_nonsense_is_refused(
         f"{gateway.url}/mcp", data=b"{" * 1000, headers=ADMIN | {"content-type": "application/json"}
     ) as response:
         assert response.status in {400, 406}
+
+
+LIST: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+MALFORMED: list[Any] = [
+    "a hidden fox",
+    7,
+    {},
+    {"jsonrpc": "1.0", "prompt": "a hidden fox"},
+    {"jsonrpc": "2.0", "id": 1},
+    {**LIST, "params": ["a hidden fox"]},
+    {**LIST, "method": 7},
+    *({**LIST, "id": told} for told in ({"a": "a hidden fox"}, None, True, 1.5, 1.0)),
+    {"jsonrpc": "2.0", "id": 1, "result": "a hidden fox"},
+    {"jsonrpc": "2.0", "id": True, "result": {}},
+    {"jsonrpc": "2.0", "result": {}},
+    {"jsonrpc": "2.0", "id": 1, "error": "a hidden fox"},
+    {"jsonrpc": "2.0", "error": {"code": 1, "message": "a hidden fox"}},
+]
+
+
+@pytest.mark.parametrize("version", [None, "2025-06-18", "2026-07-28"])
+async def test_what_is_no_message_is_told_in_one_sentence_that_quotes_nothing(
+    version: str | None, gateway: RunningGateway
+) -> None:
+    headers = ADMIN if version is None else ADMIN | {"mcp-protocol-version": version}
+
+    async def told(body: bytes, kind: str = "application/json") -> tuple[int, str]:
+        more = {"accept": "application/json, text/event-stream", "content-type": kind}
+        answer = await gateway.request("POST", "/mcp", data=body, headers=headers | more)
+        assert answer.status == 400, (body, answer.body)
+        for hidden in (b"hidden fox", b"pydantic", b"JSONRPCRequest"):
+            assert hidden not in answer.body, body
+        found = answer.json()
+        assert (found["jsonrpc"], found["id"]) == ("2.0", None)
+        return found["error"]["code"], found["error"]["message"]
+
+    for body in MALFORMED:
+        code, sentence = await told(json.dumps(body).encode())
+        assert code == -32600, body
+        assert sentence.startswith("the body is no JSON-RPC message: send an object"), body
+    for batch in ([], [LIST], [{"prompt": "a hidden fox"}]):
+        code, sentence = await told(json.dumps(batch).encode())
+        assert (code, sentence) == (
+            -32600,
+            "batches (arrays) are not supported: send one message at a time",
+        )
+    for none in (b"", b"a hidden fox", b'{"a hidden fox', b"[" * 5000, b'"\xff"', b"NaN"):
+        code, sentence = await told(none)
+        assert (code, "not valid JSON" in sentence) == (-32700, True), none
+    for kind in ("text/plain", "application/jsonl", "application/x-www-form-urlencoded"):
+        code, sentence = await told(json.dumps(LIST).encode(), kind)
+        assert (code, sentence) == (-32600, "the Content-Type must be application/json"), kind
+
+
+async def test_every_well_formed_message_goes_on_to_the_sdk(gateway: RunningGateway) -> None:
+    accept = {"accept": "application/json, text/event-stream"}
+    for body, status in (
+        (LIST, 200),
+        (LIST | {"id": "a", "params": {}}, 200),
+        (LIST | {"params": None}, 200),
+        ({"jsonrpc": "2.0", "method": "notifications/initialized"}, 202),
+        ({"jsonrpc": "2.0", "id": 1, "result": {}}, 202),
+        ({"jsonrpc": "2.0", "id": None, "error": {"code": 1, "message": "no"}}, 202),
+    ):
+        kind = {"content-type": "application/json; charset=utf-8"}
+        answer = await gateway.request(
+            "POST", "/mcp", data=json.dumps(body).encode(), headers=ADMIN | accept | kind
+        )
+        assert answer.status == status, (body, answer.body)
 
 
 @pytest.mark.replicate_emulator(run_seconds=0.2)

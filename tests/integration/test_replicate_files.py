@@ -257,8 +257,12 @@ async def test_what_is_too_large_is_refused_at_once_where_that_is_told(
     _, _, kind = form_around()
     parts = urlsplit(gateway.url)
     for key, size, sentence in (
-        (f"authorization: Bearer {ADMIN_KEY}\r\n", MOST_BYTES + 100_000, "less than 100MB"),
-        ("", 17 * MIB, "16MB without a key"),
+        (
+            f"authorization: Bearer {ADMIN_KEY}\r\n",
+            MOST_BYTES + 100_000,
+            "Files must be less than 100MB in size",
+        ),
+        ("", 17 * MIB, "Files must be less than 16MB in size without a key"),
     ):
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         writer.write(

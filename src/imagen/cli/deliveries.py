@@ -41,12 +41,13 @@ Examples:
 ROTATE_EXAMPLES = """\b
 Examples:
   imagen deliveries secret rotate
+  imagen deliveries secret rotate --overlap 7d
   imagen deliveries secret rotate --overlap 0
 """
 
 _COLUMNS = ("id", "created", "event", "subject", "status", "attempts", "next", "last answer", "url")
 _LONGEST_URL, _LONGEST_ANSWER = 60, 60
-_LONGEST_OVERLAP = 30 * 24
+_LONGEST_OVERLAP_DAYS = 30
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
@@ -140,29 +141,59 @@ def show(
 @secret_app.command(epilog=ROTATE_EXAMPLES)
 def rotate(
     overlap: Annotated[
-        float,
+        str,
         typer.Option(
-            metavar="HOURS",
-            min=0,
-            max=_LONGEST_OVERLAP,
-            help="How long the old secrets sign beside the new ones.",
+            metavar="DURATION",
+            help=(
+                "How long the old secrets sign beside the new ones, as 24h, 7d or a number of hours; "
+                f"at most {_LONGEST_OVERLAP_DAYS}d."
+            ),
         ),
-    ] = 24,
+    ] = "24h",
     config: Config = None,
 ) -> None:
     """Make new signing secrets for all callers. Each fetches its own at `GET /webhooks/secret`."""
     from imagen.cli.output import remark
-    from imagen.cli.run import run_app
+    from imagen.cli.run import reported, run_app
+
+    with reported():
+        seconds = _overlap_seconds(overlap)
 
     async def command(app: App) -> None:
-        await app.signing.rotate(overlap_seconds=overlap * 3600)
+        await app.signing.rotate(overlap_seconds=seconds)
 
     run_app(command, config=config)
     remark(
-        f"new secrets sign from now on, the old ones beside them for {overlap:g} hours"
-        if overlap
+        f"new secrets sign from now on, the old ones beside them for {seconds / 3600:g} hours"
+        if seconds
         else "new secrets sign from now on, and they alone"
     )
+
+
+def _overlap_seconds(text: str) -> float:
+    """A duration, or a plain number of hours.
+
+    Raises:
+        InvalidRequest: it is neither, or out of range.
+    """
+    from datetime import timedelta
+
+    from imagen.errors import InvalidRequest
+    from imagen.service.usage import parse_duration
+
+    longest = timedelta(days=_LONGEST_OVERLAP_DAYS)
+    try:
+        found = parse_duration(text)
+        # What is no number at all, or none that ends, is a ValueError or an OverflowError here.
+        overlap = timedelta(hours=float(text)) if found is None else found
+    except (ValueError, OverflowError):
+        overlap = None
+    if overlap is None or not timedelta(0) <= overlap <= longest:
+        raise InvalidRequest(
+            f"--overlap {text[:60]!r} is no duration from 0 to {longest.days}d.",
+            hint="Write 24h, 7d, 2w or a number of hours; with 0 the new secrets sign alone.",
+        )
+    return overlap.total_seconds()
 
 
 def _facts(one: Delivery) -> dict[str, Any]:

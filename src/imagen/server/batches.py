@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -44,7 +45,8 @@ MOST_BATCHES, MOST_ITEMS = 100, 500
 """On one page."""
 LINES = "application/x-ndjson"
 _LONGEST_NAME = 200
-_LONGEST_CURSOR = 100
+_BATCH, _INDEX = re.compile("batch_[0-9a-z]{26}"), re.compile("[0-9]{1,9}")
+"""What goes on in a list of batches, and in one of items."""
 _OF_BATCH = ("credentials", "name", "webhook", "webhook_events_filter")
 _OPTIONS = ("name", "webhook", "webhook_events_filter")
 
@@ -154,7 +156,7 @@ async def list_batches(context: Context, request: Request) -> Response:
     visitor = await context.enter(request, leaving=True)
     limit = _read_limit(request, 20, MOST_BATCHES)
     views = await context.app.batches.list(
-        limit=limit + 1, scope=sight_of(visitor), before=_read_cursor(request)
+        limit=limit + 1, scope=sight_of(visitor), before=_read_cursor(request, _BATCH)
     )
     more = views[limit - 1].batch.id if len(views) > limit else None
     return json_answer(
@@ -171,9 +173,7 @@ async def show_batch(context: Context, request: Request) -> Response:
 async def list_items(context: Context, request: Request) -> Response:
     """Its items, in the order of the tasks."""
     _, view = await _find(context, request)
-    limit, cursor = _read_limit(request, 100, MOST_ITEMS), _read_cursor(request)
-    if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 9):
-        raise InvalidInput([Problem("cursor", "it must be the next_cursor of an earlier answer")])
+    limit, cursor = _read_limit(request, 100, MOST_ITEMS), _read_cursor(request, _INDEX)
     items = await context.app.batches.items(
         view.batch.id,
         after=-1 if cursor is None else int(cursor),
@@ -286,9 +286,9 @@ def _read_limit(request: Request, default: int, most: int) -> int:
     return int(told)
 
 
-def _read_cursor(request: Request) -> str | None:
+def _read_cursor(request: Request, ours: re.Pattern[str]) -> str | None:
     told = request.query_params.get("cursor")
-    if told is not None and not (0 < len(told) <= _LONGEST_CURSOR and told.isascii() and told.isprintable()):
+    if told is not None and not ours.fullmatch(told):
         raise InvalidInput([Problem("cursor", "it must be the next_cursor of an earlier answer")])
     return told
 

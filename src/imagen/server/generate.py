@@ -190,10 +190,9 @@ async def when_ended(
 
 def _came_to_nothing(prediction: Prediction, error: ImagenError, headers: Mapping[str, str]) -> Response:
     """What became of a prediction without a picture; or may become, where the answer to its create was lost."""
-    if prediction.sent_at is None:  # it may have been withdrawn: nobody finds it by its id
+    if prediction.status.terminal or prediction.sent_at is None:  # what was never sent is found by no id
         return refusal(error, cost=prediction.spent, headers=headers)
-    if not prediction.status.terminal:
-        error.hint = " ".join(filter(None, (_LOST, error.hint)))
+    error.hint = " ".join(filter(None, (_LOST, error.hint)))
     return refusal(error, cost=prediction.spent, headers=headers, prediction_id=prediction.id)
 
 

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from secrets import token_hex
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -46,6 +47,9 @@ _SESSION_ID = re.compile(r"[0-9a-f]{32}")
 _PICTURES = "/pictures/"
 _REFUSED = -32000
 """Of JSON-RPC's codes the first that servers may give a meaning of their own."""
+_NO_JSON, _NO_MESSAGE = -32700, -32600
+"""Of JSON-RPC: a body that cannot be read, and one that is no message."""
+_MEDIA_TYPE = "application/json"
 _PASSED_ON = frozenset({"retry-after", "www-authenticate"})
 _SDK = "imagen.agents.exchange"
 """What imports the SDK: it is large, and most gateways never need it."""
@@ -55,12 +59,12 @@ async def talk(context: Context, request: Request) -> Response:
     """One message of an agent's, and its answer."""
     context.door.check_origin(request.headers)
     visitor, body = await context.receive(request)
-    check_parts(body)
+    _check_type(request)
     told = _read(body)
     session = request.headers.get(_SESSION, "")
     if told.method == "notifications/cancelled":
         # Older clients do not hang up to cancel a call.
-        call = AgentCall(scope_of(visitor), session, str(told.params.requestId))
+        call = AgentCall(scope_of(visitor), session, str((told.params or {}).get("requestId")))
         if not context.agent_calls.cancel(call):
             return refusal(_no_such_call())
     if _SDK not in sys.modules:  # the first who comes waits for it; everybody else is served meanwhile
@@ -70,22 +74,77 @@ async def talk(context: Context, request: Request) -> Response:
     return _Exchange(context, workshop, body, session=token_hex(16) if opens else session)
 
 
-class _Params(msgspec.Struct, frozen=True):
-    requestId: int | str | None = None  # noqa: N815 - as the protocol has it
+class _Malformed(InvalidRequest):
+    """What came is no message of the protocol. The sentence quotes nothing of it: it may hold a prompt.
+
+    Args:
+        number: JSON-RPC's code for it.
+        detail: as every error has it.
+    """
+
+    def __init__(self, number: int, detail: str) -> None:
+        super().__init__(detail)
+        self.number = number
+
+
+class _Fault(msgspec.Struct, frozen=True):
+    code: int
+    message: str
 
 
 class _Told(msgspec.Struct, frozen=True):
-    """The little that is read of a message here; the SDK reads it all."""
+    """A message: a request, a notification (it has no id), or a client's answer. The SDK reads what is in it."""
 
-    method: str = ""
-    params: _Params = _Params()
+    jsonrpc: Literal["2.0"]
+    method: str | UnsetType = UNSET
+    id: Any = UNSET
+    params: dict[str, Any] | None = None
+    result: dict[str, Any] | UnsetType = UNSET
+    error: _Fault | UnsetType = UNSET
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has what one of the three must have."""
+        named = isinstance(self.id, int | str) and not isinstance(self.id, bool)
+        if self.method is not UNSET:
+            return named or self.id is UNSET
+        if self.result is not UNSET:
+            return named
+        return self.error is not UNSET and (named or self.id is None)
+
+
+def _check_type(request: Request) -> None:
+    told = request.headers.get("content-type", "")
+    if told.partition(";")[0].strip().lower() != _MEDIA_TYPE:
+        raise _Malformed(_NO_MESSAGE, f"the Content-Type must be {_MEDIA_TYPE}")
 
 
 def _read(body: bytes) -> _Told:
+    """The message.
+
+    It is checked before the SDK reads it, which would quote what it does not understand.
+
+    Raises:
+        InvalidRequest: it is none, or of too many parts.
+    """
+    check_parts(body)
     try:
-        return msgspec.json.decode(body, type=_Told)
+        found = msgspec.json.decode(body)
     except (ValueError, RecursionError):
-        return _Told()  # the SDK says what is wrong with it
+        raise _Malformed(_NO_JSON, "the body is not valid JSON: send one JSON-RPC message") from None
+    if isinstance(found, list):
+        raise _Malformed(_NO_MESSAGE, "batches (arrays) are not supported: send one message at a time")
+    try:
+        told = msgspec.convert(found, _Told)
+    except msgspec.ValidationError:
+        told = None
+    if told is None or not told.whole:
+        raise _Malformed(
+            _NO_MESSAGE,
+            'the body is no JSON-RPC message: send an object with "jsonrpc": "2.0", a "method", an "id" that is '
+            'a string or a whole number, and "params" that are an object',
+        )
+    return told
 
 
 class _Exchange(Response):
@@ -226,7 +285,8 @@ def _no_such_call() -> InvalidRequest:
 def refusal(error: ImagenError) -> Response:
     """What went wrong before a message was read, in the words of the protocol, so that clients show the sentence."""
     answer = error_answer(error)
-    told = {"code": _REFUSED, "message": str(error), "data": msgspec.Raw(answer.body)}
+    code = error.number if isinstance(error, _Malformed) else _REFUSED
+    told = {"code": code, "message": str(error), "data": msgspec.Raw(answer.body)}
     headers = {name: value for name, value in answer.headers.items() if name in _PASSED_ON}
     body = {"jsonrpc": "2.0", "id": None, "error": told}
     return json_answer(body, status=answer.status_code, headers=headers)

@@ -27,7 +27,7 @@ from imagen.domain.usage import (
 from imagen.errors import InvalidRequest
 from imagen.ports import Keys, Ledger
 
-_AGO = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[hdw])")
+_DURATION = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[hdw])")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _SHOWN_RATE = 4
 """Digits of a rate behind the point."""
@@ -374,6 +374,16 @@ def parse_since(text: str, *, now: datetime, zone: tzinfo | None = None, name: s
     return _parse(text, now=now, zone=zone, name=name, whole_day=False)
 
 
+def parse_duration(text: str) -> timedelta | None:
+    """Read `7d`, `24h` or `2w`; None for everything else.
+
+    Raises:
+        OverflowError: it is longer than any span of time here.
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    return None if found is None else int(found["number"]) * _UNITS[found["unit"]]
+
+
 def parse_until(text: str, *, now: datetime, zone: tzinfo | None = None, name: str = "--until") -> datetime:
     """Read when a period ends, as `parse_since` does; but of a day, all belongs to it: it ends with its last moment.
 
@@ -386,8 +396,8 @@ def parse_until(text: str, *, now: datetime, zone: tzinfo | None = None, name: s
 def _parse(text: str, *, now: datetime, zone: tzinfo | None, name: str, whole_day: bool) -> datetime:
     wanted = text.strip()
     try:
-        if ago := _AGO.fullmatch(wanted.lower()):
-            return now - int(ago["number"]) * _UNITS[ago["unit"]]
+        if (ago := parse_duration(wanted)) is not None:
+            return now - ago
         if (day := _read_day(wanted.lower(), now=now, zone=zone)) is not None:
             return _midnight(day + timedelta(days=1) if whole_day else day, zone)
         instant = datetime.fromisoformat(wanted)

@@ -174,28 +174,28 @@ class Database:
                         ending = True
                         break
                     group.append(following)
-                self.writing_since = time.monotonic()
                 self._commit(kept, group)
-                self.writing_since = None
 
     def _commit(self, kept: _Kept, group: list[Job]) -> None:
         """One transaction for all of a group. When one of them fails, each gets a transaction of its own.
 
         Where none could begin, as somebody else holds the database, each would only wait as long again.
         """
+        self.writing_since = time.monotonic()
+        results: list[Any] = [None] * len(group)
+        failed = None
         try:
             with kept.begun() as connection:
                 results = [job(connection) for job, _, _ in group]
         except Exception as error:  # noqa: BLE001 - handed to the one who asked
-            if len(group) == 1 or isinstance(error, StoreBusy):
-                self.told(error)
-                _answer(group, [None] * len(group), error)
+            if len(group) > 1 and not isinstance(error, StoreBusy):
+                for job in group:
+                    self._commit(kept, [job])
                 return
-            for job in group:
-                self._commit(kept, [job])
-            return
-        self.told(None)
-        _answer(group, results, None)
+            failed = error
+        self.writing_since = None  # before anybody is answered, who may ask how long it has been
+        self.told(failed)
+        _answer(group, results, failed)
 
     def _read_in_turn(self, engine: Engine) -> None:
         with _Kept(engine, self._path, reading=True) as kept:

@@ -105,6 +105,18 @@ def test_a_caller_has_a_secret_that_stays_until_it_is_changed(cli: Any) -> None:
     assert only["retires_at"] is None
 
 
+def test_the_overlap_is_a_duration_or_a_number_of_hours(cli: Any) -> None:
+    for told, hours in (("1h", 1), ("7d", 168), ("2w", 336), ("1.5", 1.5), ("36", 36), ("30d", 720)):
+        done = cli("deliveries", "secret", "rotate", "--overlap", told, code=0)
+        assert f"for {hours:g} hours" in done.stderr, told
+    before = cli("deliveries", "secret", "show", "--json", code=0).json
+    for told in ("1y", "soon", "", "-1", "nan", "inf", "1e300", "31d", "721", "999999w"):
+        refused = cli("deliveries", "secret", "rotate", f"--overlap={told}", code=2)
+        assert "--overlap" in refused.stderr, told
+        assert "24h, 7d" in refused.stderr, told
+    assert cli("deliveries", "secret", "show", "--json", code=0).json == before
+
+
 def test_a_secret_that_was_sealed_needs_its_key(cli: Any) -> None:
     cli.env["IMAGEN_SECRET_KEY"] = "a-key-of-many-characters"
     (secret,) = cli("deliveries", "secret", "show", code=0).lines

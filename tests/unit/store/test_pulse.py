@@ -141,6 +141,16 @@ async def test_a_database_that_another_process_holds_is_busy_until_it_lets_go(
     assert (await pulse.feel(within_seconds=5)).state == "ok"
 
 
+async def test_a_write_is_over_before_its_end_is_told(database: Database) -> None:
+    """Else whoever heard of it would take the database for busy still."""
+    seen: list[float | None] = []
+    database.told = lambda _: seen.append(database.writing_since)
+    await database.write(lambda _: None)
+    with pytest.raises(ZeroDivisionError):
+        await database.write(lambda _: 1 // 0)
+    assert seen == [None, None]
+
+
 async def test_what_is_no_fault_of_the_database_is_not_told(pulse: DatabasePulse, database: Database) -> None:
     store = SqlPredictionStore(database)
     await store.add(make_prediction(1, upstream_id="up-1"))

@@ -85,10 +85,11 @@ async def upload(context: Context, request: Request) -> Response:
 
 
 def _too_large(room: int) -> Response:
-    told = "100MB" if room > MOST_BYTES else f"{room >> 20}MB without a key"
+    # The service's own sentence, with an end where the room is smaller than its own.
+    most, whose = ("100MB", "") if room > MOST_BYTES else (f"{room >> 20}MB", " without a key")
     body = {
         "title": "Content Too Large",
-        "detail": f"Files must be less than {told} in size",
+        "detail": f"Files must be less than {most} in size{whose}",
         "status": _TOO_LARGE,
     }
     return Response(msgspec.json.encode(body), _TOO_LARGE, {"connection": "close"}, problems.MEDIA_TYPE)
