@@ -219,9 +219,8 @@ class LocalQueue:
         if held.claimed or not held.exhausted:
             self._ready[held.batch.lane][held.batch.id] = held
         if not one.left:
-            held.exhausted = (
-                True  # nothing has to be claimed to know that, which who begins nothing more does not
-            )
+            # Known without a claim, which whoever begins nothing more does not make.
+            held.exhausted = True
             held.settled = False
             self._quiet[held.batch.id] = held
 

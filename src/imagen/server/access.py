@@ -362,7 +362,7 @@ def _shown_token(headers: Mapping[str, str]) -> str | None:
 def _bearer(headers: Mapping[str, str]) -> str | None:
     """What is shown in `Authorization`; older clients of Replicate say `Token` for `Bearer`.
 
-    All of it where it has another scheme, or none: it was shown all the same, and is good for nothing.
+    All of it where it has another scheme, or none: it was shown all the same, and does not count as nothing.
     """
     shown = headers.get("authorization")
     if shown is None:
