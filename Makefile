@@ -83,7 +83,7 @@ soak: $(VENV)/.installed ## kill a gateway a thousand times while it works off b
 	@$(BIN)/python bench/soak.py $(ARGS)
 
 .PHONY: docs
-docs: $(VENV)/.installed-test ## write the generated pages of docs/reference again
+docs: $(VENV)/.installed-test ## write the generated pages of docs again
 	$(BIN)/python docs/generate.py
 
 .PHONY: constraints

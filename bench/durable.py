@@ -26,7 +26,7 @@ from imagen.domain.caller import Caller
 from imagen.domain.limits import Lane
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.request import GenerationRequest
-from imagen.service.batches import Entry, NewBatch
+from imagen.service.accept import Entry, NewBatch
 from imagen.service.deliver import Destination
 from imagen.settings import load_settings
 
@@ -64,11 +64,12 @@ async def durable(url: str, count: int, folder: Path, *, keep: bool) -> tuple[fl
         await entry(0)
         before = cpu_seconds()
         new = NewBatch(backend=backend, caller=me, scope="bench")
-        batch = await app.batches.accept(new, [await entry(number) for number in range(count)])
+        batch = await app.acceptance.accept(new, [await entry(number) for number in range(count)])
         accepted = (cpu_seconds() - before) / count * 1000
-        app.queue.takes = lambda _: True
         before = cpu_seconds()
-        working = asyncio.create_task(app.queue.run(app.worker.work, emptied=app.worker.emptied))
+        working = asyncio.create_task(
+            app.queue.run(app.worker.work, emptied=app.worker.emptied, takes=lambda _: True)
+        )
         view = await app.batches.ended(batch.id)
         worked = (cpu_seconds() - before) / count * 1000
         working.cancel()

@@ -190,7 +190,7 @@ class Learning(Client):
     def answered(self, now: float, remaining: int, sequence: int, age: float) -> None:
         """The answer comes, with what was left."""
         if self.headers:
-            self.gate.told(now + self.epoch, remaining=remaining, reset=1.0, sequence=sequence, age=age)
+            self.gate.note_allowance(now + self.epoch, remaining=remaining, sequence=sequence, age=age)
 
     def refused(self, now: float, retry_after: float, sequence: int) -> None:
         """A 429 comes; whole seconds, rounded up, as services say them."""

@@ -1,5 +1,6 @@
 """Writes the pages of the reference that repeat the code: `make docs`. A test compares them with the code.
 
+docs/architecture.md        its code map: every module
 docs/reference/cli.md       every command, argument and option
 docs/reference/errors.md    every error, its code, its exit status and its HTTP status
 docs/reference/http.md      its middle: every operation of the gateway, and the shapes of what goes in and out
@@ -8,6 +9,7 @@ docs/reference/settings.md  its tables: every setting
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -20,6 +22,7 @@ from typing import Any
 import msgspec
 import typer
 
+import imagen
 from imagen import __version__, errors
 from imagen.cli.exit_status import EXIT_STATUS, INTERNAL, INTERRUPTED
 from imagen.cli.main import app
@@ -30,20 +33,61 @@ from imagen.server.documents import openapi_document
 from imagen.server.operation import Operation
 from imagen.settings import BACKEND_ROWS, ROWS, Row
 
+ARCHITECTURE = Path(__file__).parent / "architecture.md"
 REFERENCE = Path(__file__).parent / "reference"
 WRITTEN_BY = "<!-- Written by `make docs` from the code. Change it there. -->"
 MIDDLE = ("<!-- What follows is written by `make docs` from the code. -->", "<!-- Written by hand again. -->")
+ROOM_MARK = re.compile(r"<!-- modules of (\S+) -->")
+ROOM_TABLE = re.compile(rf"({ROOM_MARK.pattern})\n(?:\n(?:\|.*\n)+)?")
 INTERNAL_ERROR = 500
 
 
 def build_pages() -> dict[Path, str]:
     """Every generated page with its text."""
     return {
+        ARCHITECTURE: build_architecture_page(),
         REFERENCE / "cli.md": build_cli_page(),
         REFERENCE / "errors.md": build_errors_page(),
         REFERENCE / "http.md": build_http_page(),
         REFERENCE / "settings.md": build_settings_page(),
     }
+
+
+# --- modules ---------------------------------------------------------------------------------------------
+
+
+def build_architecture_page() -> str:
+    """The page of the architecture, with the table behind each mark of a room written anew.
+
+    Raises:
+        ValueError: a room of the package has no mark, or a mark no room.
+    """
+    rooms = module_rows()
+    text = ARCHITECTURE.read_text("utf-8")
+    marks = ROOM_MARK.findall(text)
+    if sorted(marks) != sorted(rooms):
+        raise ValueError(
+            f"architecture.md needs one mark for each of {sorted(rooms)}; it has {sorted(marks)}"
+        )
+    return ROOM_TABLE.sub(
+        lambda found: f"{found[1]}\n\n{_table(('File', 'What it is'), rooms[found[2]])}\n", text
+    )
+
+
+def module_rows() -> dict[str, list[tuple[str, str]]]:
+    """Every module by its room, with the first line of its docstring; `.` has those of no room.
+
+    A folder comes before what is in it, by the docstring of its package.
+    """
+    root = Path(imagen.__file__).parent
+    rooms: dict[str, list[tuple[str, str]]] = {}
+    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).parts):
+        first, *rest = path.relative_to(root).parts
+        room = f"{first}/" if rest else "."
+        name = "/".join(rest).removesuffix("__init__.py") or first + "/" * bool(rest)
+        told = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").partition("\n")[0]
+        rooms.setdefault(room, []).append((f"`{name}`", _one_line(told)))
+    return rooms
 
 
 # --- settings --------------------------------------------------------------------------------------------

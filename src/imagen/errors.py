@@ -13,7 +13,8 @@ ImagenError                     code, detail, hint, retryable, retry_after
 │   ├── QueueFull
 │   ├── RateLimited
 │   ├── BudgetExceeded
-│   └── Draining
+│   ├── Draining
+│   └── Paused
 ├── BackendError                .backend .request_id: the service that makes the pictures said no or broke
 │   ├── TransportError          .delivered: did the request arrive?
 │   │   ├── ConnectFailed       it did not
@@ -219,6 +220,13 @@ class Draining(Refused):
     """The process is shutting down and takes no new work."""
 
     code = "draining"
+    retryable = True
+
+
+class Paused(Refused):
+    """The batch is paused: nothing more of it is bought until it is resumed."""
+
+    code = "paused"
     retryable = True
 
 

@@ -24,6 +24,7 @@ from forked import SOURCE, Forked
 from imagen.emulator import EmulatorThread
 
 ADMIN_KEY, TOKEN = "an-admin-key-for-tests", "r8_killing"
+LOST_ANSWER_GRACE_SECONDS = 1.5
 _STARTED_WITHIN_SECONDS = 30.0
 
 
@@ -60,7 +61,7 @@ class Gateway:
             "HOME": str(folder),
             "IMAGEN_DATA_DIR": str(self.data),
             "IMAGEN_REPLICATE__API_BASE": emulator_url,
-            "IMAGEN_REPLICATE__LOST_ANSWER_GRACE": "1.5",
+            "IMAGEN_REPLICATE__LOST_ANSWER_GRACE": str(LOST_ANSWER_GRACE_SECONDS),
             "REPLICATE_API_TOKEN": TOKEN,
             "REPLICATE_REQUESTS_PER_MINUTE": "6000",
             "CONCURRENT_DOCKER_ADMIN_API_KEY": ADMIN_KEY,

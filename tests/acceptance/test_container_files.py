@@ -92,10 +92,8 @@ def free_port() -> int:
 
 def check(command: list[str], port: int, python: Path) -> int:
     """The exit status of a health check, as the container would run it."""
-    env = {
-        "FLASK_PORT": str(port),
-        "http_proxy": "http://127.0.0.1:9",
-    }  # a proxy of the container's is not asked
+    # a proxy of the container's is not asked
+    env = {"FLASK_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
     program = [str(python) if word == "python" else word for word in command]
     return subprocess.run(program, env=env, check=False, capture_output=True, timeout=30).returncode
 

@@ -20,11 +20,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from killing import Gateway
+from killing import LOST_ANSWER_GRACE_SECONDS, Gateway
 
 from imagen.emulator import EmulatorThread
 
 RUN_SECONDS = 0.3
+_ON_ITS_WAY_SECONDS = 0.2
+"""What a process sent before it was killed has arrived by then."""
 HOUR = timedelta(seconds=3_700)
 _SHIFTED = {
     "predictions": ("created_at", "sent_at", "started_at", "ended_at"),
@@ -102,6 +104,20 @@ class DurableWork(RuleBasedStateMachine):
         chosen = data.draw(st.sampled_from(self.batches))
         with contextlib.suppress(urllib.error.HTTPError):  # what has ended is not steered
             self.gateway.ask("POST", f"/batches/{chosen}/{how}")
+
+    @precondition(lambda self: self.runs and self.batches)
+    @rule(killed_after=st.floats(0, 0.3))
+    def pause_all_and_kill(self, killed_after: float) -> None:
+        """Of what is paused nothing is bought: not by this process, and not by the next, whatever this one left behind."""
+        for batch_id in self.batches:
+            with contextlib.suppress(urllib.error.HTTPError):
+                self.gateway.ask("POST", f"/batches/{batch_id}/pause")
+        self.kill(killed_after)
+        time.sleep(_ON_ITS_WAY_SECONDS)
+        bought = self.emulator.purchases
+        self.restart()
+        time.sleep(LOST_ANSWER_GRACE_SECONDS + 0.5)
+        assert self.emulator.purchases == bought
 
     @precondition(lambda self: not self.runs and self.batches)
     @rule()

@@ -110,9 +110,8 @@ def test_killed_at_random_moments(practised: Any, replicate_emulator: EmulatorTh
     replicate_emulator.add_fault("slow", run_seconds=2.0, times=None)
     chance = random.Random(20261122)
     for number in range(10):
-        cold = (
-            number < 2
-        )  # a second of imports, in which nothing of ours happens; all others begin after them
+        # a second of imports, in which nothing of ours happens; all others begin after them
+        cold = number < 2
         process = practised.start(*COMMAND, cold=cold)
         time.sleep(chance.uniform(0.3, 2.2) if cold else chance.uniform(0.0, 1.0))  # to the last rename
         process.stop(signal.SIGKILL)

@@ -90,9 +90,8 @@ class Served:
             made["batch_id"] = self.post("/batches", tasks).json()["id"]
         if "{prediction_id}" in path:
             wish = {"model_name": "flux-schnell", "prompt": "a red fox"}
-            if path.endswith(
-                ("/feedback", "/promote")
-            ):  # only what has succeeded is judged, and made a final of
+            # only what has succeeded is judged, and made a final of
+            if path.endswith(("/feedback", "/promote")):
                 made["prediction_id"] = self.post("/generate", wish).json()["prediction_id"]
             else:
                 made["prediction_id"] = self.post("/predictions", wish).json()["id"]
@@ -176,9 +175,8 @@ def _with_known(case: schemathesis.Case, known: dict[str, Any]) -> schemathesis.
         if "usd" in body:
             _make_harmless(body)
         if isinstance(body.get("wait"), int | float):
-            body["wait"] = min(
-                body["wait"], known["wait"]
-            )  # nobody here has the ten minutes that are allowed
+            # nobody here has the ten minutes that are allowed
+            body["wait"] = min(body["wait"], known["wait"])
     if known["plain"]:
         _make_plain(case, known["model_name"])
     return case

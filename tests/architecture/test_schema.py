@@ -32,9 +32,8 @@ def test_head_is_the_newest_migration() -> None:
     assert scripts().get_heads() == [HEAD]
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Computed default on .* cannot be modified:UserWarning"
-)  # equal is not asked
+# whether computed columns are equal is not asked
+@pytest.mark.filterwarnings("ignore:Computed default on .* cannot be modified:UserWarning")
 def test_a_migrated_database_is_what_tables_says(tmp_path: Path) -> None:
     engine = _engine(tmp_path / "imagen.db")
     migrate(engine, lock=tmp_path / "imagen.lock")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from fakes.batches import accepted, make_batch, make_delivery, make_item, make_mark, prediction_of
 from fakes.clock import BEGINNING
 from fakes.make import make_prediction
-from imagen.domain.batch import Control, Item, ItemStatus, Remembered, Tally
+from imagen.domain.batch import Batch, Control, Item, ItemStatus, Remembered, Tally
 from imagen.domain.caller import Caller
+from imagen.domain.delivery import Delivery
 from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Status
@@ -151,7 +152,7 @@ async def test_nobody_sees_a_batch_before_it_is_accepted(store: SqlBatches):
         store.get(batch.id[:9]),
         store.of_prediction(prediction_of(batch, 0)),
         store.control(batch.id, Control.PAUSE, at=AT),
-        store.retry(batch.id, []),
+        store.retry(batch.id, [], at=AT),
     ):
         with pytest.raises(NotFound):
             await asked
@@ -394,6 +395,7 @@ async def test_a_tally_counts_items_their_cost_and_their_pictures(store: SqlBatc
         unpriced=1,
         images=3,
         recent=2,
+        recent_from=AT + timedelta(seconds=1),
     )
     assert (await store.tally(batch, recent_since=AT)).recent == 5
     assert await store.tally("batch_none", recent_since=AT) == Tally()
@@ -629,7 +631,7 @@ async def test_what_failed_is_tried_again_and_the_batch_is_open_again(store: Sql
     await store.control(batch, Control.CANCEL, at=AT)
     await store.close(batch, at=AT)
     given = [again(item) for item in (await store.items(batch))[:5]]
-    assert await store.retry(batch, given) == 4
+    assert await store.retry(batch, given, at=AT) == 4
     reopened = await store.get(batch)
     assert (reopened.ended_at, reopened.control, reopened.sequence) == (None, Control.RUN, 6)
     kept = await store.items(batch)
@@ -651,9 +653,9 @@ async def test_a_retry_needs_a_new_attempt_of_an_item_that_has_failed(store: Sql
     batch = items[0].batch_id
     await store.control(batch, Control.PAUSE, at=AT, reason="no credit")
     strange = make_item(make_batch(2), 0, attempt=2)
-    assert await store.retry(batch, [items[0], again(items[1]), strange]) == 0
+    assert await store.retry(batch, [items[0], again(items[1]), strange], at=AT) == 0
     assert (await store.get(batch)).control is Control.PAUSE
-    assert await store.retry(batch, [again(items[0]), again(items[0])]) == 1
+    assert await store.retry(batch, [again(items[0]), again(items[0])], at=AT) == 1
     reopened = await store.get(batch)
     assert (reopened.control, reopened.reason) == (Control.RUN, None)
 
@@ -664,17 +666,17 @@ async def test_a_retry_that_comes_again_changes_nothing_and_says_the_same(store:
         await store.end(ended(item, ItemStatus.FAILED))
     batch = await store.get(items[0].batch_id)
     mark = make_mark(batch)
-    asked = [store.retry(batch.id, [again(item) for item in items], mark=mark) for _ in range(5)]
+    asked = [store.retry(batch.id, [again(item) for item in items], at=AT, mark=mark) for _ in range(5)]
     assert await asyncio.gather(*asked) == [3] * 5
     for item in await store.claim(batch.id, owner="me", limit=9):
         await store.end(ended(item, ItemStatus.FAILED))
-    assert await store.retry(batch.id, [again(item, 3) for item in items], mark=mark) == 3
+    assert await store.retry(batch.id, [again(item, 3) for item in items], at=AT, mark=mark) == 3
     assert (await store.tally(batch.id, recent_since=AT)).failed == 3
     known = await store.known(mark.scope, mark.key, since=LONG_AGO)
     assert known is not None
     assert known.batch_id == batch.id
     with pytest.raises(IdempotencyConflict):
-        await store.retry(batch.id, [], mark=replace(mark, fingerprint="cd"))
+        await store.retry(batch.id, [], at=AT, mark=replace(mark, fingerprint="cd"))
 
 
 # --- what is wanted ------------------------------------------------------------------------------------------
@@ -685,7 +687,8 @@ async def test_pausing_tells_why_and_running_again_forgets_it(store: SqlBatches)
     paused = await store.control(batch.id, Control.PAUSE, at=AT, reason="no credit")
     assert paused == replace(batch, control=Control.PAUSE, reason="no credit") == await store.get(batch.id)
     running = await store.control(batch.id, Control.RUN, at=AT)
-    assert running == batch == await store.get(batch.id)
+    noted = Remembered(resumed_at=AT).to_details()
+    assert running == replace(batch, details=noted) == await store.get(batch.id)
     with pytest.raises(NotFound):
         await store.control("batch_none", Control.RUN, at=AT)
 
@@ -896,10 +899,104 @@ async def test_what_is_queued_is_canceled_once_more_only_while_the_batch_is_to_b
     await store.requeue(first)
     assert await store.cancel_queued(first.batch_id, at=AT) == 1
     await store.requeue(second)
-    assert await store.retry(first.batch_id, [again(first)]) == 1
+    assert await store.retry(first.batch_id, [again(first)], at=AT) == 1
     assert await store.cancel_queued(first.batch_id, at=AT) == 0
     found = await store.items(first.batch_id)
     assert [item.status for item in found] == [ItemStatus.QUEUED, ItemStatus.QUEUED, ItemStatus.RUNNING]
+
+
+async def test_what_ends_while_it_is_queued_is_told_in_its_transaction(tmp_path: Path):
+    """Once for each end, in their order; nobody is asked where nothing ended, and a fault of one keeps nobody."""
+    database = Database(tmp_path / "imagen.db")
+    asked: list[str] = []
+
+    def tells(batch: Batch) -> Callable[[Item], Sequence[Delivery]] | None:
+        asked.append(batch.id)
+
+        def told(item: Item) -> Sequence[Delivery]:
+            assert (item.status, item.ended_at, item.code) == (
+                ItemStatus.CANCELED,
+                AT,
+                "prediction_canceled",
+            )
+            if item.index == 2:
+                raise ValueError("a damaged row")
+            return [make_delivery(id=f"msg_{item.index}_{item.sequence}")]
+
+        return told if batch.webhook else None
+
+    store, outbox = SqlBatches(database, tells=tells), SqlOutbox(database)
+    try:
+        batch = await accepted(store, make_batch(total=5, owner="me", webhook="https://shop.example/hook"))
+        silent = await accepted(store, make_batch(2, total=2))
+        (running,) = await store.claim(batch.id, owner="me", limit=1)
+        await store.control(batch.id, Control.PAUSE, at=AT)
+        assert asked == []
+        for _ in range(2):
+            await store.control(batch.id, Control.CANCEL, at=AT)
+        assert [one.id for one in await outbox.list(limit=9)] == ["msg_4_4", "msg_3_3", "msg_1_1"]
+        await store.requeue(running)
+        assert await store.cancel_queued(batch.id, at=AT) == 1
+        assert await store.cancel_queued(batch.id, at=AT) == 0
+        assert [one.id for one in await outbox.list(limit=1)] == ["msg_0_5"]
+        await store.control(silent.id, Control.CANCEL, at=AT)
+        assert asked == [batch.id, batch.id, silent.id]
+        assert len(await outbox.list(limit=9)) == 4
+        assert (await store.tally(silent.id, recent_since=AT)).canceled == 2
+    finally:
+        database.close()
+
+
+async def test_it_is_known_since_when_a_batch_is_let_run(store: SqlBatches):
+    """After a pause, not where it ran all the time; and since when items of it are tried again."""
+    batch = await accepted(store, make_batch(total=1, owner="me"))
+    later = [AT + timedelta(seconds=number) for number in range(4)]
+    assert (await store.control(batch.id, Control.RUN, at=later[0])).remembered.resumed_at is None
+    await store.control(batch.id, Control.PAUSE, at=later[0])
+    assert (await store.control(batch.id, Control.RUN, at=later[1])).remembered.resumed_at == later[1]
+    assert (await store.control(batch.id, Control.RUN, at=later[2])).remembered.resumed_at == later[1]
+    (item,) = await store.claim(batch.id, owner="me", limit=1)
+    await store.end(ended(item, ItemStatus.FAILED))
+    assert await store.retry(batch.id, [again(item)], at=later[3]) == 1
+    remembered = (await store.get(batch.id)).remembered
+    assert (remembered.resumed_at, remembered.retried_at) == (later[1], later[3])
+
+
+async def test_what_ended_lately_was_begun_when_the_first_of_it_was_sent(house: House):
+    """What took no purchase began when it ended; what nobody can read keeps nobody from counting."""
+    store = house.batches
+    items = await working(store, 3)
+    for item, seconds in zip(items, (10, 4, 1), strict=True):
+        if item.index != 2:
+            sent = make_prediction(
+                id=item.predictions[0],
+                upstream_id=f"up-{item.index}",
+                sent_at=AT - timedelta(seconds=seconds),
+            )
+            await house.predictions.add(sent)
+        await store.end(ended(item, ended_at=AT + timedelta(seconds=item.index)))
+    batch = items[0].batch_id
+    since = [AT + timedelta(seconds=number) for number in range(4)]
+    assert [(await store.tally(batch, recent_since=at)).recent_from for at in since] == [
+        AT - timedelta(seconds=10),
+        AT - timedelta(seconds=4),
+        AT + timedelta(seconds=2),
+        None,
+    ]
+    broken = "UPDATE items SET predictions = '{broken' WHERE \"index\" = 0"
+    await house.database.write(lambda connection: connection.exec_driver_sql(broken))
+    assert (await store.tally(batch, recent_since=AT)).recent_from == AT - timedelta(seconds=4)
+
+
+async def test_an_item_of_which_nobody_can_tell_what_was_bought_keeps_no_other_from_being_canceled(
+    house: House,
+):
+    batch = await accepted(house.batches, make_batch(total=3, owner="me"))
+    broken = "UPDATE items SET predictions = '{broken' WHERE \"index\" = 1"
+    await house.database.write(lambda connection: connection.exec_driver_sql(broken))
+    await house.batches.control(batch.id, Control.CANCEL, at=AT)
+    assert (await house.batches.tally(batch.id, recent_since=AT)).canceled == 2
+    assert indexes(await house.batches.claim(batch.id, owner="me", limit=9, to_finish=True)) == [1]
 
 
 async def test_a_damaged_item_is_read_as_far_as_it_can_be(house: House):

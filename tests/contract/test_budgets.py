@@ -522,7 +522,7 @@ async def test_who_waits_for_money_keeps_no_other_model_waiting_and_asks_seldom(
     house.limits.take = counted  # type: ignore[method-assign]
     told: list[str] = []
     waiting = asyncio.create_task(
-        line.enter(need(2), wait_seconds=20.0, told=lambda limit, _: told.append(limit))
+        line.enter(need(2), wait_seconds=20.0, tell_place=lambda limit, _: told.append(limit))
     )
     await until(lambda: told)
     assert told == ["budget:b"]
@@ -586,10 +586,8 @@ async def test_what_a_process_of_an_older_release_has_ended_is_closed_later(hous
     await house.database.write(end_as_it_did)
     assert await house.standing() == ("$0.00", "$2.40")
     assert await house.budgets.heal(now=NOON) == 4
-    assert await house.standing() == (
-        "$0.70",
-        "$0.80",
-    )  # what it cost, and what was reserved where nobody knows
+    # what it cost, and what was reserved where nobody knows
+    assert await house.standing() == ("$0.70", "$0.80")
     assert [await house.state(number) for number in range(1, 7)] == [
         "settled", "settled", "voided", "open", "voided", "open",
     ]  # fmt: skip

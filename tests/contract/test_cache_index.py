@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -67,8 +68,8 @@ async def test_an_entry_comes_back_whole_and_counts_as_used(index: CacheIndex, f
 
 async def test_a_key_that_was_never_put_or_was_removed_finds_nothing(index: CacheIndex):
     await index.put(entry(1))
-    await index.remove("key-1")
-    await index.remove("never there")
+    await index.remove("key-1", prediction_id="pred_1")
+    await index.remove("never there", prediction_id="pred_1")
     for key in ("key-1", "key-2", "", "%", "KEY-1"):
         assert await index.find(key, now=BEGINNING) is None
     assert await index.size() == (0, 0)
@@ -80,6 +81,48 @@ async def test_an_entry_of_the_same_key_is_replaced(index: CacheIndex):
     await index.put(other)
     assert await index.size() == (1, 7)
     assert await index.find("key-1", now=other.used_at) == other
+
+
+async def test_what_another_has_put_in_its_place_is_not_removed(index: CacheIndex):
+    await index.put(entry(1))
+    other = entry(1, prediction_id="pred_other")
+    await index.put(other)
+    await index.remove("key-1", prediction_id="pred_1")
+    assert await index.find("key-1", now=other.used_at) == other
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "pictures = '[\"x'",
+        "pictures = '5'",
+        "media_types = '[1]'",
+        "size_bytes = 'many'",
+        "created_at = 'never'",
+        "model = CAST(x'ff' AS TEXT)",
+        "prediction_id = CAST(x'70ff' AS TEXT)",
+    ],
+)
+async def test_a_row_that_cannot_be_read_is_forgotten_by_whoever_meets_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+):
+    database = Database(tmp_path / "imagen.db")
+    try:
+        index = SqlCacheIndex(database)
+        for meet in (index.find("key-2", now=BEGINNING), index.oldest(above_bytes=0)):
+            for number in (1, 2, 3):
+                await index.put(entry(number))
+            with sqlite3.connect(tmp_path / "imagen.db") as connection:
+                connection.execute(f"UPDATE cached SET {damage} WHERE key = 'key-2'")  # noqa: S608 - ours
+            connection.close()
+            found = await meet
+            assert found is None or [one.key for one in found] == ["key-1", "key-3"]
+            assert await index.size() == (2, 200)
+        assert len([record for record in caplog.records if "cannot be read" in record.message]) == 2
+        await index.put(entry(2))
+        assert await index.find("key-2", now=BEGINNING) is not None
+    finally:
+        database.close()
 
 
 async def test_the_size_is_that_of_all(index: CacheIndex):
@@ -118,7 +161,7 @@ async def test_what_another_process_writes_is_seen(tmp_path: Path):
         one, other = SqlCacheIndex(here), SqlCacheIndex(there)
         await asyncio.gather(*((one, other)[number % 2].put(entry(number)) for number in range(20)))
         assert await one.size() == await other.size() == (20, 2000)
-        await one.remove("key-3")
+        await one.remove("key-3", prediction_id="pred_3")
         assert await other.find("key-3", now=BEGINNING) is None
     finally:
         here.close()

@@ -317,7 +317,7 @@ async def test_who_waits_is_told_what_for_and_how_many_go_before(open_house: Any
     told: list[tuple[str, int]] = []
     waiting = [
         asyncio.ensure_future(
-            line.enter(need(number), wait_seconds=0.3, told=lambda limit, at: told.append((limit, at)))
+            line.enter(need(number), wait_seconds=0.3, tell_place=lambda limit, at: told.append((limit, at)))
         )
         for number in (1, 2, 3)
     ]

@@ -247,7 +247,7 @@ async def thousands_come_in(house: Any, number: int) -> tuple[float, float]:
                     f"lease-{number}-{n}", account=f"account-{number}-{n}", caller=Caller(name=f"caller-{n}")
                 ),
                 wait_seconds=20,
-                told=lambda _, position: told.append(position),
+                tell_place=lambda _, position: told.append(position),
             )
             for n in range(3000)
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +15,7 @@ from msgspec.structs import replace
 
 from fakes.clock import BEGINNING
 from imagen.domain.delivery import Delivery
-from imagen.errors import NotFound
+from imagen.errors import NotFound, StoreError
 from imagen.ports import Outbox
 from imagen.store.database import Database
 from imagen.store.outbox import SqlOutbox, put_deliveries
@@ -242,7 +244,94 @@ async def test_deliveries_are_written_with_what_they_tell_of_or_not_at_all(tmp_p
         database.close()
 
 
+# --- rows that are damaged ---
+
+RUBBISH = [
+    ("body", "'{\"a secret fox'"),
+    ("body", "'[\"a secret fox\"]'"),
+    ("due_at", "'a secret fox'"),
+    ("due_at", "''"),
+    ("due_at", "x'ff'"),
+    ("tried_since", "'a secret fox'"),
+    ("created_at", "'2026-02-30 00:00:00'"),
+    ("attempts", "'a secret fox'"),
+    ("event", "cast(x'ff' as text)"),
+    ("answer", "x'ff'"),
+]
+
+
+def damage(tmp_path: Path, table: str, column: str, sql: str, where: str = "1") -> None:
+    """As a disk, or somebody with an editor, leaves it."""
+    connection = sqlite3.connect(tmp_path / "imagen.db")
+    try:
+        with connection:
+            statement = f"update {table} set {column} = {sql} where {where}"  # noqa: S608 - all of it is ours
+            assert connection.execute(statement).rowcount == 1
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(("column", "sql"), RUBBISH)
+async def test_a_damaged_one_is_given_up_and_holds_up_nobody(
+    outbox: Outbox, tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str, sql: str
+):
+    line = [make_delivery(number, subject="batch_1") for number in (1, 2)]
+    await outbox.put([*line, make_delivery(3, subject="batch_2")])
+    damage(tmp_path, "deliveries", column, sql, "id = 'msg_1'")
+    assert {one.id for one in await outbox.list(limit=10)} == {"msg_1", "msg_2", "msg_3"}
+    with caplog.at_level(logging.ERROR, logger="imagen"):
+        assert await due(outbox) == ["msg_3"]
+        assert await due(outbox) == ["msg_2", "msg_3"]
+    (told,) = caplog.messages
+    assert "msg_1" in told
+    assert "fox" not in told
+    shown = {one.id: (one.status, one.answer) for one in await outbox.list(limit=10, failed=True)}
+    assert shown == {"msg_1": ("given_up", "it cannot be read in the database")}
+    await outbox.sweep(before=MUCH_LATER)
+    assert {one.id for one in await outbox.list(limit=10)} == {"msg_2", "msg_3"}
+
+
+async def test_one_that_is_damaged_behind_another_does_not_lose_the_end_of_that(
+    outbox: Outbox, tmp_path: Path
+):
+    first, *_ = line = [make_delivery(number, subject="batch_1") for number in (1, 2, 3)]
+    await outbox.put(line)
+    damage(tmp_path, "deliveries", "body", "'{'", "id = 'msg_2'")
+    assert await outbox.done(taken(first), now=LATER) is None
+    assert await due(outbox, now=LATER) == []
+    assert await due(outbox, now=LATER) == ["msg_3"]
+    assert [one.status for one in await outbox.list(limit=10)] == ["waiting", "given_up", "taken"]
+
+
+async def test_a_damaged_one_is_sent_again_only_where_what_it_says_can_be_read(
+    outbox: Outbox, tmp_path: Path
+):
+    await outbox.put([make_delivery(1), make_delivery(2)])
+    damage(tmp_path, "deliveries", "body", "'{'", "id = 'msg_1'")
+    damage(tmp_path, "deliveries", "tried_since", "'?'", "id = 'msg_2'")
+    assert await due(outbox) == []
+    with pytest.raises(StoreError, match="msg_1") as raised:
+        await outbox.retry("msg_1", now=LATER)
+    assert raised.value.of_one_row
+    assert raised.value.hint
+    assert (await outbox.retry("msg_2", now=LATER)).body == make_delivery(2).body
+    assert await due(outbox, now=LATER) == ["msg_2"]
+
+
 # --- what signs them ---
+
+
+@pytest.mark.parametrize("column", ["secret", "created_at"])
+async def test_a_damaged_secret_is_there_until_another_takes_its_place(
+    outbox: Outbox, tmp_path: Path, column: str
+):
+    await outbox.rotate("one", now=BEGINNING, overlap_seconds=0)
+    damage(tmp_path, "signing_secrets", column, "x'ff'")
+    assert len(await outbox.secrets(now=BEGINNING)) == 1
+    kept = await outbox.rotate("two", now=BEGINNING, overlap_seconds=0, first=True)
+    assert kept.secret != "two"
+    await outbox.rotate("three", now=BEGINNING, overlap_seconds=0)
+    assert [one.secret for one in await outbox.secrets(now=BEGINNING)] == ["three"]
 
 
 async def test_there_is_no_secret_before_the_first(outbox: Outbox):

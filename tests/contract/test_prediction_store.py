@@ -300,8 +300,16 @@ async def test_known_upstream_ids_are_those_of_one_account_since_then(store: Pre
     await store.add(make_prediction(3))
     await store.add(make_prediction(4, upstream_id="other", account="account-b"))
     since = make_prediction(2).created_at
-    assert await store.known_upstream_ids("account-a", since=since) == {"new"}
-    assert await store.known_upstream_ids("account-a", since=since - timedelta(days=1)) == {"old", "new"}
+    # Accepted with a batch long before, and sent now.
+    await store.add(
+        make_prediction(5, upstream_id="late", created_at=since - timedelta(days=9), sent_at=since)
+    )
+    assert await store.known_upstream_ids("account-a", since=since) == {"new", "late"}
+    assert await store.known_upstream_ids("account-a", since=since - timedelta(days=1)) == {
+        "old",
+        "new",
+        "late",
+    }
     assert await store.known_upstream_ids("nobody", since=since) == frozenset()
 
 

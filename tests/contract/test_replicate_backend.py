@@ -1084,7 +1084,8 @@ async def test_a_page_tells_of_those_that_have_moved_and_names_the_others(
         glance = await any_backend.look_many(stood)
     assert set(glance.shown) == set(stood), "the fourth is of no interest"
     seen = await any_backend.look(made[0])
-    assert glance.moved[seen.upstream_id] == seen
+    assert seen.told_at is not None
+    assert glance.moved[seen.upstream_id] == msgspec.structs.replace(seen, told_at=None)
     ended: dict[str, Status | None] = dict.fromkeys(stood)
     assert set((await any_backend.look_many(ended)).moved) == set(stood), "None asks for all that is told"
     assert (glance.last, len((await any_backend.look_many({})).shown)) == (True, 0)

@@ -37,6 +37,22 @@ def test_generated_pages_are_up_to_date(path: Any, text: str) -> None:
     assert path.read_text(encoding="utf-8") == text, "run `make docs`"
 
 
+def test_the_code_map_has_every_module_and_says_what_it_is() -> None:
+    rooms = GENERATE.module_rows()
+    assert sum(map(len, rooms.values())) == len([*(ROOT / "src/imagen").rglob("*.py")])
+    assert {"`replicate/calls.py`", "`openai/`"} <= {name for name, _ in rooms["server/"]}
+    assert [name for rows in rooms.values() for name, told in rows if not told] == []
+
+
+def test_a_room_without_a_mark_on_the_page_is_missed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "architecture.md"
+    whole = GENERATE.ARCHITECTURE.read_text(encoding="utf-8")
+    page.write_text(whole.replace("<!-- modules of queue/ -->", ""), encoding="utf-8")
+    monkeypatch.setattr(GENERATE, "ARCHITECTURE", page)
+    with pytest.raises(ValueError, match="one mark for each"):
+        GENERATE.build_architecture_page()
+
+
 @pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
 def test_every_command_and_option_says_what_it_does(name: str, command: Any) -> None:
     assert command.help, f"{name} has no help"

@@ -139,7 +139,7 @@ class MemoryPredictionStore:
         return frozenset(
             one.upstream_id
             for one in self._rows.values()
-            if one.account == account and one.upstream_id is not None and one.created_at >= since
+            if one.account == account and one.upstream_id is not None and one.sent_at and one.sent_at >= since
         )
 
     async def of_upstream(self, account: str, upstream_ids: Sequence[str]) -> Sequence[Prediction]:

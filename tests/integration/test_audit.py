@@ -6,10 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from durable import accepted, worked_off
+from msgspec.structs import replace
+from stories import FOX
 
-from imagen.assembly import App, build
+from imagen.assembly import GATEWAY, App, build
 from imagen.domain.audit import Audit
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
@@ -19,7 +23,9 @@ from imagen.emulator import EmulatorThread
 from imagen.errors import BackendError
 from imagen.instrumentation.clock import SystemClock
 from imagen.service.audit import Auditor
+from imagen.service.deliver import Destination
 from imagen.settings import load_settings
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 HOUR = timedelta(hours=1, minutes=5)
@@ -46,7 +52,9 @@ def built(environ: Mapping[str, str], tmp_path: Path, *, later: timedelta = time
     return build(settings, environ=environ, clock=Later(later))
 
 
-async def audit(app: App, *, since: timedelta = timedelta(days=1), dry_run: bool = False) -> Audit:
+async def audit(
+    app: App, *, since: timedelta = timedelta(days=1), dry_run: bool = False, adopt_foreign: bool = False
+) -> Audit:
     auditor = Auditor(
         gateway=app.gateway,
         store=app.store,
@@ -54,8 +62,14 @@ async def audit(app: App, *, since: timedelta = timedelta(days=1), dry_run: bool
         bookkeeper=app.bookkeeper,
         owners=app.owners,
         clock=app.clock,
+        batches=app.batches,
     )
-    return await auditor.run(app.backends.get(None), since=app.clock.now() - since, dry_run=dry_run)
+    return await auditor.run(
+        app.backends.get(None),
+        since=app.clock.now() - since,
+        dry_run=dry_run,
+        adopt_foreign=adopt_foreign,
+    )
 
 
 async def leave_an_intent(app: App, emulator: EmulatorThread, *, sends: bool) -> str:
@@ -157,3 +171,92 @@ async def test_a_list_that_cannot_be_read_ends_the_audit_before_anything_is_chan
         with pytest.raises(BackendError):
             await audit(app)
         assert (await app.store.get(intent)).status is Status.QUEUED
+
+
+# --- beside others -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.3)
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_what_ends_by_itself_while_the_list_is_read_is_not_told(
+    environ: dict[str, str], tmp_path: Path, replicate_emulator: EmulatorThread, dry_run: bool
+) -> None:
+    replicate_emulator.add_fault("delay", operation="predictions.list", seconds=1.5, times=1)
+    async with built(environ, tmp_path) as live, built(environ, tmp_path) as other:
+        making = asyncio.ensure_future(live.gateway.generate(FOX))
+        await until(lambda: replicate_emulator.purchases == 1)
+        auditing = asyncio.ensure_future(audit(other, dry_run=dry_run))
+        (made,) = await making
+        assert not auditing.done()
+        report = await auditing
+    assert made.error is None
+    assert (report.listed, report.under_way, report.findings, report.errors) == (1, 0, [], [])
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.3)
+async def test_what_was_delivered_while_the_list_is_read_is_not_delivered_once_more(
+    environ: dict[str, str], tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    out = tmp_path / "out"
+    replicate_emulator.add_fault("delay", operation="predictions.list", seconds=2, times=1)
+    async with built(environ, tmp_path) as other:
+        async with built(environ, tmp_path) as live:
+            making = asyncio.ensure_future(
+                live.gateway.generate(FOX, destination=Destination(output=f"{out}/"))
+            )
+            await until(lambda: replicate_emulator.purchases == 1)
+            auditing = asyncio.ensure_future(audit(other))
+            (made,) = await making
+        (picture,) = made.pictures
+        picture.path.rename(tmp_path / "moved.png")
+        assert not auditing.done()
+        report = await auditing
+    assert report.findings == []
+    assert list(out.iterdir()) == []
+
+
+async def test_of_two_audits_at_once_one_writes_down_what_others_made_and_neither_leaves_it(
+    environ: dict[str, str], tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    elsewhere = environ | {"IMAGEN_DATA_DIR": str(tmp_path / "elsewhere")}
+    async with built(elsewhere, tmp_path) as stranger:
+        for number in range(4):
+            (made,) = await stranger.gateway.generate(replace(FOX, prompt=f"fox {number}"))
+            assert made.error is None
+
+    async with built(environ, tmp_path) as one, built(environ, tmp_path) as two:
+        reports = await asyncio.gather(*(audit(app, adopt_foreign=True) for app in (one, two)))
+        again = await audit(one, adopt_foreign=True)
+        entries = await one.ledger.entries()
+
+    findings = [finding for report in reports for finding in report.findings]
+    assert {finding.kind for finding in findings} == {"foreign"}
+    assert len({finding.id for finding in findings}) == len(findings) == len(entries) == 4
+    assert [report.errors for report in reports] == [[], []]
+    assert again.findings == []
+
+
+async def test_what_an_unfinished_batch_still_wants_is_left_to_it(
+    environ: dict[str, str], tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async def never(*_: Any, **_more: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async def nothing(*_: Any, **_more: Any) -> None:
+        return None
+
+    async with built(environ, tmp_path) as app:
+        batch = await accepted(app, ["a fox"])
+        app.backends.get(GATEWAY).submit = never  # type: ignore[method-assign]
+        async with worked_off(app):
+            await until(app.store.unfinished)
+            app.finisher.hands_over = True
+            app.store.release = nothing  # type: ignore[method-assign]
+            app.limits.give_back = nothing  # type: ignore[method-assign]
+
+    async with built(environ, tmp_path, later=HOUR) as app:
+        report = await audit(app)
+        assert report.findings == []
+        async with worked_off(app), asyncio.timeout(20):
+            assert (await app.batches.ended(batch.id)).tally.succeeded == 1
+    assert replicate_emulator.purchases == 1

@@ -13,10 +13,12 @@ from typing import Any
 import aiohttp
 import pytest
 from batch_calls import FLUX, ended, events, items_of, make_batch, written_below
+from durable import accepted
 from gateway import ADMIN, Answer, RunningGateway, running_gateway
 
 from imagen.emulator import EmulatorThread
 from imagen.server.sse import EventStream
+from imagen.store.batches import SqlBatches
 from waiting import least
 
 pytestmark = [pytest.mark.anyio, pytest.mark.replicate_emulator(run_seconds=0.02)]
@@ -203,6 +205,12 @@ async def test_a_form_with_a_file_makes_a_batch_of_its_name(
         ),
         (b'{"prompt": "a", "x": [%s]}' % (b"[]," * 200_001 + b"0"), "application/x-ndjson", "", "200,000"),
         (b"--x", "multipart/form-data; boundary=x", "", "form"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{"prompt": "a"}\r\n',
+            "multipart/form-data; boundary=x",
+            "",
+            "ended before its last boundary",
+        ),
         (b"nothing", "multipart/form-data", "", "form"),
     ],
 )
@@ -215,7 +223,8 @@ async def test_a_file_with_a_mistake_is_refused_whole_with_the_place_of_it(
     told: str,
 ) -> None:
     async with running_gateway(tmp_path, replicate_emulator) as gateway:
-        answer = await upload(gateway, content, media_type, f"?model_name=flux-dev{query}")
+        common = "" if media_type == "application/json" else f"?model_name=flux-dev{query}"
+        answer = await upload(gateway, content, media_type, common)
         assert answer.status == 400, answer.body
         assert told in json.dumps(answer.json()), answer.body
         assert (await get(gateway, "/batches"))["batches"] == []
@@ -317,6 +326,27 @@ async def test_an_id_that_no_stream_has_is_refused(
                 "GET", f"/batches/{batch['id']}/events", headers=ADMIN | {"Last-Event-ID": wrong}
             )
             assert (answer.status, answer.json()["code"]) == (400, "invalid_input")
+            # Who may not ask is told no more than that.
+            answer = await gateway.request(
+                "GET",
+                f"/batches/{batch['id']}/events",
+                headers={"X-API-Key": "nobody's", "Last-Event-ID": wrong},
+            )
+            assert answer.status == 401
+
+
+async def test_whoever_has_an_id_that_no_event_had_is_told_everything(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        batch = await make_batch(gateway, ["a fox", "a hen"])
+        await gateway.app.batches.ended(batch["id"])
+        for last, items in ((1, 1), (2, 0), (3, 2), (10**17, 2)):
+            answer = await gateway.request(
+                "GET", f"/batches/{batch['id']}/events", headers=ADMIN | {"Last-Event-ID": str(last)}
+            )
+            assert answer.body.count(b"event: item") == items
+            assert answer.body.count(b"event: end") == 1
 
 
 # --- pages -----------------------------------------------------------------------------------------------
@@ -556,3 +586,183 @@ async def test_ten_thousand_tasks_are_taken_on_without_keeping_others_waiting(
         assert await least(slowest_answer, enough=2.0) < 2.0
         too_many = await upload(gateway, lines + b'\n"one more"', "application/x-ndjson")
         assert too_many.status == 400
+
+
+# --- what is told of what nobody began -------------------------------------------------------------------
+
+NOWHERE = {"IMAGEN_DELIVERIES__PRIVATE": "true"}
+HOOK = "https://127.0.0.1:9/hook"
+"""Nobody listens there: what is told stays in the outbox."""
+
+
+async def told(gateway: RunningGateway) -> list[tuple[str, dict[str, Any]]]:
+    """Events and their data, in the order in which they were put."""
+    found = await gateway.app.outbox.list(limit=20_000)
+    return [(one.event, one.body.get("data", one.body)) for one in reversed(found)]
+
+
+@pytest.mark.replicate_emulator(run_seconds=5)
+async def test_the_end_of_every_task_is_told_once_also_of_those_that_were_canceled_in_the_queue(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    """Those of which nothing was bought, and those that ran; the end of the batch comes last."""
+    async with running_gateway(tmp_path, replicate_emulator, **ONE, **NOWHERE) as gateway:
+        batch = await make_batch(
+            gateway,
+            [f"a fox {number}" for number in range(150)],
+            webhook=HOOK,
+            webhook_events_filter=["item", "completed"],
+        )
+        await bought(replicate_emulator, 1)
+        await post(gateway, f"/batches/{batch['id']}/cancel")
+        view = await ended(gateway, batch["id"])
+        events = await told(gateway)
+    assert view["status"] == "canceled"
+    assert [event for event, _ in events] == ["batch.item"] * 150 + ["batch.completed"]
+    items = [data for _, data in events[:-1]]
+    assert sorted(item["index"] for item in items) == list(range(150))
+    assert {item["status"] for item in items} == {"canceled"}
+    assert events[-1][1]["counts"]["canceled"] == 150
+    assert replicate_emulator.purchases == 1
+
+
+async def test_only_those_who_want_to_hear_of_tasks_are_told_of_them(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator, **ONE, **NOWHERE) as gateway:
+        batch = await make_batch(gateway, ["a fox"] * 80, webhook=HOOK, webhook_events_filter=["completed"])
+        await post(gateway, f"/batches/{batch['id']}/cancel")
+        await ended(gateway, batch["id"])
+        assert [event for event, _ in await told(gateway)] == ["batch.completed"]
+
+
+@pytest.mark.parametrize("paused", [True, False])
+@pytest.mark.parametrize("face", [True, False])
+@pytest.mark.replicate_emulator(run_seconds=5)
+async def test_the_end_of_a_prediction_that_was_canceled_while_it_waited_is_told_once(
+    tmp_path: Path, replicate_emulator: EmulatorThread, *, face: bool, paused: bool
+) -> None:
+    """In line, and put back into the queue by a pause; in our words and in Replicate's."""
+    ours = {"model_name": FLUX, "webhook": HOOK, "webhook_events_filter": ["completed"]}
+    theirs = {"version": f"black-forest-labs/{FLUX}", "webhook": HOOK, "webhook_events_filter": ["completed"]}
+    path = "/v1/predictions" if face else "/predictions"
+    event = "replicate.completed" if face else "prediction.completed"
+
+    async def ask(prompt: str) -> str:
+        body = theirs | {"input": {"prompt": prompt}} if face else ours | {"prompt": prompt}
+        answer = await gateway.request("POST", path, headers=ADMIN, json=body)
+        assert answer.status in {201, 202}, answer.body
+        return str(answer.json()["id"])
+
+    async with running_gateway(tmp_path, replicate_emulator, **ONE, **NOWHERE) as gateway:
+        await ask("first")
+        await bought(replicate_emulator, 1)
+        waits = await ask("second")
+        view, _, _ = await gateway.app.batches.of_prediction(waits)
+        if paused:
+            await gateway.app.batches.pause(view.batch.id)
+            async with asyncio.timeout(10):
+                while (await gateway.app.batches.view(view.batch.id)).tally.running:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        canceled = await gateway.request("POST", f"{path}/{waits}/cancel", headers=ADMIN)
+        assert canceled.status == 200, canceled.body
+        async with asyncio.timeout(20):
+            await gateway.app.batches.ended(view.batch.id)
+        of_it = [one for one in await told(gateway) if one[1].get("id") == waits]
+    assert [(one, data["status"]) for one, data in of_it] == [(event, "canceled")]
+    assert replicate_emulator.purchases == 1
+
+
+async def test_ten_thousand_queued_tasks_are_canceled_and_told_of_in_seconds(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator, **ONE, **NOWHERE) as gateway:
+        batch = await make_batch(
+            gateway, ["a fox"] * 10_000, webhook=HOOK, webhook_events_filter=["item", "completed"]
+        )
+        async with asyncio.timeout(10):
+            await gateway.app.batches.pause(batch["id"])
+            await gateway.app.batches.cancel(batch["id"])
+            await gateway.app.batches.ended(batch["id"])
+            assert await gateway.app.outbox.waiting() == 10_001
+
+
+# --- what a command left behind --------------------------------------------------------------------------
+
+
+async def test_what_a_killed_command_left_is_ended_by_the_gateway_once_it_is_canceled(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    """Not before: it is for whoever resumes it."""
+    gone = "1-gone"
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        left, canceled = [await left_by_a_command(gateway, ["a fox", "a hen"], owner=gone) for _ in range(2)]
+        other = await make_batch(gateway, ["a cow"])
+        await ended(gateway, other["id"])  # by then it has looked at all that is left
+        assert [one["status"] for one in [await get(gateway, f"/batches/{canceled}")]] == ["running"]
+        await post(gateway, f"/batches/{canceled}/cancel")
+        view = await ended(gateway, canceled)
+        still = await gateway.app.batches.view(left)
+    assert (view["status"], view["counts"]["canceled"]) == ("canceled", 2)
+    assert (still.batch.owner, still.tally.running, still.batch.ended_at) == (gone, 1, None)
+    assert replicate_emulator.purchases == 1
+
+
+async def left_by_a_command(gateway: RunningGateway, prompts: list[str], *, owner: str) -> str:
+    """A batch of which a process that is gone has claimed one item; its id."""
+    app = gateway.app
+    batch = await accepted(app, prompts, details={"command": "imagen batch"})
+    store = SqlBatches(app.database)
+    assert await store.take(batch.id, owner=owner, was=None)
+    assert len(await store.claim(batch.id, owner=owner, limit=1)) == 1
+    return batch.id
+
+
+async def test_all_that_is_wrong_with_tasks_is_told_at_once(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        tasks = [{"prompt": "a", "guidance": "much", "num_outputs": 99}, 5, {"prompt": 7, "store": "yes"}, {}]
+        body = {"model_name": "flux-dev", "tasks": tasks}
+        told = (await gateway.request("POST", "/batches", json=body, headers=ADMIN)).json()
+        assert {problem["field"] for problem in told["problems"]} == {
+            "tasks[0].guidance",
+            "tasks[0].num_outputs",
+            "tasks[1]",
+            "tasks[2].prompt",
+            "tasks[2].store",
+            "tasks[3].prompt",
+        }
+        common = {"model_name": "flux-dev", "guidance": "much", "tasks": [{"prompt": "a"}, {"prompt": "b"}]}
+        told = (await gateway.request("POST", "/batches", json=common, headers=ADMIN)).json()
+        assert [problem["field"] for problem in told["problems"]] == ["guidance"]
+        many = {"model_name": "flux-dev", "tasks": [{}] * 50}
+        told = (await gateway.request("POST", "/batches", json=many, headers=ADMIN)).json()
+        assert told["error"] == "Task 0 missing required field: prompt"
+        assert len(told["problems"]) == 20
+        assert "more mistakes" in told["hint"]
+    assert replicate_emulator.purchases == 0
+
+
+async def test_an_unknown_name_in_a_query_is_refused_on_our_own_paths_alone(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        answer = await gateway.request("GET", "/batches?stauts=failed", headers=ADMIN)
+        assert (answer.status, answer.json()["code"]) == (400, "invalid_input")
+        assert answer.json()["problems"][0]["field"] == "stauts"
+        assert "cursor, limit" in answer.json()["error"]
+        for path in ("/keys?x=1", "/usage?x=1", "/deliveries?x=1", "/budgets?x=1", "/global-semaphores?x=1"):
+            assert (await gateway.request("GET", path, headers=ADMIN)).status == 400, path
+            # Who may not ask is told no more than that.
+            assert (await gateway.request("GET", path, headers={"X-API-Key": "nobody's"})).status == 401, path
+        json_too = await gateway.request("POST", "/batches?name=x", json={}, headers=ADMIN)
+        assert (json_too.status, json_too.json()["problems"][0]["field"]) == (400, "name")
+        for path in (
+            "/batches?_=17",
+            "/health?utm_source=x",
+            "/docs?x=1",
+            "/v1/predictions?x=1",
+            "/metrics?x=1",
+        ):
+            assert (await gateway.request("GET", path, headers=ADMIN)).status == 200, path

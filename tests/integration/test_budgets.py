@@ -29,7 +29,7 @@ from imagen.domain.request import GenerationRequest
 from imagen.emulator import EmulatorThread
 from imagen.errors import BudgetExceeded, ImagenError
 from imagen.instrumentation.clock import SystemClock
-from imagen.service.batches import Entry, NewBatch
+from imagen.service.accept import Entry, NewBatch
 from imagen.service.finish import Outcome
 from imagen.service.prepare import Order
 from imagen.settings import load_settings
@@ -405,7 +405,7 @@ async def accepted_for_free(app: App) -> str:
         lane=Lane.BATCH,
     )
     return (
-        await app.batches.accept(NewBatch(backend=backend, caller=stranger, scope="x"), [Entry(order)])
+        await app.acceptance.accept(NewBatch(backend=backend, caller=stranger, scope="x"), [Entry(order)])
     ).id
 
 
@@ -432,7 +432,7 @@ async def test_a_single_prediction_without_money_ends_with_the_budget(open_app: 
             caller=ADMIN,
         )
         new = NewBatch(backend=backend, caller=ADMIN, scope="admin", kind="single")
-        batch = await app.batches.accept(new, [Entry(order)])
+        batch = await app.acceptance.accept(new, [Entry(order)])
         await budget(app, "0")
         async with worked_off(app), asyncio.timeout(10):
             await app.batches.ended(batch.id)
@@ -454,7 +454,7 @@ async def order_of(app: App, model: str, **quote: Quote) -> Order:
 
 async def batch_of(app: App, *orders: Order) -> Batch:
     new = NewBatch(backend=app.backends.get(GATEWAY), caller=ADMIN, scope="admin")
-    return await app.batches.accept(new, [Entry(order) for order in orders])
+    return await app.acceptance.accept(new, [Entry(order) for order in orders])
 
 
 @pytest.mark.replicate_emulator(run_seconds=0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -385,6 +386,41 @@ async def test_a_damaged_picture_is_bought_again_and_mended(
     assert replicate_emulator.purchases == 2
 
 
+@pytest.mark.parametrize("prompt", ["a fox", "a hare"])
+async def test_a_row_that_cannot_be_read_only_costs_what_it_would_have_saved(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread, prompt: str
+) -> None:
+    async with open_app(IMAGEN_CACHE__MAX_MB="1") as app:
+        await ask(app)
+        path = app.settings.data_dir / "imagen.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE cached SET pictures = '[\"x'")
+    connection.close()
+    async with open_app(IMAGEN_CACHE__MAX_MB="1") as app:
+        wish = replace(SEEDED, prompt=prompt)
+        assert [((one := await ask(app, wish)).error, one.cache) for _ in range(2)] == [
+            (None, "miss"),
+            (None, "hit"),
+        ]
+        assert (await app.cache._index.size())[0] == 1
+    assert replicate_emulator.purchases == 2
+
+
+async def test_no_fault_of_the_cache_takes_back_what_was_paid_for(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(*_: Any) -> bool:
+        raise RuntimeError("a fox, whoever asked")
+
+    async with open_app() as app:
+        app.cache.put = fails  # type: ignore[method-assign]
+        outcome = await ask(app)
+        assert (outcome.error, outcome.fault, outcome.cache) == (None, False, "miss")
+        assert len(outcome.pictures) == 1
+    assert outcome.prediction.id in caplog.text
+    assert "a fox" not in caplog.text
+
+
 async def test_an_index_that_names_other_files_of_this_machine_reads_none_of_them(
     open_app: Callable[..., App], tmp_path: Path, replicate_emulator: EmulatorThread
 ) -> None:
@@ -454,6 +490,28 @@ async def test_the_least_recently_used_makes_room(
             assert sum(path.stat().st_size for path in cached(app)) <= 1 << 20
         assert (await ask(app, wishes[1])).cache == "miss"
     assert replicate_emulator.purchases == 9
+
+
+async def test_what_another_process_keeps_meanwhile_is_not_forgotten_with_what_is_gone(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as here, open_app() as there:
+        key = (await ask(here)).prediction.request_key
+        loop, read = asyncio.get_running_loop(), here.cache._read
+
+        async def kept_anew() -> None:
+            anew = await ask(there, replace(SEEDED, cache=False))
+            assert await there.cache.put(key, anew.prediction, there.cache.tap(there.backends.get(None)))
+
+        def read_late(entry: Any) -> Any:
+            asyncio.run_coroutine_threadsafe(kept_anew(), loop).result(20)
+            return read(entry)
+
+        here.cache._read = read_late  # type: ignore[method-assign]
+        assert await here.cache.find(key) is None
+        assert await there.cache.find(key) is not None
+        assert len(cached(there)) == 1
+    assert replicate_emulator.purchases == 2
 
 
 async def test_two_processes_share_what_they_keep_and_what_they_let_go(

@@ -7,6 +7,7 @@ import base64
 import json
 import logging
 import socket
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -68,11 +69,12 @@ class ReluctantOutbox(SqlOutbox):
     """One that does not take the ends of attempts for a while."""
 
     refusals = 0
+    refusal: Exception = StoreBusy("the database is held by another process")
 
     async def done(self, delivery: Delivery, *, now: datetime) -> Delivery | None:
         if self.refusals:
             self.refusals -= 1
-            raise StoreBusy("the database is held by another process")
+            raise self.refusal
         return await super().done(delivery, now=now)
 
 
@@ -180,6 +182,13 @@ def verified(exchange: Exchange, secret: Secret) -> Any:
     return Webhook(secret.reveal()).verify(exchange.body, exchange.headers)
 
 
+def is_signed_by(exchange: Exchange, secret: Secret) -> bool:
+    """Whatever the time is there."""
+    at = datetime.fromtimestamp(int(exchange.headers["webhook-timestamp"]), UTC)
+    signature = Webhook(secret.reveal()).sign(exchange.headers["webhook-id"], at, exchange.body.decode())
+    return signature in exchange.headers["webhook-signature"].split(" ")
+
+
 async def newest(process: Process, scope: str = "admin") -> Secret:
     return (await process.signing.of(scope))[0].secret
 
@@ -271,7 +280,8 @@ async def test_after_a_day_of_failures_it_is_given_up_and_a_retry_begins_a_new_o
         assert timedelta(days=1) <= clock.now() - began < timedelta(days=1, minutes=30)
         assert 12 <= len(server.exchanges) <= 16
         assert set(ids(server)) == {"msg_1"}
-        assert process.record.outcomes == ["failed"] * (len(server.exchanges) - 1) + ["given_up"]
+        expected = ["failed"] * (len(server.exchanges) - 1) + ["given_up"]
+        await until(lambda: process.record.outcomes == expected)
 
         status, tried = 204, len(server.exchanges)
         await process.outbox.retry("msg_1", now=clock.now())
@@ -436,7 +446,96 @@ async def test_what_was_taken_is_not_sent_again_though_the_database_was_busy(tmp
         assert len(server.exchanges) == 1
 
 
+@pytest.mark.parametrize(
+    ("where", "attempts"), [("before it is sent", 0), ("when it is written down that it was taken", 1)]
+)
+async def test_an_unexpected_fault_is_told_and_tried_again_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, attempts: int
+):
+    clock = SteppedClock()
+    fault = RuntimeError("a secret fox")
+    async with delivering(tmp_path, clock) as process, raw_server(say_ok) as server:
+        asked, of = 0, process.signing.of
+
+        async def broken(scope: str) -> Any:
+            nonlocal asked
+            asked += 1
+            if not attempts and asked == 1:
+                raise fault
+            return await of(scope)
+
+        monkeypatch.setattr(process.signing, "of", broken)
+        process.outbox.refusals, process.outbox.refusal = attempts, fault
+        await process.put(make_delivery(server.url, now=clock.now()))
+        await until(lambda: process.courier.trouble is not None)
+        assert process.courier.trouble == "unexpected fault (RuntimeError)"
+        for _ in range(20):
+            process.courier.wake()
+            await asyncio.sleep(0.005)
+        assert (asked, len(server.exchanges)) == (1, attempts)
+        await until(lambda: process.record.outcomes == ["taken"], clock=clock)
+        assert process.courier.trouble is None
+        assert len(server.exchanges) == 1
+
+
+async def test_one_whose_words_cannot_be_read_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async def words(delivery: Delivery) -> Any:
+        if delivery.id == "msg_1":
+            raise ValueError("a secret fox")
+        return delivery.body
+
+    async with delivering(tmp_path) as process, raw_server(say_ok) as server:
+        monkeypatch.setattr(process.courier, "_body_of", words)
+        await process.put(make_delivery(server.url, 1), make_delivery(server.url, 2))
+        await until(lambda: sorted(process.record.outcomes) == ["failed", "taken"])
+        states = await process.states()
+        assert states["msg_1"].answer == "what it says cannot be read (ValueError)"
+        assert states["msg_1"].status == "waiting"
+        assert states["msg_2"].status == "taken"
+        assert process.courier.trouble is None
+
+
 # --- secrets ---
+
+
+async def test_after_the_key_was_lost_a_rotation_gets_events_going_again(tmp_path: Path):
+    lost, other = (KeySealer(Secret(f"the {which} key of many characters")) for which in ("lost", "other"))
+    async with delivering(tmp_path, sealer=lost, runs=False) as process:
+        await newest(process)
+    clock = SteppedClock()
+    async with delivering(tmp_path, clock, sealer=other) as process, raw_server(say_ok) as server:
+        await until(lambda: process.courier.trouble is not None)  # before there is anything to send
+        assert "imagen deliveries secret rotate" in str(process.courier.trouble)
+        await process.put(make_delivery(server.url, now=clock.now()))
+        await process.signing.rotate(overlap_seconds=3600)
+        (only,) = await process.signing.of("admin")
+        assert only.retires_at is None
+        await until(lambda: process.record.outcomes == ["taken"], clock=clock)
+        assert is_signed_by(server.exchanges[0], only.secret)
+        assert "IMAGEN_SECRET_KEY" in str(process.courier.trouble)  # those of before verify nothing now
+        await process.signing.rotate(overlap_seconds=0)
+        await until(lambda: process.courier.trouble is None, clock=clock)
+
+
+@pytest.mark.parametrize("damaged", ["plain:abc", "plain:", "plain:YWJj", "sealed:v1:abc", "?"])
+async def test_a_damaged_secret_signs_nothing_and_a_rotation_mends_that(tmp_path: Path, damaged: str):
+    async with delivering(tmp_path, runs=False) as process:
+        await newest(process)
+    connection = sqlite3.connect(tmp_path / "imagen.db")
+    with connection:
+        connection.execute("update signing_secrets set secret = ?", [damaged])
+    connection.close()
+    clock = SteppedClock()
+    async with delivering(tmp_path, clock) as process, raw_server(say_ok) as server:
+        await process.put(make_delivery(server.url, now=clock.now()))
+        await until(lambda: process.courier.trouble is not None)
+        assert "rotate --overlap 0" in str(process.courier.trouble)
+        with pytest.raises(ConfigError):
+            await process.signing.of("admin")
+        await process.signing.rotate(overlap_seconds=0)
+        await until(lambda: process.record.outcomes == ["taken"], clock=clock)
+        assert is_signed_by(server.exchanges[0], await newest(process))
+        assert process.courier.trouble is None
 
 
 async def test_while_a_new_secret_takes_over_both_verify_and_then_the_new_one_alone(tmp_path: Path):

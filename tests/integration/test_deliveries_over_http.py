@@ -57,6 +57,11 @@ async def until_listed(
             await asyncio.sleep(0.02)
 
 
+def taken(message: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether a delivery is the one of that id, and was taken."""
+    return lambda one: (one["id"], one["status"]) == (message, "taken")
+
+
 async def make_key(gateway: RunningGateway, **facts: Any) -> tuple[str, dict[str, str]]:
     made = (await gateway.request("POST", "/keys", json={"name": "shop"} | facts, headers=ADMIN)).json()
     return f"key:{made['id']}", {"X-API-Key": made["key"]}
@@ -92,9 +97,7 @@ async def test_each_caller_verifies_their_events_with_the_secret_they_are_shown(
         assert len(set(told.values())) == 4
         for number, (name, secret) in enumerate(told.items()):
             await gateway.app.outbox.put([make_delivery(server.url, number, scope=name)])
-            await until_listed(
-                gateway, lambda one, number=number: one["id"] == f"msg_{number}" and one["status"] == "taken"
-            )  # type: ignore[misc]
+            await until_listed(gateway, taken(f"msg_{number}"))
             came = server.exchanges[-1]
             assert Webhook(secret).verify(came.body, came.headers)["data"] == {"number": number}
             assert came.headers["user-agent"].startswith("imagen/")

@@ -108,9 +108,8 @@ async def check_all_made(
     async def places_are_free() -> bool:
         return bool((await health(gateway))["concurrency_status"]["running"] == 0)
 
-    await until(
-        places_are_free
-    )  # an end that could not be written down at once gives its place back a little later
+    # an end that could not be written down at once gives its place back a little later
+    await until(places_are_free)
 
 
 async def check_well_again(gateway: RunningGateway) -> None:

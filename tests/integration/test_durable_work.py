@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from durable import accepted, items, worked_off
@@ -188,3 +189,108 @@ async def test_a_run_that_the_service_interrupted_is_bought_again_at_no_cost(
     assert view.status is BatchStatus.SUCCEEDED
     assert (item.attempt, item.cost) == (2, PRICE)
     assert replicate_emulator.purchases == 2
+
+
+async def test_what_is_asked_for_once_more_may_be_interrupted_as_often_as_a_new_one(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    async with open_app() as app, worked_off(app), asyncio.timeout(40):
+        replicate_emulator.add_fault("fail", preset="interrupted", times=3)
+        batch = await accepted(app, ["a fox"])
+        assert (await app.batches.ended(batch.id)).status is BatchStatus.FAILED
+        assert replicate_emulator.purchases == 3
+        replicate_emulator.add_fault("fail", preset="interrupted", times=2)
+        assert await app.batches.retry_failed(batch.id) == 1
+        view = await app.batches.ended(batch.id)
+        (item,) = await items(app, batch)
+    assert (view.status, view.tally.cost) == (BatchStatus.SUCCEEDED, PRICE)
+    assert item.attempt == 6
+    assert replicate_emulator.purchases == 6
+
+
+@pytest.mark.parametrize("others", [True, False])
+async def test_a_damaged_item_keeps_no_other_from_being_tried_again(
+    open_app: Callable[..., App],
+    replicate_emulator: EmulatorThread,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    others: bool,
+) -> None:
+    """It stays as it ended and is not counted, and what is left of it is not told."""
+    async with open_app() as app:
+        batch = await accepted(app, ["a fox", "a hen", "a cow"] if others else ["a hen"])
+        await app.batches.cancel(batch.id)
+        hen = 1 if others else 0
+        broken = 'UPDATE items SET "order" = ? WHERE "index" = ?'
+        await app.database.write(
+            lambda connection: connection.exec_driver_sql(broken, ('{"prompt": "a broken hen"', hen))
+        )
+        async with worked_off(app), asyncio.timeout(20):
+            before = await app.batches.ended(batch.id)
+            assert before.tally.canceled == batch.total
+            assert await app.batches.retry_failed(batch.id) == (2 if others else 0)
+            view = await app.batches.ended(batch.id)
+            assert await app.batches.retry_failed(batch.id) == 0
+        found = await items(app, batch)
+    assert (view.tally.succeeded, view.tally.canceled) == ((2, 1) if others else (0, 1))
+    assert (found[hen].attempt, found[hen].status) == (1, ItemStatus.CANCELED)
+    assert replicate_emulator.purchases == (2 if others else 0)
+    assert f"item {hen} of {batch.id} is damaged" in caplog.text
+    assert "broken hen" not in caplog.text
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.5)
+async def test_the_forecast_leaves_out_the_time_in_which_nobody_worked_on_it(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    """Before it was begun, and while it was paused."""
+    async with open_app(REPLICATE_CONCURRENT_LIMIT="2") as app:
+        batch = await accepted(app, [f"a fox {number}" for number in range(400)])
+        created = timedelta(seconds=25)
+        past = (str((batch.created_at - created).replace(tzinfo=None)),)
+        await app.database.write(
+            lambda connection: connection.exec_driver_sql("UPDATE batches SET created_at = ?", past)
+        )
+        async with worked_off(app), asyncio.timeout(30):
+            await until(lambda: replicate_emulator.purchases >= 8)
+            late = await app.batches.view(batch.id)
+            await app.batches.pause(batch.id)
+            await until(lambda: app.queue.busy == 0)
+            earlier = await app.batches.view(batch.id)
+            await app.batches.resume(batch.id)
+            unknown = await app.batches.view(batch.id)
+            await until(lambda: replicate_emulator.purchases >= earlier.tally.ended + 6)
+            again = await app.batches.view(batch.id)
+            await app.batches.cancel(batch.id)
+            await app.batches.ended(batch.id)
+    assert late.tally.recent_seconds < created.total_seconds() / 2
+    for view in (late, again):
+        pace = view.tally.recent_seconds / view.tally.recent
+        assert view.eta_seconds == pytest.approx(pace * view.tally.left)
+        assert pace < 1.5
+    assert (earlier.eta_seconds, unknown.eta_seconds, unknown.tally.recent) == (None, None, 0)
+    assert again.tally.recent == again.tally.ended - earlier.tally.ended
+
+
+@pytest.mark.parametrize("canceled", [True, False])
+async def test_a_damaged_item_ends_and_is_told_of_like_the_others(
+    open_app: Callable[..., App], *, canceled: bool
+) -> None:
+    """Whether it is canceled in the queue or worked on."""
+    async with open_app() as app:
+        batch = await accepted(
+            app,
+            ["a fox", "a hen", "a cow"],
+            webhook="https://127.0.0.1:9/hook",
+            webhook_events=("item", "completed"),
+        )
+        broken = 'UPDATE items SET "order" = \'{broken\' WHERE "index" = 1'
+        await app.database.write(lambda connection: connection.exec_driver_sql(broken))
+        if canceled:
+            await app.batches.cancel(batch.id)
+        async with worked_off(app), asyncio.timeout(20):
+            await app.batches.ended(batch.id)
+        told = [(one.event, one.body["data"]) for one in reversed(await app.outbox.list(limit=9))]
+    assert [event for event, _ in told] == ["batch.item"] * 3 + ["batch.completed"]
+    quoted = {data["index"]: data["quoted_usd"] for _, data in told[:3]}
+    assert quoted == {0: 0.003, 1: None, 2: 0.003}

@@ -662,3 +662,9 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
         length = headers.get("content-length")
         body = await (reader.read() if length is None else reader.readexactly(int(length)))
     return Answer(int(first.split()[1]), headers, body)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/batches", "/predictions"])
+async def test_half_of_a_character_is_said_to_be_one(gateway: RunningGateway, path: str) -> None:
+    body = b'{"model_name": "flux-dev", "prompt": "a \\ud800 fox"}'
+    assert "half of a character" in refused(await send(gateway, path, body))

@@ -204,9 +204,8 @@ async def test_a_dear_call_asks_the_user_or_says_how_to_confirm(
         assert answer["status"] == ("made" if agrees else "declined")
     bought = replicate_emulator.purchases
     async with an_agent(gateway, era="legacy", elicitation_callback=Asked(agrees=True)) as agent:
-        asked = facts_of(
-            await agent.call_tool("generate_image", dear)
-        )  # older clients cannot be asked from here
+        # older clients cannot be asked from here
+        asked = facts_of(await agent.call_tool("generate_image", dear))
         assert asked["status"] == "confirmation_needed"
         assert replicate_emulator.purchases == bought
         confirmed = dear | {"confirm_cost_usd": asked["confirmation"]["confirm_cost_usd"]}

@@ -132,9 +132,8 @@ def test_whatever_fails_in_the_end_the_sink_has_each_entry_once(steps: list[int 
                 with suppress(SinkError):
                     await mirror_of(ledger, sink).sync()
                 sink.faults = []
-            assert made - len(sink.rows) <= await ledger.count_unsunk(
-                sink.name
-            )  # nothing is marked that is not there
+            # nothing is marked that is not there
+            assert made - len(sink.rows) <= await ledger.count_unsunk(sink.name)
         await mirror_of(ledger, sink).sync()
         assert set(sink.rows) == {make_entry(number).id for number in range(made)}
         assert await ledger.count_unsunk(sink.name) == 0

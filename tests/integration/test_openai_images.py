@@ -466,6 +466,10 @@ async def test_forms_are_bounded_and_read_to_the_letter(
             await gateway.request("POST", EDITS, data=b"broken", headers=broken), 400, "invalid_request"
         )
         assert "the form cannot be read" in told["message"]
+        whole = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na fox\r\n--x\r\n'
+        whole += b'Content-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + picture()
+        told = error(await gateway.request("POST", EDITS, data=whole, headers=broken), 400, "invalid_request")
+        assert "ended before its last boundary" in told["message"]
         for charset in ("undefined", "punycode", "utf-16", "nothing"):
             odd = ADMIN | {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
             body = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na fox\r\n--x--\r\n'

@@ -24,7 +24,7 @@ from imagen.domain.request import GenerationRequest
 from imagen.domain.secret import Secret
 from imagen.emulator import EmulatorThread
 from imagen.errors import QueueFull
-from imagen.service.batches import Entry, NewBatch
+from imagen.service.accept import Entry, NewBatch
 from imagen.service.load import MOST_OPEN_BATCHES
 from imagen.store.tables import batches, predictions
 from waiting import until
@@ -205,7 +205,7 @@ async def own_work(app: App, number: int, *, items: int = 1, token: str = TOKEN)
         outlives=False,
     )
     more = [await app.gateway.prepare(request, backend=backend, caller=caller) for _ in range(items - 1)]
-    return await app.batches.accept(new, [Entry(each) for each in (order, *more)])
+    return await app.acceptance.accept(new, [Entry(each) for each in (order, *more)])
 
 
 async def test_a_stranger_has_only_so_much_under_way(
@@ -230,8 +230,9 @@ async def test_a_stranger_has_only_so_much_under_way(
 
 @asynccontextmanager
 async def worked_off(app: App) -> AsyncIterator[None]:
-    app.queue.takes = app.batches.has_token
-    working = asyncio.create_task(app.queue.run(app.worker.work, emptied=app.worker.emptied))
+    working = asyncio.create_task(
+        app.queue.run(app.worker.work, emptied=app.worker.emptied, takes=app.batches.has_token)
+    )
     try:
         yield
     finally:

@@ -120,7 +120,7 @@ async def test_what_an_audit_takes_over_from_others_is_hashed_with_the_key_too(
         await backend.submit(intent, hold_seconds=5, secrets={})  # by a program that keeps no ledger
         auditor = Auditor(
             gateway=app.gateway, store=app.store, ledger=app.ledger, bookkeeper=app.bookkeeper, owners=app.owners,
-            clock=app.clock, hash_prompt=app.hash_prompt,
+            clock=app.clock, batches=app.batches, hash_prompt=app.hash_prompt,
         )  # fmt: skip
 
         async def entered() -> list[str]:

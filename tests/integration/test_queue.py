@@ -19,7 +19,7 @@ from fakes.batches import make_batch
 from imagen.assembly import App
 from imagen.domain.batch import Batch, BatchStatus, Control, Item, ItemStatus
 from imagen.emulator import EmulatorThread
-from imagen.ports import OpenWork
+from imagen.ports import Begun, OpenWork
 from imagen.queue.local import LocalQueue
 from imagen.server import run as running
 from imagen.store.batches import SqlBatches
@@ -317,7 +317,7 @@ async def test_a_wake_asks_the_database_nothing_about_batches_that_have_nothing_
     told: list[str] = []
     begun = asyncio.Event()
 
-    async def work(_: Batch, __: Item) -> None:
+    async def work(_: Batch, __: Item, ___: Begun) -> None:
         begun.set()
 
     async def emptied(batch: Batch) -> None:
@@ -333,10 +333,8 @@ async def test_a_wake_asks_the_database_nothing_about_batches_that_have_nothing_
             owners=Me(),
             clock=app.clock,
             width=4,
-            takes=lambda _: True,
-            has_begun=lambda _: False,
         )
-        work_of_queue = asyncio.ensure_future(queue.run(work, emptied=emptied))
+        work_of_queue = asyncio.ensure_future(queue.run(work, emptied=emptied, takes=lambda _: True))
         await until(lambda: len(told) >= 40)
         for name in ("claim", "get", "take", "requeue"):
             real = getattr(SqlBatches, name)

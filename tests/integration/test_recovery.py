@@ -58,9 +58,10 @@ def places(tmp_path: Path) -> int:
 
 
 def age(tmp_path: Path, by: timedelta) -> None:
-    """Let everything have been sent so much earlier."""
+    """Let everything have been sent, and what has ended have ended, so much earlier."""
     at = (datetime.now(UTC) - by).replace(tzinfo=None).isoformat(" ", "microseconds")
     rows(tmp_path, "UPDATE predictions SET sent_at = ?, created_at = ?", at, at)
+    rows(tmp_path, "UPDATE predictions SET ended_at = ? WHERE ended_at IS NOT NULL", at)
 
 
 async def _nothing(*_args: Any, **_more: Any) -> None:

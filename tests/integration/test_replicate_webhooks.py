@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from gateway import ADMIN, RunningGateway, running_gateway
 from standardwebhooks import Webhook
 
 from fakes.servers import Exchange, RawServer, raw_server
+from imagen.domain.delivery import Delivery
 from imagen.emulator import EmulatorThread
 from replicate_document import complaints, document, find_document
 from waiting import until
@@ -220,3 +223,64 @@ async def test_addresses_that_cannot_be_told_are_refused(
         answer = await gateway.request("POST", f"/v1/models/{MODEL}/predictions", json=body, headers=ADMIN)
         assert (answer.status, answer.json()["invalid_fields"][0]["field"]) == (422, wrong)
     assert replicate_emulator.purchases == 0
+
+
+async def in_outbox(gateway: RunningGateway, event: str) -> list[Delivery]:
+    found = await gateway.app.outbox.list(limit=100)
+    return [one for one in reversed(found) if event in {one.event, "*"}]
+
+
+def assert_told_once(deliveries: list[Delivery]) -> None:
+    """No state twice, each longer than the one before, and the end at the end."""
+    for event in ("replicate.output", "replicate.logs"):
+        logs = [len(one.body["logs"]) for one in deliveries if one.event == event]
+        assert logs == sorted(set(logs)), event
+        assert logs, event
+    assert len([one for one in deliveries if one.event == "replicate.output"]) == 1
+    assert deliveries[-1].event == "replicate.completed"
+
+
+@pytest.mark.replicate_emulator(run_seconds=3.0)
+async def test_what_is_being_written_as_it_ends_is_told_once(
+    tmp_path: Path, replicate_emulator: EmulatorThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagen.service.terms._QUICK_SECONDS", 0.0)  # as a slow model: watched, not held
+    replicate_emulator.add_fault("early_output", prompt="a fox", times=None)
+    async with (
+        running_gateway(tmp_path, replicate_emulator, **PRIVATE) as gateway,
+        raw_server(say_ok) as server,
+    ):
+        put, written, known = gateway.app.outbox.put, asyncio.Event(), asyncio.Event()
+
+        async def late(deliveries: Sequence[Delivery]) -> None:
+            """It is written, and that is known only after the end."""
+            await put(deliveries)
+            if any(one.event == "replicate.output" for one in deliveries):
+                written.set()
+                await known.wait()
+
+        monkeypatch.setattr(gateway.app.outbox, "put", late)
+        await create(gateway, server, events=ALL)
+        await told(server)
+        deliveries = await in_outbox(gateway, "*")
+        known.set()
+    assert_told_once(deliveries)
+    assert written.is_set()
+
+
+@pytest.mark.replicate_emulator(run_seconds=4.0)
+async def test_after_a_restart_nothing_is_told_again(
+    tmp_path: Path, replicate_emulator: EmulatorThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagen.service.terms._QUICK_SECONDS", 0.0)
+    replicate_emulator.add_fault("early_output", prompt="a fox", seconds=3, times=None)
+    async with raw_server(say_ok) as server:
+        async with running_gateway(tmp_path, replicate_emulator, **PRIVATE) as gateway:
+            await create(gateway, server, events=ALL)
+            async with asyncio.timeout(20):
+                while not await in_outbox(gateway, "replicate.output"):  # noqa: ASYNC110 - no event tells it
+                    await asyncio.sleep(0.02)
+        async with running_gateway(tmp_path, replicate_emulator, **PRIVATE) as gateway:
+            await told(server)
+            deliveries = await in_outbox(gateway, "*")
+    assert_told_once(deliveries)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gateway import ADMIN, Answer, RunningGateway, running_gateway
 from msgspec.structs import replace
 
 from imagen.assembly import GATEWAY, App
+from imagen.domain.batch import Batch
 from imagen.domain.caller import Caller
 from imagen.domain.events import CacheHit
 from imagen.domain.limits import Lane, Patience
@@ -22,10 +24,11 @@ from imagen.domain.prediction import Status
 from imagen.domain.request import GenerationRequest
 from imagen.emulator import EmulatorThread
 from imagen.errors import DeliveryError, PredictionCanceled, PredictionFailed, RateLimited, StillFollowed
-from imagen.service.batches import Entry, NewBatch
+from imagen.service.accept import Entry, NewBatch
 from imagen.service.deliver import Destination
 from imagen.service.finish import Outcome
 from imagen.service.orders import from_stored
+from imagen.store.batches import SqlBatches
 from waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -442,7 +445,8 @@ async def test_equal_items_wait_for_a_purchase_whose_picture_cannot_be_fetched_a
                 request, backend=backend, caller=BATCHES, lane=Lane.BATCH, destination=SHELF
             )
             entries.append(Entry(order, {"output_filename": f"{number}.png"}))
-        batch = await app.batches.accept(NewBatch(backend=backend, caller=BATCHES, scope="admin"), entries)
+        batch = await app.acceptance.accept(NewBatch(backend=backend, caller=BATCHES, scope="admin"), entries)
+        assert await SqlBatches(app.database).take(batch.id, owner=app.owners.me, was=None)
         items = await app.batches.items(batch.id)
 
         async def carry_out(number: int) -> Outcome:
@@ -468,3 +472,96 @@ async def test_equal_items_wait_for_a_purchase_whose_picture_cannot_be_fetched_a
             (None, "hit")
         ] * 2
     assert replicate_emulator.purchases == 1
+
+
+async def accept_seeded(app: App) -> Batch:
+    """A batch with one item that is equal to that of every other one."""
+    backend = app.backends.get(GATEWAY)
+    request = replace(SEEDED, model=app.catalog.resolve("flux-schnell"), plain=True)
+    order = await app.gateway.prepare(
+        request, backend=backend, caller=BATCHES, lane=Lane.BATCH, destination=SHELF
+    )
+    return await app.acceptance.accept(
+        NewBatch(backend=backend, caller=BATCHES, scope="admin"), [Entry(order, {})]
+    )
+
+
+@asynccontextmanager
+async def working(app: App, *batches: Batch) -> AsyncIterator[None]:
+    """While the block runs this process works on these batches alone."""
+    ours = {batch.id for batch in batches}
+    task = asyncio.create_task(
+        app.queue.run(app.worker.work, emptied=app.worker.emptied, takes=lambda batch: batch.id in ours)
+    )
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def left_by_the_dead(open_app: Callable[..., App], emulator: EmulatorThread, *, sent: bool) -> Batch:
+    """A batch whose process was killed when its item was let in, after its create or before that."""
+
+    async def nothing(*_: Any, **_more: Any) -> None:
+        return None
+
+    async def never(*_: Any, **_more: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async with open_app() as app:
+        dead = await accept_seeded(app)
+        if not sent:
+            app.backends.get(GATEWAY).submit = never  # type: ignore[method-assign]
+        async with working(app, dead):
+            await until(app.store.unfinished)
+            await until(lambda: emulator.purchases >= sent)
+            app.finisher.hands_over = True
+            app.store.release = nothing  # type: ignore[method-assign]
+            app.limits.give_back = nothing  # type: ignore[method-assign]
+            app.queue._batches.release = nothing  # type: ignore[method-assign]
+    return dead
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.3)
+@pytest.mark.parametrize("sent", [True, False])
+async def test_an_equal_item_does_not_wait_for_what_the_dead_have_left(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread, sent: bool
+) -> None:
+    dead = await left_by_the_dead(open_app, replicate_emulator, sent=sent)
+    async with open_app() as app:
+        fresh = await accept_seeded(app)
+        async with working(app, fresh), asyncio.timeout(10):
+            assert (await app.batches.ended(fresh.id)).tally.succeeded == 1
+        # Somebody goes on with it at last: its own purchase, or what others have made meanwhile.
+        async with working(app, dead), asyncio.timeout(10):
+            assert (await app.batches.ended(dead.id)).tally.succeeded == 1
+    assert replicate_emulator.purchases == 2
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.3)
+async def test_an_equal_item_waits_for_what_this_process_goes_on_with(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    dead = await left_by_the_dead(open_app, replicate_emulator, sent=True)
+    async with open_app() as app:
+        fresh = await accept_seeded(app)
+        async with working(app, fresh, dead), asyncio.timeout(10):
+            for batch in (fresh, dead):
+                assert (await app.batches.ended(batch.id)).tally.succeeded == 1
+    assert replicate_emulator.purchases == 1
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.3)
+async def test_an_equal_item_does_not_wait_for_what_is_bought_after_a_pause(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    dead = await left_by_the_dead(open_app, replicate_emulator, sent=False)
+    async with open_app() as app:
+        await app.batches.pause(dead.id)
+        fresh = await accept_seeded(app)
+        async with working(app, fresh, dead), asyncio.timeout(10):
+            assert (await app.batches.ended(fresh.id)).tally.succeeded == 1
+        # The search for the lost create may have taken what this one bought, which then bought another.
+        whose = [one.upstream_id for one in await app.store.list(limit=10) if one.upstream_id]
+        assert len(set(whose)) == len(whose) == replicate_emulator.purchases

@@ -82,8 +82,10 @@ async def test_the_admin_sees_all_added_up(tmp_path: Path) -> None:
 
 async def test_a_key_sees_its_own_whatever_paths_it_is_good_for_and_whatever_it_asks(tmp_path: Path) -> None:
     async with filled(tmp_path) as (gateway, key):
-        told = (await gateway.request("GET", "/usage?by=caller&key=other&caller=other", headers=key)).json()
+        refused = await gateway.request("GET", "/usage?by=caller&key=other&caller=other", headers=key)
+        told = (await gateway.request("GET", "/usage?by=caller", headers=key)).json()
         page = (await gateway.request("GET", "/usage/entries", headers=key)).json()
+    assert [problem["field"] for problem in refused.json()["problems"]] == ["key", "caller"]
     assert [group["name"] for group in told["groups"]] == ["web-shop"]
     assert told["total"]["predictions"] == 2
     assert {entry["caller"] for entry in page["entries"]} == {"web-shop"}
@@ -174,6 +176,9 @@ async def test_a_period_is_in_utc_and_a_last_day_belongs_to_it(tmp_path: Path) -
         ("/usage/entries?limit=0", "limit"),
         ("/usage/entries?limit=1001", "limit"),
         ("/usage/entries?cursor=%00", "cursor"),
+        ("/usage/entries?cursor=anything", "cursor"),
+        ("/usage?key=web-shop", "key"),
+        ("/usage?by=day&by=model", "by"),
     ],
 )
 async def test_what_makes_no_sense_is_refused_by_name(tmp_path: Path, path: str, word: str) -> None:
@@ -185,7 +190,7 @@ async def test_what_makes_no_sense_is_refused_by_name(tmp_path: Path, path: str,
 
 async def test_a_cursor_that_nobody_was_told_is_not_found(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, None) as gateway:
-        answer = await gateway.request("GET", "/usage/entries?cursor=pred_nobody", headers=ADMIN)
+        answer = await gateway.request("GET", f"/usage/entries?cursor=pred_{'z' * 26}", headers=ADMIN)
     assert answer.status == 404
 
 

@@ -392,9 +392,8 @@ async def test_nothing_is_read_before_it_is_verified_and_nonsense_does_no_harm_t
 async def test_what_is_too_large_is_refused_without_being_read(tmp_path: Path, emulator: EmulatorThread):
     async with asked(tmp_path, emulator) as gateway:
         small = b" " * 5 * 1024 * 1024
-        assert (
-            await post(gateway, small, signed(emulator, small))
-        ).status == 400  # verified, and no prediction
+        answer = await post(gateway, small, signed(emulator, small))
+        assert answer.status == 400  # verified, and no prediction
         large = small + b" "
         answer = await post(gateway, large, signed(emulator, large, message="msg_2"))
         assert answer.status == 400

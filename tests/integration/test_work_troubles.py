@@ -21,7 +21,7 @@ from imagen.domain.prediction import Status
 from imagen.domain.request import GenerationRequest
 from imagen.emulator import EmulatorThread
 from imagen.errors import StoreError
-from imagen.service.batches import Entry, NewBatch
+from imagen.service.accept import Entry, NewBatch
 from imagen.service.deliver import Destination
 from imagen.settings import load_settings
 from waiting import until
@@ -52,7 +52,7 @@ async def accepted_equal(app: App, count: int, **wishes: Any) -> Batch:
         )
         for number in range(count)
     ]
-    return await app.batches.accept(NewBatch(backend=backend, caller=ADMIN, scope="admin"), entries)
+    return await app.acceptance.accept(NewBatch(backend=backend, caller=ADMIN, scope="admin"), entries)
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ async def test_what_was_made_and_kept_before_the_cancel_is_told(open_app: Callab
         async def never(*_: Any) -> None:
             await asyncio.Event().wait()
 
-        app.worker._end = never  # type: ignore[method-assign] # as if it were killed before that
+        app.worker._ends.end = never  # type: ignore[method-assign] # as if it were killed before that
         async with worked_off(app):
             batch = await accepted(app, ["a fox"], keep=True)
 

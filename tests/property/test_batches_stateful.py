@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Container, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,8 @@ from msgspec.structs import replace
 from fakes.batches import make_batch, make_delivery, make_mark
 from fakes.clock import BEGINNING
 from fakes.make import make_prediction
-from imagen.domain.batch import Batch, Control, Idempotency, Item, ItemStatus, Tally
+from imagen.domain.batch import Batch, Control, Idempotency, Item, ItemStatus, Remembered, Tally
+from imagen.domain.delivery import Delivery
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Status
 from imagen.errors import IdempotencyConflict, NotFound
@@ -44,6 +45,8 @@ ENDS = [status for status in ItemStatus if status.terminal]
 MAY_BE_RETRIED = {ItemStatus.FAILED, ItemStatus.CANCELED, ItemStatus.EXPIRED}
 KEYS, FINGERPRINTS = ("key 1", "key 2"), ("aa", "bb")
 MOST_BATCHES = 3
+WEBHOOK = "https://shop.example/hook"
+SENT_AT = make_prediction().sent_at
 
 
 class Process:
@@ -51,9 +54,14 @@ class Process:
 
     def __init__(self, path: Path) -> None:
         self.database = Database(path)
-        self.batches = SqlBatches(self.database)
+        self.batches = SqlBatches(self.database, tells=lambda batch: told_of if batch.webhook else None)
         self.predictions = SqlPredictionStore(self.database)
         self.outbox = SqlOutbox(self.database)
+
+
+def told_of(item: Item) -> list[Delivery]:
+    """What is told of an item that was canceled before anybody worked on it: of each end another thing."""
+    return [make_delivery(id=f"msg_{item.batch_id}_{item.index}_{item.attempt}")]
 
 
 @dataclass
@@ -76,6 +84,9 @@ class Work:
             plain, attempt=given.attempt, predictions=given.predictions, cost=given.cost
         )
 
+    def note(self, noted: Remembered) -> None:
+        self.batch = replace(self.batch, details=self.batch.details | noted.to_details())
+
     def let_go(self) -> None:
         for item in self.of(ItemStatus.RUNNING):
             self.change(item.index, status=ItemStatus.QUEUED)
@@ -87,14 +98,17 @@ class Work:
     def left(self) -> list[Item]:
         return self.of(ItemStatus.QUEUED, ItemStatus.RUNNING)
 
-    def tally(self, since: datetime) -> Tally:
+    def tally(self, since: datetime, bought: Container[str]) -> Tally:
+        recent = [item for item in self.items if item.ended_at is not None and item.ended_at >= since]
+        began = [SENT_AT if item.predictions[0] in bought else item.ended_at for item in recent]
         counts = Counter(item.status.value for item in self.items)
         return Tally(
             **counts,
             cost=Usd.total(item.cost for item in self.items if item.cost is not None),
             unpriced=sum(item.cost is None for item in self.items),
             images=sum(item.images for item in self.items),
-            recent=sum(item.ended_at is not None and item.ended_at >= since for item in self.items),
+            recent=len(recent),
+            recent_from=min((at for at in began if at is not None), default=None),
         )
 
 
@@ -177,7 +191,12 @@ class NothingEndsTwice(RuleBasedStateMachine):
     ) -> None:
         self.number += 1
         batch = make_batch(
-            self.number, total=total, owner=owner, created_at=self.model.now, sealed_token="sealed"
+            self.number,
+            total=total,
+            owner=owner,
+            created_at=self.model.now,
+            sealed_token="sealed",
+            webhook=WEBHOOK if self.number % 2 else None,
         )
         items = [
             Item(
@@ -360,6 +379,8 @@ class NothingEndsTwice(RuleBasedStateMachine):
         told = self.run(store.control(work.batch.id, wanted, at=self.model.now, reason="because"))
         sticks = work.batch.control is Control.CANCEL and wanted is not Control.CANCEL
         if work.batch.ended_at is None and not sticks:
+            resumed = work.batch.control is Control.PAUSE and wanted is Control.RUN
+            work.note(Remembered(resumed_at=self.model.now if resumed else None))
             work.batch = replace(work.batch, control=wanted, reason="because")
             if wanted is Control.CANCEL:
                 self._canceled(work)
@@ -377,6 +398,7 @@ class NothingEndsTwice(RuleBasedStateMachine):
                     ended_at=self.model.now,
                 )
                 self.model.ends[item.batch_id, item.index, item.attempt] += 1
+                self.model.told += work.batch.webhook is not None
 
     @precondition(lambda self: self.model.works)
     @rule(
@@ -398,9 +420,10 @@ class NothingEndsTwice(RuleBasedStateMachine):
                 work.queue(item.index, given)
                 count += 1
             again.append(given)
-        assert self.run(self.store(process).retry(work.batch.id, again)) == count
+        assert self.run(self.store(process).retry(work.batch.id, again, at=self.model.now)) == count
         if count:
             work.batch = replace(work.batch, ended_at=None, control=Control.RUN, reason=None)
+            work.note(Remembered(retried_at=self.model.now))
 
     @rule(hours=st.sampled_from((0.01, 1, 12, 24)))
     def time_passes(self, hours: float) -> None:
@@ -435,7 +458,9 @@ class NothingEndsTwice(RuleBasedStateMachine):
         for work in self.model.works.values():
             assert await store.get(work.batch.id) == work.batch
             assert list(await store.items(work.batch.id)) == work.items
-            assert await store.tally(work.batch.id, recent_since=since) == work.tally(since)
+            assert await store.tally(work.batch.id, recent_since=since) == work.tally(
+                since, self.model.bought
+            )
             told = [item for item in work.items if item.status.terminal]
             assert list(await store.ended_since(work.batch.id, 0, limit=99)) == sorted(
                 told, key=lambda item: item.sequence

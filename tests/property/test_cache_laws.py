@@ -104,7 +104,7 @@ def _lying(folder: Path) -> dict[str, int]:
 
 async def _walk(index: SqlCacheIndex, folder: Path, steps: list[tuple[str, str, list[int] | None]]) -> None:
     for left in await index.oldest(above_bytes=0):
-        await index.remove(left.key)
+        await index.remove(left.key, prediction_id=left.prediction_id)
     clock, believed = ManualClock(), Believed()
     cache = PictureCache(
         index=index, folder=folder, limit_bytes=MOST_BYTES, picture_bytes=MOST_BYTES * 2, clock=clock

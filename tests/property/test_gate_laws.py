@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from bisect import bisect_left
+from itertools import pairwise
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from imagen.limits.gate import Gate
@@ -42,7 +44,7 @@ def lived(per_minute: float, story: Story, words: str = "") -> tuple[Gate, float
         elif what == "refuse":
             gate.refused(now, retry_after=value, detail=words, sequence=gate.sequence)
         elif what == "tell":
-            gate.told(now, remaining=int(value or 0), reset=1, sequence=gate.sequence, age=0.1)
+            gate.note_allowance(now, remaining=int(value or 0), sequence=gate.sequence, age=0.1)
         else:
             gate.configure(float(value or 1))
     return gate, now
@@ -62,6 +64,89 @@ def test_never_more_than_a_burst_and_the_rate(per_minute: int, pauses: list[floa
             gate.sent(now)
             sent.append(now)
     assert most_within(sent, span) <= per_minute + per_minute * span / 60.3 + 1
+
+
+COLD_SECONDS, COLD_WAY_SECONDS, WARM_WAY_SECONDS = 5.0, 0.25, 0.02
+"""After so long without a call a connection is opened; so long a call is on its way at most, then and else."""
+
+
+def ways_of(sent: list[float], luck: random.Random | None) -> list[float]:
+    """How long each call is on its way; without luck those after a pause take longest and the others no time."""
+    last, ways = -math.inf, []
+    for at in sent:
+        cold = at - last >= COLD_SECONDS
+        most = COLD_WAY_SECONDS if cold else WARM_WAY_SECONDS
+        ways.append(luck.choice([0.0, luck.uniform(0, most), most]) if luck else most if cold else 0.0)
+        last = at
+    return ways
+
+
+def passed_by(arrivals: list[float], per_minute: float) -> float:
+    """By how many calls a bucket that holds a minute's allowance is overdrawn at most."""
+    most = max(1.0, per_minute)
+    level, last, worst = most, -math.inf, 0.0
+    for at in sorted(arrivals):
+        level = min(most, level + (at - last) * per_minute / 60) - 1
+        last, worst = at, max(worst, -level)
+    return worst
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.one_of(st.integers(1, 30), st.floats(1, 120), st.integers(1, 6000)),
+    st.lists(
+        st.tuples(st.one_of(st.floats(0, 200), st.floats(55, 66)), st.sampled_from([0, 1, 7]), st.booleans()),
+        min_size=1,
+        max_size=4,
+    ),
+    st.one_of(st.none(), st.randoms(use_true_random=False)),
+)
+@example(60, [(0.0, 0, True), (61.0, 30, True)], None)
+@example(60, [(0.0, 0, True), (59.9, 30, True)], None)
+@example(60, [(0.0, 1, False), (3.0, 30, True)], random.Random(2))
+@example(1.05, [(0.0, 1, True), (0.0, 3, False)], None)
+@example(6000, [(0.0, 40, True), (60.4, 40, True)], None)
+def test_a_full_bucket_is_never_overdrawn_however_long_calls_are_on_their_way(
+    per_minute: float, story: list[tuple[float, int, bool]], luck: random.Random | None
+):
+    """After each pause come some calls as soon as the gate lets them, or a minute's allowance of them and some more."""
+    gate, now, sent = Gate.opened(per_minute), T0, []
+    for pause, count, whole in story:
+        now += pause
+        for _ in range(count + (int(per_minute) if whole else 0)):
+            now = gate.ready_at(now)
+            gate.sent(now)
+            sent.append(now)
+    seed = None if luck is None else random.Random(luck.random())  # quicker than one that shrinks
+    arrivals = [at + way for at, way in zip(sent, ways_of(sent, seed), strict=True)]
+    assert passed_by(arrivals, per_minute) <= 1e-6 * per_minute
+
+
+@given(
+    st.one_of(st.integers(1, 30), st.floats(1, 120), st.integers(1, 6000)),
+    st.floats(0, 1),
+    st.floats(0, 0.015),
+    st.floats(0, 200),
+)
+@example(6, 0.0, 0.0, 60.0)
+@example(60, 0.0, 0.01, 60.0)
+@example(6000, 0.0, 0.0, 0.0)
+def test_whoever_sends_all_the_time_loses_nothing_to_the_way_there(
+    per_minute: float, size: float, late: float, pause: float
+):
+    """A bucket of one is full at each call; nobody is told of a turn in time to the millisecond."""
+    gate = Gate.opened(per_minute)
+    gate.kind, gate.burst = "bucket", 1 + size * (max(1.0, per_minute) - 1)
+    gate.sent(T0)
+    now, sent = T0 + pause, []
+    for _ in range(200):
+        now = gate.ready_at(now) + late
+        gate.sent(now)
+        sent.append(now)
+    each = 60.3 / per_minute + late
+    after_first = sent[1:]
+    assert after_first[-1] - after_first[0] <= (len(after_first) - 1) * each * 1.0001
+    assert all(later - sooner <= each + 0.251 for sooner, later in pairwise(sent))
 
 
 @given(st.integers(2, 300), st.lists(st.floats(0, 20), max_size=100))
@@ -156,7 +241,7 @@ def test_an_answer_changes_as_much_as_is_told(
 ):
     gate, now = lived(per_minute, story)
     before = msgspec.json.encode(gate)
-    changed = gate.told(now, remaining=remaining, reset=None, sequence=sequence, age=age)
+    changed = gate.note_allowance(now, remaining=remaining, sequence=sequence, age=age)
     assert (msgspec.json.encode(gate) != before) == changed
     assert gate.ready_at(now) >= now
 

@@ -9,13 +9,14 @@ from types import TracebackType
 from typing import Self
 
 from imagen import __version__
-from imagen.assembly.backends import ConfiguredBackends, Tokens
+from imagen.assembly.backends import GATEWAY, ConfiguredBackends, Tokens
 from imagen.assembly.elsewhere import Remote
 from imagen.catalog import Catalog
 from imagen.credentials import CredentialStore
+from imagen.domain.batch import Batch
 from imagen.domain.caller import Caller
 from imagen.domain.events import Event
-from imagen.domain.limits import AccountRules
+from imagen.domain.limits import LINED_UP, AccountRules
 from imagen.domain.prediction import EMULATOR, prompt_hasher
 from imagen.errors import ConfigError
 from imagen.identity import resolve_caller
@@ -30,6 +31,7 @@ from imagen.queue.local import LocalQueue
 from imagen.remote.batch_memory import Memories
 from imagen.remote.connection import Connection
 from imagen.sealing import KeySealer
+from imagen.service.accept import Acceptance
 from imagen.service.batches import Batches
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.budgets import BudgetBook
@@ -94,8 +96,6 @@ from imagen.store.turn import FileTurn
 from imagen.transport.client import HttpClient, PublicPoster
 
 SOFTWARE = f"imagen {__version__}"
-_LINED_UP = 4
-"""So many times an account's places stand in line at once for batches; their other items wait in the database."""
 
 
 class Silent:
@@ -267,6 +267,9 @@ class App:
             reuse=Reuse(
                 cache=self.cache,
                 store=self.store,
+                batches=SqlBatches(self.database),
+                owners=self.owners,
+                takes=lambda batch: self.queue.takes(batch),  # noqa: PLW0108 - it is made later
                 deliverer=deliverer,
                 clock=clock,
                 by_default=self.backends.keeps_pictures,
@@ -332,8 +335,8 @@ class App:
 
     def _add_durable_work(self, budgets: SqlBudgets, rules: AccountRules) -> None:
         """What outlives its caller."""
-        batches, vault, news = SqlBatches(self.database), TokenVault(self.sealer), News()
-        notices = self._notices
+        notices, vault, news = self._notices, TokenVault(self.sealer), News()
+        batches = SqlBatches(self.database, tells=notices.of_unbegun)
         self.worker = Worker(
             gateway=self.gateway,
             batches=batches,
@@ -353,16 +356,23 @@ class App:
             owners=self.owners,
             clock=self.clock,
             width=_hands(limits),
-            takes=lambda _: False,
-            has_begun=self.worker.has_begun,
+        )
+        self.acceptance = Acceptance(
+            store=batches,
+            budgets=budgets,
+            queue=self.queue,
+            tokens=vault,
+            sealer=self.sealer,
+            owners=self.owners,
+            clock=self.clock,
         )
         self.batches = Batches(
             store=batches,
             predictions=self.store,
-            budgets=budgets,
             queue=self.queue,
             finisher=self.finisher,
             tokens=vault,
+            drafts=lambda: self.acceptance.drafts,
             stranded=Stranded(
                 store=batches,
                 predictions=self.store,
@@ -371,7 +381,6 @@ class App:
                 owners=self.owners,
                 clock=self.clock,
             ),
-            sealer=self.sealer,
             troubles=self.worker.troubles,
             news=news,
             owners=self.owners,
@@ -382,6 +391,15 @@ class App:
     def caller(self) -> Caller:
         """Whom the ledger names: the configured one, else MAI_FROM_ID, else the tmux pane's name, else `unknown`."""
         return Caller(name=self.settings.caller or resolve_caller(self._environ))
+
+    def can_end(self, batch: Batch) -> bool:
+        """Whether this process can stop what runs of a batch that is to be canceled, and end it."""
+        if batch.own_token:
+            return self.batches.can_use_token(batch)
+        if batch.backend not in {GATEWAY, *self.backends.names()}:
+            return False
+        backend = self.backends.get(batch.backend)
+        return backend.practice or backend.account == batch.account
 
     async def leave_entries(self) -> None:
         """Before a command ends: let the sink of the ledger have what waits, where anything was looked up or written."""
@@ -459,7 +477,7 @@ def _hands(limits: LimitSettings) -> int:
 
     A part of the line stays for whoever waits for a single picture.
     """
-    lined_up = min(_LINED_UP * limits.concurrent, limits.waiting // 2, limits.waiting_per_caller // 2)
+    lined_up = min(LINED_UP * limits.concurrent, limits.waiting // 2, limits.waiting_per_caller // 2)
     running = min(limits.concurrent, limits.waiting * 3 // 4, limits.waiting_per_caller)
     return max(1, lined_up, running)
 

@@ -1,1 +1,1 @@
-"""The command line: one command, one file. Each imports late, so that `imagen --help` stays quick."""
+"""The command line: a command or a group of them a file, and what they share. All import late: `imagen --help` stays quick."""

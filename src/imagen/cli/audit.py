@@ -69,6 +69,7 @@ def audit(
             bookkeeper=app.bookkeeper,
             owners=app.owners,
             clock=app.clock,
+            batches=app.batches,
             hash_prompt=app.hash_prompt,
         )
         start = parse_since(since, now=app.clock.now())
@@ -135,6 +136,11 @@ def _summary(report: Audit) -> list[str]:
         lines.append(f"{would} {_counted(recovered.images, 'picture')} of {_sum(recovered)}")
     if lost.predictions:
         lines.append(f"lost for good: {_sum(lost)}")
+    if never := report.total(["never_bought"]).predictions:
+        lines.append(
+            f"{_counted(never, 'prediction')} never arrived at the service and "
+            f"{'costs' if never == 1 else 'cost'} nothing; the same `imagen generate` command buys anew"
+        )
     if left.predictions:
         lines.append(f"left for another time: {_sum(left)}; run it again")
     if unlisted := report.total(["unlisted"]).predictions:

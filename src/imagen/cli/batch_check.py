@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from imagen.cli.output import remark
+from imagen.cli.rows import SEMAPHORE_FIELDS
+from imagen.cli.tables import shorten
 from imagen.domain.money import Usd
 from imagen.domain.quote import Quote
 from imagen.errors import (
@@ -23,7 +30,17 @@ from imagen.errors import (
 )
 from imagen.pictures import NameFields, OutputPattern, check_writable
 from imagen.service.deliver import Destination
-from imagen.service.manifest import FORMS, MOST_BYTES, Form, Mistakes, Row, form_of, read_manifest
+from imagen.service.manifest import (
+    FORMS,
+    MOST_BYTES,
+    MOST_KEPT,
+    MOST_SHOWN,
+    Form,
+    Mistakes,
+    Row,
+    form_of,
+    gather_rows,
+)
 
 if TYPE_CHECKING:
     from imagen.cli.rows import Reading, Wanted
@@ -34,6 +51,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 _CREATES = "{:g} creates a minute"
 _AT_ONCE = "{} at once"
+_MISTAKE_COLUMNS = 500
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,11 +83,7 @@ class Maker(Protocol):
         """
 
     async def pace(self, semaphores: Sequence[str]) -> Pace:
-        """How fast it may go.
-
-        Raises:
-            NotFound: there is no semaphore of that name.
-        """
+        """How fast it may go. Semaphores that there are not are left out."""
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +91,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         creates_per_minute, concurrent: of the account.
-        semaphores: places by name.
+        semaphores: places by name, of those that were asked for and that there are.
     """
 
     creates_per_minute: float | None = None
@@ -116,6 +130,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         name: without folder and ending, for names of ours.
         shown: how sentences name it.
         folder: where files that it names are looked for.
+        rows: those that can be read.
+        mistakes: what is wrong with the others; hint: what to do about them.
         fingerprint: sha256 of its content, in hex.
     """
 
@@ -124,6 +140,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     shown: str
     folder: Path
     rows: list[Row]
+    mistakes: Mistakes
+    hint: str | None
     fingerprint: str
 
 
@@ -132,11 +150,12 @@ def read_file(given: str, form: str | None) -> Manifest:
 
     Raises:
         InvalidRequest: it cannot be read, or its form is not known.
-        InvalidInput: with the lines and fields that are wrong.
+        InvalidInput: it is not of that form as a whole.
     """
     wanted = _read_form(form)
     if given == STDIN:
-        content = sys.stdin.buffer.read(MOST_BYTES + 1)
+        with _ends_at_once():
+            content = sys.stdin.buffer.read(MOST_BYTES + 1)
         path, name, shown, folder = None, "batch", "standard input", Path.cwd()
         wanted = wanted or "jsonl"
     else:
@@ -149,14 +168,29 @@ def read_file(given: str, form: str | None) -> Manifest:
             f"{shown}: its name does not tell how it is written.",
             hint=f"Give --format {' or '.join(sorted(set(FORMS.values())))}.",
         )
+    found = gather_rows(content, form=wanted, subject=shown)
     return Manifest(
         path=path,
         name=name,
         shown=shown,
         folder=folder,
-        rows=read_manifest(content, form=wanted, subject=shown),
+        rows=found.rows,
+        mistakes=found.mistakes,
+        hint=found.hint,
         fingerprint=hashlib.sha256(content).hexdigest(),
     )
+
+
+@contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block at once: the loop, which hears them else, has no turn while it waits for input."""
+    heard = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = [(one, signal.signal(one, signal.default_int_handler)) for one in heard]
+    try:
+        yield
+    finally:
+        for one, handler in before:
+            signal.signal(one, handler)
 
 
 def _read_form(text: str | None) -> Form | None:
@@ -185,51 +219,100 @@ def _content_of(path: Path, given: str) -> bytes:
 async def prepare_rows(
     maker: Maker, manifest: Manifest, reading: Reading, *, place: Destination, dry: bool
 ) -> list[Prepared]:
-    """Check every row; nothing is bought.
+    """Check every row that can be read; nothing is bought.
 
     Args:
         maker: keeps what was prepared, in order.
-        manifest: the rows.
+        manifest: the rows; its mistakes get those that are found here.
         reading: makes requests of them.
         place: what holds for the pictures of all.
         dry: touch no folder.
 
     Raises:
-        InvalidInput: naming the line and field of each mistake.
         Refused, ConfigError, BackendError: nothing can be bought at all.
     """
-    mistakes = Mistakes(manifest.shown)
+    mistakes = manifest.mistakes
     prepared: list[Prepared] = []
-    taken: dict[Path, int] = {}
+    taken: dict[Path, Row] = {}
     missing: dict[str, str] = {}
     for number, row in enumerate(manifest.rows, start=1):
+        wrong = partial(mistakes.add, row.line, item=row.item)
         try:
             wanted = reading.wanted(row, number)
             destination = msgspec.structs.replace(place, output=wanted.output)
             model = str(wanted.request.model)
             if model in missing:
-                mistakes.add(row.line, missing[model], field="model")
+                wrong(missing[model], field="model")
                 continue
             one = await maker.prepare(wanted.request, None if dry else destination)
             _check_places(one, wanted, row, taken, force=place.force)
             prepared.append(one)
         except InvalidInput as error:
-            mistakes.add_error(row.line, error)
+            mistakes.add_error(row, error)
         except (ModelNotFound, NotFound) as error:
             missing[str(wanted.request.model)] = error.detail
-            mistakes.add(row.line, error.detail, field="model")
+            wrong(error.detail, field="model")
         except InputRejected as error:
-            mistakes.add(row.line, error.detail)
+            wrong(error.detail)
         except InvalidRequest as error:
-            mistakes.add(row.line, str(error))
+            wrong(str(error))
         except BudgetExceeded as error:
-            error.detail = f"{manifest.shown}, line {row.line}: {error.detail}"
+            error.detail = f"{manifest.shown}, {row.place}: {error.detail}"
             raise
-    mistakes.check(hint="Nothing was bought.")
     return prepared
 
 
-def _check_places(one: Prepared, wanted: Wanted, row: Row, taken: dict[Path, int], *, force: bool) -> None:
+async def pace_of(maker: Maker, manifest: Manifest, common: str | None) -> Pace:
+    """How fast the rows may go; semaphores that there are not become mistakes of the lines that name them first.
+
+    Args:
+        maker: knows the semaphores.
+        manifest: the rows; its mistakes get those that are found here.
+        common: the semaphore of rows that name none.
+    """
+    first: dict[str, tuple[Row, str]] = {}
+    named: Counter[str] = Counter()
+    for row in manifest.rows:
+        for field in SEMAPHORE_FIELDS & row.fields.keys():
+            name = str(row.fields[field]).strip()
+            first.setdefault(name, (row, field))
+            named[name] += 1
+    pace = await maker.pace(sorted({*first, *([common] if common else [])}))
+    for name, (row, field) in first.items():
+        if name not in pace.semaphores:
+            others = f"; {named[name]:,} rows name it" if named[name] > 1 else ""
+            manifest.mistakes.add(row.line, _no_semaphore(name) + others, item=row.item, field=field)
+    if common and common not in pace.semaphores and common not in first:
+        manifest.mistakes.add(0, _no_semaphore(common), field="--semaphore")
+    return pace
+
+
+def _no_semaphore(name: str) -> str:
+    return f"no semaphore is called {name[:100]!r}; `imagen semaphore list` names those there are"
+
+
+def check_mistakes(manifest: Manifest) -> None:
+    """Go on where nothing is wrong. Several mistakes stand in a line each, before the error that counts them.
+
+    Raises:
+        InvalidInput: naming the mistakes, many for programs.
+    """
+    mistakes = manifest.mistakes
+    if not mistakes.count:
+        return
+    error = mistakes.error(
+        hint=" ".join(filter(None, (manifest.hint, "Nothing was bought."))), most=MOST_KEPT
+    )
+    if mistakes.count > 1:
+        for problem in mistakes.first(MOST_SHOWN):
+            remark(shorten(str(problem), _MISTAKE_COLUMNS))
+        if mistakes.count > MOST_SHOWN:
+            remark(f"and {mistakes.count - MOST_SHOWN:,} more; --json names up to {MOST_KEPT:,}")
+        error.detail = f"{manifest.shown}: it has {mistakes.count:,} mistakes"
+    raise error
+
+
+def _check_places(one: Prepared, wanted: Wanted, row: Row, taken: dict[Path, Row], *, force: bool) -> None:
     """Refuse a place that another row has already, or that has a file.
 
     Raises:
@@ -247,19 +330,17 @@ def _check_places(one: Prepared, wanted: Wanted, row: Row, taken: dict[Path, int
         )
         for index in range(first, first + images):
             path = pattern.path_for(index, total, fields, "png")
-            other = taken.setdefault(path, row.line)
-            if other != row.line:
-                raise InvalidInput([Problem("output", f"{path.name} is the picture of line {other} already")])
+            other = taken.setdefault(path, row)
+            if other is not row:
+                raise InvalidInput(
+                    [Problem("output", f"{path.name} is the picture of {other.place} already")]
+                )
             check_writable(path, force=force)
         first += images
 
 
-async def quote_of(maker: Maker, prepared: Sequence[Prepared]) -> FileQuote:
-    """What all rows come to.
-
-    Raises:
-        NotFound: a row waits for a semaphore that there is not.
-    """
+def quote_of(prepared: Sequence[Prepared], pace: Pace) -> FileQuote:
+    """What all rows come to."""
     cost, unpriced, images, predictions = Usd(0), 0, 0, 0
     seconds, known = 0.0, True
     waits: dict[str, float] = {}
@@ -275,14 +356,13 @@ async def quote_of(maker: Maker, prepared: Sequence[Prepared]) -> FileQuote:
         seconds += took
         if one.semaphore is not None:
             waits[one.semaphore] = waits.get(one.semaphore, 0.0) + took
-    pace = await maker.pace(sorted(waits))
     bounds: list[tuple[float, str]] = []
     if pace.creates_per_minute:
         bounds.append((predictions * 60 / pace.creates_per_minute, _CREATES.format(pace.creates_per_minute)))
     if pace.concurrent and known:
         bounds.append((seconds / min(pace.concurrent, max(predictions, 1)), _AT_ONCE.format(pace.concurrent)))
     for name, places in pace.semaphores.items():
-        if known and places:
+        if known and places and name in waits:
             bounds.append((waits[name] / places, f"semaphore {name}, {_AT_ONCE.format(places)}"))
     longest, binds = max(bounds, default=(None, ""))
     return FileQuote(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +15,8 @@ from imagen.cli.batch_check import (
     Maker,
     Manifest,
     check_cost,
+    check_mistakes,
+    pace_of,
     prepare_rows,
     quote_of,
     read_file,
@@ -30,7 +32,6 @@ from imagen.cli.options import parts_at
 from imagen.cli.output import on_terminal, print_json, print_lines, remark
 from imagen.cli.render import PRACTICE, REAL, REAL_THERE, left_out_line
 from imagen.cli.rows import Places, Reading
-from imagen.cli.tables import clean
 from imagen.domain.batch import BatchStatus, ItemStatus
 from imagen.domain.money import Usd
 from imagen.domain.request import GenerationRequest
@@ -80,11 +81,8 @@ class Batching(Maker, Protocol):
     async def accept(self, *, name: str, notes: Sequence[dict[str, Any]], details: dict[str, Any]) -> str:
         """Promise to make all that was prepared; its id."""
 
-    def take(self, batch_id: str) -> None:
-        """That batch is ours to work on."""
-
-    async def work(self) -> None:
-        """Work until cancelled."""
+    async def work(self, batch_id: str) -> None:
+        """Work on that batch until cancelled."""
 
     @property
     def in_line(self) -> Callable[[], int] | None:
@@ -121,8 +119,7 @@ async def start(app: App, wish: Wish, *, server: str | None) -> int:
     parts = parts_at(server, app)
     here = parts is app
     maker = _maker(app, parts, wish.backend)
-    with _told_by_line():
-        manifest = read_file(wish.file, wish.form)
+    manifest = read_file(wish.file, wish.form)
     places = Places(
         wish.output,
         default_folder=Path(app.settings.output)
@@ -148,18 +145,19 @@ async def start(app: App, wish: Wish, *, server: str | None) -> int:
             hint=f"`{COMMAND} --resume {left}{there}` goes on with it as it was begun; --new begins another one.",
         )
     place = Destination(force=wish.force, metadata=wish.metadata)
-    with _told_by_line():
-        prepared = await prepare_rows(maker, manifest, reading, place=place, dry=wish.dry)
+    prepared = await prepare_rows(maker, manifest, reading, place=place, dry=wish.dry)
+    pace = await pace_of(maker, manifest, wish.common.semaphore)
+    check_mistakes(manifest)
     for note in dict.fromkeys(note for one in prepared for note in one.notes):
         remark(left_out_line(note))
-    quote = await quote_of(maker, prepared)
+    quote = quote_of(prepared, pace)
     check_cost(quote, wish.most)
     results = ResultsFile.choose(wish.results, folder=places.folder, name=manifest.name, force=wish.force)
     if wish.dry:
         return _show_quote(manifest, quote, places, results, practice=maker.practice, json=wish.json)
     remark(_quote_line(manifest, quote, practice=maker.practice))
     await results.claim(force=wish.force)
-    notes = [{"line": row.line} for row in manifest.rows]
+    notes = [{"line": row.line, **({"item": row.item} if row.item else {})} for row in manifest.rows]
     details = {
         "command": COMMAND,
         "file": str(manifest.path or STDOUT),
@@ -245,15 +243,13 @@ class _Run:
         """Work on it, or look on, until it ends or nobody wants to wait; then write the results."""
         interrupts = Interrupts()
         with interrupts.heard():
-            if maker is not None:
-                maker.take(self._id)
             with BatchView(quiet=self._json, in_line=None if maker is None else maker.in_line) as shown:
                 session = Session(
                     self._desk,
                     self._id,
                     shown,
                     interrupts,
-                    work=None if maker is None else maker.work,
+                    work=None if maker is None else partial(maker.work, self._id),
                     hold=(lambda: None) if maker is None else maker.hold,
                 )
                 end = await session.run(after=after)
@@ -323,19 +319,6 @@ class _Run:
             "resume": resume,
             "practice": bool(self._details.get("practice")),
         }
-
-
-@contextmanager
-def _told_by_line() -> Iterator[None]:
-    """Several mistakes of a file stand in a line each, before the error that counts them."""
-    try:
-        yield
-    except InvalidInput as error:
-        if len(error.problems) > 1:
-            for problem in error.problems:
-                remark(clean(str(problem)))
-            error.detail = f"{error.detail.partition(': ')[0]}: it has mistakes"
-        raise
 
 
 def _quote_line(manifest: Manifest, quote: FileQuote, *, practice: bool) -> str:

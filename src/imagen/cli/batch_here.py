@@ -10,7 +10,6 @@ from imagen.domain.limits import Lane
 
 if TYPE_CHECKING:
     from imagen.assembly import App
-    from imagen.domain.batch import Batch, Item
     from imagen.domain.request import GenerationRequest
     from imagen.service.deliver import Destination
     from imagen.service.prepare import Order
@@ -31,7 +30,6 @@ class Here:
         self._app = app
         self._backend = app.backends.get(backend)
         self._orders: list[Order] = []
-        self._under_way: dict[int, Item] = {}
 
     @property
     def practice(self) -> bool:
@@ -59,10 +57,8 @@ class Here:
     async def pace(self, semaphores: Sequence[str]) -> Pace:
         """See the protocol."""
         limits, now = self._app.settings.limits, self._app.clock.now().timestamp()
-        places = {}
-        for name in semaphores:
-            shown, _ = await self._app.semaphores.show(name, now=now)
-            places[name] = shown.limit
+        known = await self._app.semaphores.list(now=now) if semaphores else ()
+        places = {one.name: one.limit for one in known if one.name in semaphores}
         return Pace(
             creates_per_minute=limits.creates_per_minute, concurrent=limits.concurrent, semaphores=places
         )
@@ -76,7 +72,7 @@ class Here:
 
     async def accept(self, *, name: str, notes: Sequence[dict[str, Any]], details: dict[str, Any]) -> str:
         """Promise to make all that was prepared; the id under which it goes on after any crash."""
-        from imagen.service.batches import Entry, NewBatch
+        from imagen.service.accept import Entry, NewBatch
 
         new = NewBatch(
             backend=self._backend,
@@ -87,28 +83,21 @@ class Here:
             mine=True,
         )
         entries = [Entry(order, note) for order, note in zip(self._orders, notes, strict=True)]
-        batch = await self._app.batches.accept(new, entries)
+        batch = await self._app.acceptance.accept(new, entries)
         self._orders.clear()
         return batch.id
 
-    def take(self, batch_id: str) -> None:
-        """Let the queue of this process work on that batch, and on no other."""
-        self._app.queue.takes = lambda batch: batch.id == batch_id
-
-    async def work(self) -> None:
-        """Work until cancelled; what runs at the service goes on there then."""
-        await self._app.queue.run(self._work_off, emptied=self._app.worker.emptied)
-
-    async def _work_off(self, batch: Batch, item: Item) -> float | None:
-        self._under_way[item.index] = item
-        try:
-            return await self._app.worker.work(batch, item)
-        finally:
-            self._under_way.pop(item.index, None)
+    async def work(self, batch_id: str) -> None:
+        """Work on that batch, and on no other, until cancelled; what runs at the service goes on there then."""
+        worker = self._app.worker
+        worker.watched = True
+        await self._app.queue.run(
+            worker.work, emptied=worker.emptied, takes=lambda batch: batch.id == batch_id
+        )
 
     def in_line(self) -> int:
         """How many items that are under way stand in line now; the others are being made."""
-        return sum(not self._app.worker.has_begun(item) for item in self._under_way.values())
+        return self._app.queue.in_line
 
     def hold(self) -> None:
         """Buy nothing more: what stands in line goes back to where it waited."""

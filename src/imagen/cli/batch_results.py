@@ -16,6 +16,7 @@ import msgspec
 from imagen.domain.money import to_dollars
 from imagen.errors import DeliveryError, InvalidInput, Problem
 from imagen.pictures import Landing, check_writable
+from imagen.service.manifest import place_of
 from imagen.service.orders import see_order
 
 if TYPE_CHECKING:
@@ -45,7 +46,13 @@ def record_of(item: Item) -> dict[str, Any]:
         "quoted_usd": to_dollars(order.quote.likely),
         "charged": item.charged,
         "attempts": item.attempt,
+        "item": item.note.get("item"),
     }
+
+
+def row_of(item: Item) -> str:
+    """How sentences name the row of an item: by where it stands in the file."""
+    return place_of(item.note.get("line", item.index + 1), item.note.get("item"))
 
 
 class ResultsFile:

@@ -42,11 +42,8 @@ class There:
 
     async def pace(self, semaphores: Sequence[str]) -> Pace:
         """See the protocol; the limits of its account the gateway keeps to itself."""
-        places = {}
-        for name in semaphores:
-            shown, _ = await self._remote.semaphores.show(name, now=0.0)
-            places[name] = shown.limit
-        return Pace(semaphores=places)
+        known = await self._remote.semaphores.list(now=0.0) if semaphores else ()
+        return Pace(semaphores={one.name: one.limit for one in known if one.name in semaphores})
 
     async def unfinished(self, fingerprint: str) -> str | None:
         """The batch of a file of the same content that has not ended, if there is one."""
@@ -56,10 +53,7 @@ class There:
         """Have the gateway promise to make all that was prepared; the id under which it goes on."""
         return await self._remote.batches.accept(self._runs, name=name, notes=notes, details=details)
 
-    def take(self, batch_id: str) -> None:
-        """The gateway works on it."""
-
-    async def work(self) -> None:
+    async def work(self, batch_id: str) -> None:  # noqa: ARG002 - the gateway knows which
         """Wait until cancelled: the gateway works."""
         await asyncio.Event().wait()
 

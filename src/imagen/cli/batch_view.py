@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from imagen.cli.batch_results import row_of
 from imagen.cli.output import remark
 from imagen.cli.tables import clean, shorten
 from imagen.domain.batch import BatchStatus, ItemStatus
@@ -98,7 +99,7 @@ class BatchView:
         """One item has ended."""
         if item.status is ItemStatus.SUCCEEDED or item.status is ItemStatus.CANCELED:
             return
-        line = f"line {item.note.get('line', item.index + 1)}: {item.status}: {item.error or item.code or ''}"
+        line = f"{row_of(item)}: {item.status}: {item.error or item.code or ''}"
         self._errors.append(shorten(line, _ERROR_COLUMNS))
         self._failed += 1
         if self._live is not None or self._quiet or self._failed > _MOST_ERROR_LINES + 1:

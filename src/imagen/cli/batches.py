@@ -137,12 +137,13 @@ def show(batch_id: Id, json: Json = False, server: Server = None, config: Config
 
 
 def _lines(view: View, failed: Sequence[Item], following: Sequence[str]) -> list[tuple[str, str]]:
+    from imagen.cli.batch_results import row_of
     from imagen.cli.batch_view import progress_line
     from imagen.cli.tables import shorten
 
     batch = view.batch
     errors = [
-        shorten(f"line {item.note.get('line', item.index + 1)}: {item.error or item.code}", _ERROR_COLUMNS)
+        shorten(f"{row_of(item)}: {item.error or item.code}", _ERROR_COLUMNS)
         for item in failed[:_SHOWN_ERRORS]
     ]
     return [
@@ -237,11 +238,14 @@ def _steer(
     from imagen.cli.options import parts_at
     from imagen.cli.output import print_json, print_lines, remark
     from imagen.cli.run import run_app
+    from imagen.domain.batch import Control
 
     async def command(app: App) -> None:
         parts = parts_at(server, app)
         found = await parts.batches.view(checked_id(batch_id, server))
         view, idle = await ask(parts, found)
+        if parts is app and view.batch.control is Control.CANCEL:
+            view = await _ended_here(app, view)
         if json:
             print_json(facts_of(view))
         else:
@@ -253,6 +257,26 @@ def _steer(
             remark(f"nobody works on it now; go on with: {again}")
 
     run_app(command, config=config, json=json)
+
+
+async def _ended_here(app: App, view: View) -> View:
+    """End a canceled batch that no living process works on: what runs of it is stopped, and nothing is bought.
+
+    It stays as it is where another process works on it, or what it is made on is not at hand.
+    """
+    import asyncio
+
+    wanted = view.batch
+    if wanted.ended_at is not None or _is_worked_on(app, app, view) or not app.can_end(wanted):
+        return view
+    working = asyncio.ensure_future(
+        app.queue.run(app.worker.work, emptied=app.worker.emptied, takes=lambda batch: batch.id == wanted.id)
+    )
+    try:
+        return await app.batches.ended(wanted.id)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
 
 
 def _is_worked_on(app: App, parts: App | Remote, view: View) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from imagen.assembly import App
     from imagen.domain.delivery import Delivery
+    from imagen.errors import ConfigError
     from imagen.service.deliveries import CallerSecret
 
 app = typer.Typer(
@@ -71,10 +72,11 @@ def list_(
     from imagen.cli.run import run_app
     from imagen.cli.tables import format_table
 
-    async def command(app: App) -> Sequence[Delivery]:
-        return await app.outbox.list(limit=limit, scope=scope, failed=failed)
+    async def command(app: App) -> tuple[Sequence[Delivery], ConfigError | None]:
+        return await app.outbox.list(limit=limit, scope=scope, failed=failed), await app.signing.shut()
 
-    found = run_app(command, config=config, json=as_json)
+    found, shut = run_app(command, config=config, json=as_json)
+    _warn(shut)
     if as_json:
         print_json([_facts(one) for one in found])
     elif found:
@@ -113,10 +115,11 @@ def show(
     from imagen.cli.output import print_json, print_lines, remark
     from imagen.cli.run import run_app
 
-    async def command(app: App) -> Sequence[CallerSecret]:
-        return await app.signing.of(scope)
+    async def command(app: App) -> tuple[Sequence[CallerSecret], ConfigError | None]:
+        return await app.signing.of(scope), await app.signing.shut()
 
-    found = run_app(command, config=config, json=as_json)
+    found, shut = run_app(command, config=config, json=as_json)
+    _warn(shut)
     if as_json:
         print_json(
             {
@@ -159,15 +162,27 @@ def rotate(
     with reported():
         seconds = _overlap_seconds(overlap)
 
-    async def command(app: App) -> None:
+    async def command(app: App) -> ConfigError | None:
         await app.signing.rotate(overlap_seconds=seconds)
+        return await app.signing.shut()
 
-    run_app(command, config=config)
+    shut = run_app(command, config=config)
+    if shut is not None:
+        remark(f"new secrets sign from now on, but not all old ones beside them: {shut.detail}")
+        return
     remark(
         f"new secrets sign from now on, the old ones beside them for {seconds / 3600:g} hours"
         if seconds
         else "new secrets sign from now on, and they alone"
     )
+
+
+def _warn(shut: ConfigError | None) -> None:
+    """Say what does not sign, if something does not."""
+    from imagen.cli.output import remark
+
+    if shut is not None:
+        remark(f"warning: {shut}")
 
 
 def _overlap_seconds(text: str) -> float:

@@ -23,6 +23,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "external_semaphore_id": "semaphore",
 }
 """What the gateway calls these fields."""
+SEMAPHORE_FIELDS = frozenset({"semaphore", "external_semaphore_id"})
 FIELDS = frozenset(
     {
         "prompt",

@@ -9,7 +9,7 @@ asks for another attempt, which is a new wish with a new purchase.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -60,6 +60,10 @@ class Control(StrEnum):
     CANCEL = "cancel"
 
 
+KEY_LIVES = timedelta(hours=24)
+"""How long an idempotency key stands for the request that it came with first."""
+
+
 class Idempotency(msgspec.Struct, frozen=True, kw_only=True):
     """A request that may come again.
 
@@ -95,6 +99,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         fails_with_account: what its account does not let through fails, instead of waiting until somebody mends that.
         held: its caller waits for its end, so that nothing was answered before that.
         stopped_by: the code of the error that it was paused for, where it was paused for a reason.
+        resumed_at: when it was let run last after a pause; retried_at: when items of it were tried again last.
     """
 
     prediction_id: str | None = None
@@ -108,6 +113,8 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fails_with_account: bool = False
     held: bool = False
     stopped_by: str | None = None
+    resumed_at: datetime | None = None
+    retried_at: datetime | None = None
 
     def to_details(self) -> dict[str, Any]:
         """As `Batch.details` has it."""
@@ -189,7 +196,8 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         cost: of all attempts so far; unpriced: ended items that cost something nobody knows.
         images: pictures made.
-        recent: ends within the last `recent_seconds`, for a forecast; None of it while nothing has ended.
+        recent: ends within the last `recent_seconds`, for a forecast; none while nothing has ended.
+        recent_from: when the first of those was begun, at the service where it was bought; None while there are none.
     """
 
     queued: int = 0
@@ -202,6 +210,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     unpriced: int = 0
     images: int = 0
     recent: int = 0
+    recent_from: datetime | None = None
     recent_seconds: float = 0.0
 
     @property

@@ -91,6 +91,10 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
             yield account_limit(self.account)
 
 
+LINED_UP = 4
+"""So many times an account's places are begun at once of many items; most stand in line, and the others wait as plain values."""
+
+
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """How long somebody stays.
 

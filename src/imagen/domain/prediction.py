@@ -84,6 +84,7 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
         output: the addresses of its files, or the files themselves as data URIs.
         answer: see `Prediction.answer`.
         model: `owner/name` as the service tells it; None where it names none.
+        told_at: when the service said it, by its own clock, to which its other instants belong; None where nobody knows.
         allowance: what is left of the account's rate.
     """
 
@@ -103,6 +104,7 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
     completed_at: datetime | None = None
     data_removed: bool = False
+    told_at: datetime | None = None
     allowance: Allowance | None = None
 
 

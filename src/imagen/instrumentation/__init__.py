@@ -1,1 +1,1 @@
-"""Who watches: clocks and logs."""
+"""Who watches: the clock, logs, and events for analytics."""

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Self
 
 from msgspec.structs import replace
 
 from imagen.domain.caller import Caller
-from imagen.domain.events import BudgetPassed, Event, InLine, LetIn, Throttled
+from imagen.domain.events import BudgetPassed, InLine, LetIn, Throttled
 from imagen.domain.identifiers import new_secret
 from imagen.domain.limits import Admitted, Need, Patience, Refusal
 from imagen.domain.prediction import Allowance, Prediction
 from imagen.domain.semaphore import Lease, check_lease
 from imagen.errors import BackendRateLimited, NotFound, StoreError
-from imagen.limits.line import Line, Told
-from imagen.ports import Clock, Limits
+from imagen.limits.line import Line, TellsPlace
+from imagen.ports import Clock, Limits, Notify
 
 _TOLD_EVERY_SECONDS = 0.5
 _NEARLY_NOTHING = 0.25
@@ -25,7 +24,6 @@ _NEARLY_NOTHING = 0.25
 _MOST_ACCOUNTS = 1000
 
 _log = logging.getLogger(__name__)
-Notify = Callable[[Event], None]
 
 
 class Place:
@@ -118,10 +116,10 @@ class Place:
         """It takes no other turn, and what that would need is let go of."""
         del self._need
 
-    async def told(self, allowance: Allowance | None, *, sent_at: float) -> None:
+    async def note_allowance(self, allowance: Allowance | None, *, sent_at: float) -> None:
         """What the create's answer said about the rest of the allowance."""
         if allowance is not None and self._need.account is not None:
-            await self._admission.told(
+            await self._admission.note_allowance(
                 self._need.account, allowance, sequence=self._sequence, sent_at=sent_at
             )
 
@@ -212,7 +210,9 @@ class Admission:
         await self._limits.give_back(need.lease)
         notify(Throttled(error.detail, error.retry_after or 0.0))
 
-    async def told(self, account: str, allowance: Allowance, *, sequence: int, sent_at: float) -> None:
+    async def note_allowance(
+        self, account: str, allowance: Allowance, *, sequence: int, sent_at: float
+    ) -> None:
         """Pass on what an answer told, now and then: each of them would cost a write."""
         now = self.now()
         recent = now - self._told_at.get(account, 0.0) < _TOLD_EVERY_SECONDS
@@ -222,7 +222,9 @@ class Admission:
             self._told_at.clear()
         self._told_at[account] = now
         try:
-            await self._limits.told(account, allowance, sequence=sequence, age=now - sent_at, now=now)
+            await self._limits.note_allowance(
+                account, allowance, sequence=sequence, age=now - sent_at, now=now
+            )
         except StoreError as error:
             _log.debug("what an answer told about the limit was not written down: %s", error)
 
@@ -234,29 +236,40 @@ class Admission:
             admitted = Admitted()
         else:
 
-            def told(limit: str, position: int) -> None:
+            def tell_place(limit: str, position: int) -> None:
                 notify(InLine(limit, position))
 
-            admitted, need = await self.in_line(need, wait_seconds=patience.line_seconds, told=told)
+            admitted, need = await self.in_line(
+                need, wait_seconds=patience.line_seconds, tell_place=tell_place
+            )
             for shortage in admitted.passed:
                 notify(BudgetPassed(shortage))
         notify(LetIn(self.now() - since))
         return admitted, need
 
     async def in_line(
-        self, need: Need, *, wait_seconds: float, told: Told | None = None, since: float | None = None
+        self,
+        need: Need,
+        *,
+        wait_seconds: float,
+        tell_place: TellsPlace | None = None,
+        since: float | None = None,
     ) -> tuple[Admitted, Need]:
         """Wait in line; the need as it was met. What was begun before its semaphore was removed goes on without it.
 
         The rest is as of `Line.enter`, which says what it raises.
         """
         try:
-            return await self.line.enter(need, wait_seconds=wait_seconds, told=told, since=since), need
+            return await self.line.enter(
+                need, wait_seconds=wait_seconds, tell_place=tell_place, since=since
+            ), need
         except NotFound:
             if need.intent is not None:
                 raise
         need = replace(need, semaphore=None)
-        return await self.line.enter(need, wait_seconds=wait_seconds, told=told, since=since), need
+        return await self.line.enter(
+            need, wait_seconds=wait_seconds, tell_place=tell_place, since=since
+        ), need
 
     async def give_back(self, lease: str) -> None:
         """A place that cannot be given back now ends by itself; the picture is there all the same."""

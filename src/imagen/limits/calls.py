@@ -1,4 +1,4 @@
-"""Pacing the calls that are not creates: looks, lists, cancels. Taken from the account's allowance by the dozen."""
+"""Pacing the calls that are not creates: looks, lists, cancels. Taken from the account's allowance some at once."""
 
 from __future__ import annotations
 

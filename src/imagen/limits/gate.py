@@ -45,9 +45,11 @@ _BUCKET_HOLDS_SECONDS, _WINDOW_HOLDS_SECONDS = 60.0, 120.0
 """How long what a refusal taught stays as it is; trying for more at once would draw the same refusal again."""
 _IDLE_SECONDS = 30.0
 """As much of an idle time counts for taking back what was lowered."""
-_COLD_SECONDS, _FIRST_WAY_SECONDS = 5.0, 0.25
-"""After so long without a call the next may have to open its connection first; and how long it then is on its way. A
-bucket that is full takes in nothing before it has arrived, so nothing is counted on for that long."""
+_COLD_SECONDS = 5.0
+"""After so long without a call the next may have to open its connection first."""
+_COLD_WAY_SECONDS, _WARM_WAY_SECONDS = 0.25, 0.02
+"""How much longer than the next a call may be on its way, where it opens a connection and where one is open. A bucket
+that is full takes in nothing before the call has arrived, so nothing is counted on for that long."""
 _FRESH_SECONDS = 2.0
 """An older answer says too little about a window; calls are kept that much longer than they count."""
 _LOW_CREDIT_SECONDS = 600.0
@@ -86,7 +88,7 @@ class LowCredit(msgspec.Struct, frozen=True, kw_only=True):
 class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What is known about one limit of one account; all instants are seconds since the epoch.
 
-    Ask `ready_at`, send, note it by `sent`, and report by `refused` and `told` what came of it. Make one with
+    Ask `ready_at`, send, note it by `sent`, and report by `refused` and `note_allowance` what came of it. Make one with
     `Gate.opened`. Every field has a default, so rows of older versions can be read.
 
     Attributes:
@@ -264,17 +266,17 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
             count: how many.
 
         Returns:
-            The number of the last of them, by which `refused` and `told` know it again.
+            The number of the last of them, by which `refused` and `note_allowance` know it again.
         """
         if count < 1:
             return self.sequence
         self.sequence += count
         if self.lowered_at:
             self._regain(now)
-        owed = self.empty_until
-        if not now < owed <= self._horizon(now) + self.burst / self.rate:
-            owed = now if 0 <= now - owed < _COLD_SECONDS else now + _FIRST_WAY_SECONDS
-        self.empty_until = owed + count / self.rate
+        way = _WARM_WAY_SECONDS if 0 <= now - self.last_sent < _COLD_SECONDS else _COLD_WAY_SECONDS
+        horizon = self._horizon(now) + self.burst / self.rate
+        owed = self.empty_until if self.empty_until <= horizon else 0.0
+        self.empty_until = _paid_off(owed, now, way, (self.burst - 1) / self.rate) + count / self.rate
         self.last_sent = now
         self._count(now, count)
         if self.kind == "window":
@@ -282,11 +284,10 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
         if self.low is not None:
             self.low = self._low_at(now)
         if self.low is not None:
-            owed = self.low_empty_until
             each = _MINUTE_SECONDS / self.low.per_minute
-            if not now < owed <= now + self.closed_for + self.low.burst * each + _JUMP_SECONDS:
-                owed = now
-            self.low_empty_until = owed + count * each
+            horizon = now + self.closed_for + self.low.burst * each + _JUMP_SECONDS
+            owed = self.low_empty_until if self.low_empty_until <= horizon else 0.0
+            self.low_empty_until = _paid_off(owed, now, way, (self.low.burst - 1) * each) + count * each
         return self.sequence
 
     def refused(self, now: float, *, retry_after: float | None, detail: str, sequence: int = 0) -> None:
@@ -330,22 +331,20 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
             self._learn_bucket(now, wait)
         self.refused_at, self.refused_sequence = now, self.sequence
 
-    def told(self, now: float, *, remaining: int, reset: float | None, sequence: int, age: float) -> bool:
-        """Note `ratelimit-remaining` of an answer.
+    def note_allowance(self, now: float, *, remaining: int, sequence: int, age: float) -> bool:
+        """Note `ratelimit-remaining` of an answer; `ratelimit-reset` says 1 s whatever the limit is.
 
         Small differences are left alone: then nothing changes, and the row need not be written.
 
         Args:
             now: when the answer came.
             remaining: calls left, as the service saw it when the call arrived.
-            reset: `ratelimit-reset`, in seconds; it says 1 whatever the limit is, so nothing is concluded from it.
             sequence: the call's number from `sent`.
             age: how long ago it was sent, in seconds.
 
         Returns:
             Whether something changed that is worth writing down.
         """
-        del reset
         news = self._news(now, remaining, sequence, age)
         if news is None:
             return False
@@ -615,10 +614,10 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
             if age >= _FRESH_SECONDS:
                 return None
             least, own = self._own(now - age, since)
-            if self.limit >= min(most, own + remaining) + (
-                max(1.0, few / 4) if remaining < few else max(2.0, few)
-            ):
-                return ("limit", max(1.0, own + remaining))
+            fits = max(1.0, own + remaining)
+            little = max(1.0, few / 4) if remaining < few else max(2.0, few)
+            if fits < self.limit and self.limit >= min(most, own + remaining) + little:
+                return ("limit", fits)
             raised = min(most, least + remaining)
             return ("limit", raised) if self.limit <= raised - max(1.0, few / 4) else None
         credit = max(0.0, min(remaining, most) - since + age * self.rate)
@@ -626,6 +625,21 @@ class Gate(msgspec.Struct, kw_only=True, omit_defaults=True):
         if own - credit < (1.0 if credit < few else max(1.0, few)):
             return None
         return ("credit", now + (self.burst - credit) / self.rate)
+
+
+def _paid_off(owed: float, now: float, way: float, more: float) -> float:
+    """When a bucket will be full again, but for the call that is sent now.
+
+    Args:
+        owed: when it would be without that call.
+        now: when the call is sent.
+        way: how much longer it may be on its way than the next one, in seconds.
+        more: the seconds in which a bucket that one call would empty becomes full.
+    """
+    # A call that goes as soon as the limit lets it comes after one that went just so: their ways cancel out. To count
+    # them each time would make a bucket of one slower than it is.
+    waited_for_limit = now <= owed - more + way
+    return max(owed, now if waited_for_limit else now + way)
 
 
 def _allowance(per_minute: float) -> float:

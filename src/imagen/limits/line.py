@@ -46,7 +46,8 @@ _FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.02, 0.25
 """Places that another process gives back are only seen by looking."""
 
 _log = logging.getLogger(__name__)
-Told = Callable[[str, int], None]
+TellsPlace = Callable[[str, int], None]
+"""Tells one who waits for which limit it waits, and its place in line, from 1."""
 _Key = tuple[Lane, str, str | None, str | None, str | None]
 """Lane, whose turn, account, semaphore, and the model where it costs us something: budgets may count that one alone."""
 
@@ -61,14 +62,14 @@ class LineRules(msgspec.Struct, frozen=True, kw_only=True):
 class _Waiter:
     """One need in line."""
 
-    __slots__ = ("admitted", "asked", "knows", "need", "tells", "told", "turn", "until")
+    __slots__ = ("admitted", "asked", "is_told", "need", "tell_place", "told_limit", "turn", "until")
 
-    def __init__(self, need: Need, until: float, told: Told | None) -> None:
+    def __init__(self, need: Need, until: float, tell_place: TellsPlace | None) -> None:
         self.need = need
         self.until = until
-        self.told = told  # none once it has been told for what it waits
-        self.tells = told
-        self.knows = ""
+        self.tell_place = tell_place
+        self.is_told = tell_place is None  # for what it waits, or nobody wants to know
+        self.told_limit = ""
         self.asked = False
         self.turn = 0.0
         self.admitted: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
@@ -169,14 +170,19 @@ class Line:
         self._wake.set()
 
     async def enter(
-        self, need: Need, *, wait_seconds: float, told: Told | None = None, since: float | None = None
+        self,
+        need: Need,
+        *,
+        wait_seconds: float,
+        tell_place: TellsPlace | None = None,
+        since: float | None = None,
     ) -> Admitted:
         """Wait until all of a need is held.
 
         Args:
             need: what must be held.
             wait_seconds: how long at most.
-            told: called once when it has to wait, with the limit that it waits for and its place in line, from 1.
+            tell_place: called when it has to wait: once, and once more where it then waits for money.
             since: epoch seconds at which it came first, for one that comes back to the head of the line.
 
         Raises:
@@ -197,7 +203,7 @@ class Line:
             )
         now = self._clock.now().timestamp()
         need = msgspec.structs.replace(need, since=now if since is None else since)
-        waiter = _Waiter(need, now + wait_seconds, told)
+        waiter = _Waiter(need, now + wait_seconds, tell_place)
         self._join(waiter, first=returning)
         try:
             return await waiter.admitted
@@ -464,9 +470,7 @@ class Line:
     def _tell(self) -> None:
         """Let those who wait know, once, for what, and how many go before them."""
         unaware = [
-            (key, flow)
-            for key, flow in self._flows.items()
-            if flow.waiters and flow.waiters[-1].told is not None
+            (key, flow) for key, flow in self._flows.items() if flow.waiters and not flow.waiters[-1].is_told
         ]
         if not unaware:
             return
@@ -476,17 +480,17 @@ class Line:
         for key, flow in unaware:
             before = sum(standing.get((lane, key[2]), 0) for lane in Lane if lane <= key[0])
             for index, waiter in enumerate(reversed(flow.waiters)):
-                if waiter.told is None:
+                if waiter.is_told:
                     break  # those before it were told before
-                told, waiter.told = waiter.told, None
-                waiter.knows = self._reason(flow)
-                told(waiter.knows, before - index)
+                waiter.is_told, waiter.told_limit = True, self._reason(flow)
+                if waiter.tell_place is not None:
+                    waiter.tell_place(waiter.told_limit, before - index)
 
     def _tell_of_money(self, waiter: _Waiter, limit: str) -> None:
         """Let one know that was told of something else before, and now waits for money."""
-        if waiter.told is None and waiter.tells is not None and waiter.knows != limit:
-            waiter.knows = limit
-            waiter.tells(limit, 1)
+        if waiter.is_told and waiter.tell_place is not None and waiter.told_limit != limit:
+            waiter.told_limit = limit
+            waiter.tell_place(limit, 1)
 
     def _reason(self, flow: _Flow) -> str:
         if flow in self._short and flow.blocked_by is not None:

@@ -1,4 +1,4 @@
-"""What comes out: checked, named, marked, written.
+"""Pictures as bytes and files: what goes in is looked at; what comes out is checked, named, marked, written.
 
 The way of one picture, each step a file:
 

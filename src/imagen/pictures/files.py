@@ -132,12 +132,27 @@ class Landing:
 
     def __enter__(self) -> Self:
         with self._explained():
-            self._target.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             self._descriptor = os.open(self.part, flags, 0o666)  # the umask applies
             if self._force:
                 self._keep_mode()
         return self
+
+    def _make_folder(self) -> None:
+        """Make the folder, with those above it.
+
+        Raises:
+            DeliveryError: a folder that is there, such as one of the kernel's, has none made in it.
+        """
+        try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:
+            nearest = _nearest_existing(self._target.parent)
+            raise DeliveryError(
+                f"The picture could not be written: no folder can be made in {nearest}.",
+                hint="Choose another place with -o.",
+            ) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -30,19 +30,20 @@ from imagen.ports.backend_extras import (
     Reply,
     WebhookSource,
 )
-from imagen.ports.batches import BatchStore, OpenWork
+from imagen.ports.batches import BatchStore, OpenWork, TellsEnds
 from imagen.ports.callers import FeedbackStore, Keys, Sealer
 from imagen.ports.limits import CallBudget, Limits, Semaphores
 from imagen.ports.money import Budgets, Ledger, UsageSink
 from imagen.ports.pictures import CacheEntry, CacheIndex, PictureShelf, RelayedFiles, ShelvedPicture
 from imagen.ports.predictions import PredictionStore, RunTimes, Sight, Stretch
-from imagen.ports.process import Clock, Observer, Owners, Pulse, StoreCondition
-from imagen.ports.work import Give, Outbox, Standings, WorkQueue, WorkStanding
+from imagen.ports.process import Clock, Notify, Observer, Owners, Pulse, StoreCondition
+from imagen.ports.work import Begun, Give, Outbox, Standings, Work, WorkQueue, WorkStanding
 
 __all__ = [
     "Backend",
     "Backends",
     "BatchStore",
+    "Begun",
     "Budgets",
     "CacheEntry",
     "CacheIndex",
@@ -59,6 +60,7 @@ __all__ = [
     "Lister",
     "ModelDescription",
     "ModelSource",
+    "Notify",
     "Observer",
     "OpenWork",
     "Outbox",
@@ -79,8 +81,10 @@ __all__ = [
     "Standings",
     "StoreCondition",
     "Stretch",
+    "TellsEnds",
     "UsageSink",
     "WebhookSource",
+    "Work",
     "WorkQueue",
     "WorkStanding",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -31,6 +31,13 @@ class OpenWork(msgspec.Struct, frozen=True):
     waits: bool
     left: bool
     sealed_token: str | None = None
+
+
+TellsEnds = Callable[[Batch], Callable[[Item], Sequence[Delivery]] | None]
+"""What is to be told of items that a store ends by itself: given their batch, what makes the deliveries of each of them.
+
+None where nobody is told of any. It is asked within a transaction, on any thread, and perhaps more than once.
+"""
 
 
 class BatchStore(Protocol):
@@ -191,10 +198,12 @@ class BatchStore(Protocol):
     ) -> Batch:
         """Pause it, let it run, or cancel it. An ended one stays as it is, and a canceled one stays canceled.
 
-        The code of the error that is the reason is kept in its details, as `Remembered.stopped_by`.
+        The code of the error that is the reason is kept in its details, as `Remembered.stopped_by`; when it was let run
+        again, as `resumed_at`.
 
         With `CANCEL` its queued items end as canceled, but for those of which something may have been bought, by somebody
-        who then died: `claim` hands those out, so that they are stopped.
+        who then died: `claim` hands those out, so that they are stopped. What is to be told of these ends, as the store's
+        `TellsEnds` says, is written down with them.
 
         Raises:
             NotFound: no accepted one has that id.
@@ -203,11 +212,14 @@ class BatchStore(Protocol):
     async def cancel_queued(self, batch_id: str, *, at: datetime) -> int:
         """End what is queued, as `control` does, if the batch still is to be canceled; how many items that were."""
 
-    async def retry(self, batch_id: str, items: Sequence[Item], *, mark: Idempotency | None = None) -> int:
+    async def retry(
+        self, batch_id: str, items: Sequence[Item], *, at: datetime, mark: Idempotency | None = None
+    ) -> int:
         """Queue ended items again; how many that were. Wish, attempt and cost are as they are given; the end is forgotten.
 
         Only items that failed, expired or were canceled, and only with a higher attempt than they had; the others stay
-        as they are. The batch is open again then, and is to run. With a mark that came before nothing happens again.
+        as they are. The batch is open again then, and is to run; `Remembered.retried_at` tells since when. With a mark that
+        came before nothing happens again.
 
         Raises:
             NotFound: no accepted batch has that id.

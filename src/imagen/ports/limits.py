@@ -42,7 +42,7 @@ class Limits(Protocol):
     async def refused(self, account: str, refusal: Refusal, *, now: float) -> None:
         """The service said 429: the account's gate is closed for everybody until its reset."""
 
-    async def told(
+    async def note_allowance(
         self, account: str, allowance: Allowance, *, sequence: int, age: float, now: float
     ) -> None:
         """The answer to the create `sequence`, sent `age` seconds ago, told what is left."""

@@ -104,6 +104,8 @@ class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
 class CacheIndex(Protocol):
     """Knows what is in the cache of pictures. Each method is one durable transaction.
 
+    An entry that cannot be read any more is forgotten by whoever meets it, as if it had never been put.
+
     Raises:
         StoreError: the store could not be read or written.
     """
@@ -114,8 +116,8 @@ class CacheIndex(Protocol):
     async def put(self, entry: CacheEntry) -> None:
         """Write down an entry; one of the same key is replaced."""
 
-    async def remove(self, key: str) -> None:
-        """Forget an entry."""
+    async def remove(self, key: str, *, prediction_id: str) -> None:
+        """Forget the pictures of that prediction; those that another has put under the key since then stay."""
 
     async def oldest(self, *, above_bytes: int) -> Sequence[CacheEntry]:
         """The least recently used ones, as many as have to go so that the rest has at most that size."""

@@ -110,7 +110,7 @@ class PredictionStore(Protocol):
         """Ended predictions that the ledger does not have yet."""
 
     async def known_upstream_ids(self, account: str, *, since: datetime) -> frozenset[str]:
-        """Upstream ids of this account that are ours already."""
+        """Upstream ids of this account that are ours already, of what was sent since then; accepted it may be much longer."""
 
     async def of_upstream(self, account: str, upstream_ids: Sequence[str]) -> Sequence[Prediction]:
         """Those of ours, in any order, that have one of these upstream ids: some hundreds at most."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -39,6 +40,10 @@ class Observer(Protocol):
 
     def notify(self, event: Event) -> None:
         """Take note."""
+
+
+Notify = Callable[[Event], None]
+"""Tells whoever looks on what happens on the way. It must not raise and must not block."""
 
 
 class StoreCondition(msgspec.Struct, frozen=True, kw_only=True):

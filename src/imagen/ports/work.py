@@ -14,6 +14,10 @@ from imagen.domain.delivery import Delivery, SigningSecret
 
 Give = Callable[[Batch, Sequence[Item]], None]
 """Hands a batch over that is accepted, with all its items, as they are written down."""
+Begun = Callable[[], None]
+"""Tells that an item has begun: it stands in line no more, and may be bought. Told more than once it is told once."""
+Work = Callable[[Batch, Item, Begun], Coroutine[Any, Any, float | None]]
+"""Does what an item needs; see `WorkQueue.run`."""
 
 
 class WorkQueue(Protocol):
@@ -30,18 +34,17 @@ class WorkQueue(Protocol):
         """
 
     async def run(
-        self,
-        work: Callable[[Batch, Item], Coroutine[Any, Any, float | None]],
-        *,
-        emptied: Callable[[Batch], Awaitable[bool]],
+        self, work: Work, *, emptied: Callable[[Batch], Awaitable[bool]], takes: Callable[[Batch], bool]
     ) -> None:
         """Hand out items until cancelled.
 
         Args:
-            work: does what an item needs; it may have to do that again, after a crash. Cancelled, it leaves what runs
-                at the service to go on there, unless the batch is to be canceled. What it returns, where that is
-                something, are seconds for which nothing more of the batch is handed out.
+            work: does what an item needs; it may have to do that again, after a crash. Before it tells that the item has
+                begun it may be cancelled at any time, as another batch waits, and loses nothing by it. Cancelled later, it
+                leaves what runs at the service to go on there, unless the batch is to be canceled. What it returns,
+                where that is something, are seconds for which nothing more of the batch is handed out.
             emptied: told when nothing of a batch waits or is being worked on here; says whether it has ended.
+            takes: whether this process may work on a batch that nobody works on.
         """
 
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from msgspec.structs import replace
 
 from imagen.domain.batch import Batch, Control, Item
 from imagen.domain.limits import Lane
 from imagen.errors import NotFound, StoreError
-from imagen.ports import BatchStore, Clock, Give, OpenWork, Owners
+from imagen.ports import BatchStore, Clock, Give, OpenWork, Owners, Work
 
 LOOK_SECONDS = 1.0
 """How often the wishes of other processes, and batches that were left behind, are looked for."""
@@ -32,7 +31,11 @@ _TAKEN_AT_ONCE = 64
 _MOST_SINGLES = 5000
 """Predictions that somebody asked for by themselves wait behind no batch, but not without end."""
 
-Work = Callable[[Batch, Item], Coroutine[Any, Any, float | None]]
+_TURN_SECONDS = 5.0
+"""So long an item may stand in line while a batch waits of which none does."""
+_TURNS_AT_ONCE = 16
+"""So many give way with each look after that."""
+
 Emptied = Callable[[Batch], Awaitable[bool]]
 
 _log = logging.getLogger(__name__)
@@ -43,6 +46,8 @@ class _Held:
 
     Attributes:
         claimed: items that wait here for a free hand; running: those that are worked on.
+        in_line: those of them that have not begun, by index, with the clock's seconds of when they were handed out; in the
+            order of that.
         dropped: items whose work was broken off, to be queued again; faulted: the same, at the next look.
         exhausted: nothing was left to claim when it was last asked.
         settled: `emptied` was told, and nothing has happened since.
@@ -55,6 +60,7 @@ class _Held:
         self.batch = batch
         self.claimed: deque[Item] = deque()
         self.running: dict[int, asyncio.Task[float | None]] = {}
+        self.in_line: dict[int, float] = {}
         self.dropped: list[Item] = []
         self.faulted: list[Item] = []
         self.exhausted = False
@@ -64,23 +70,122 @@ class _Held:
         self.rests_until = float("-inf")
 
     @property
+    def last_came(self) -> float:
+        """When the last of those that stand in line was handed out. At least one does."""
+        return self.in_line[next(reversed(self.in_line))]
+
+    @property
     def empty(self) -> bool:
         """Whether nothing of it waits or is worked on here."""
         return self.exhausted and not (self.claimed or self.running or self.dropped or self.faulted)
 
 
+class _Lane:
+    """The hands of one lane, and the batches that wait for one.
+
+    Attributes:
+        room: hands that are free.
+        going: batches that may have something to hand out and of which no item stands in line, as the last has begun: they
+            go first, as they can go on.
+        unserved: those of which none stands in line for another reason: they go next.
+        served: the others that may have something to hand out. All three are in the order in which they go.
+        standing: batches of which items stand in line.
+        yielding: items that were broken off so that a batch gets a hand of which none stands in line.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.going: dict[_Held, None] = {}
+        self.unserved: dict[_Held, None] = {}
+        self.served: dict[_Held, None] = {}
+        self.standing: dict[_Held, None] = {}
+        self.yielding: set[asyncio.Task[float | None]] = set()
+        self._turned_at = float("-inf")
+
+    def add(self, held: _Held) -> None:
+        """It may have something to hand out: it goes after all others of its kind."""
+        if held.in_line:
+            self.discard(held)
+            self.served[held] = None
+        elif held not in self.going:
+            self.served.pop(held, None)
+            self.unserved.setdefault(held)
+
+    def discard(self, held: _Held) -> None:
+        """It has nothing to hand out."""
+        for those in (self.going, self.unserved, self.served):
+            those.pop(held, None)
+
+    def next(self) -> _Held | None:
+        """Whose turn it is, while there is a hand for it."""
+        ready = self.going or self.unserved or self.served
+        if not ready or self.room <= 0:
+            return None
+        held = next(iter(ready))
+        del ready[held]
+        return held
+
+    def joins(self, held: _Held, index: int, now: float) -> None:
+        """An item begins to stand in line."""
+        held.in_line.pop(index, None)  # put back and begun again, it is the last to come
+        held.in_line[index] = now
+        self.standing[held] = None
+
+    def leaves(self, held: _Held, index: int, *, begun: bool = False) -> bool:
+        """An item stands in line no more; whether none of its batch does by that, which wants another hand."""
+        held.in_line.pop(index, None)
+        if held.in_line:
+            return False
+        self.standing.pop(held, None)
+        if held not in self.served:
+            return False
+        del self.served[held]
+        (self.going if begun else self.unserved)[held] = None
+        return True
+
+    def give_way(self, now: float) -> None:
+        """Without a free hand, have items broken off that stand in line, one for each batch of which none does.
+
+        Of the batch with the most the last one goes. Where none has more than one, the last to come gives way after a
+        turn: who came first is the first to be let in.
+        """
+        wanted = 0 if self.room > 0 else len(self.going) + len(self.unserved) - len(self.yielding)
+        if wanted <= 0:
+            return
+        # What is being canceled ends by itself.
+        able = [held for held in self.standing if held.batch.control is not Control.CANCEL]
+        while wanted and able:
+            most = max(able, key=lambda held: len(held.in_line))
+            if len(most.in_line) < 2:
+                break
+            self._break_off(most)
+            wanted -= 1
+        if wanted and now - self._turned_at >= LOOK_SECONDS:
+            self._turned_at = now
+            old = [held for held in able if held.last_came <= now - _TURN_SECONDS]
+            old.sort(key=lambda held: held.last_came, reverse=True)
+            for held in old[: min(wanted, _TURNS_AT_ONCE)]:
+                self._break_off(held)
+
+    def _break_off(self, held: _Held) -> None:
+        index = next(reversed(held.in_line))
+        task = held.running[index]
+        self.leaves(held, index)
+        self.yielding.add(task)
+        task.cancel()
+
+
 class LocalQueue:
     """`ports.WorkQueue` for the processes of one machine.
 
-    What one wake costs depends on what has changed, not on how many batches are held.
+    What one wake costs depends on what has changed, not on how many batches are held. No batch keeps all hands by
+    standing in line: one of which no item does gets the next hand, if need be one of those of the others.
 
     Args:
         batches: has them.
         owners: tells the living from the dead.
         clock: tells the time.
         width: so many items of batches are worked on at once; most of them stand in line.
-        takes: whether this process may work on a batch that nobody works on.
-        has_begun: whether an item that is worked on was let in; one that was not holds nothing yet.
     """
 
     def __init__(
@@ -90,20 +195,16 @@ class LocalQueue:
         owners: Owners,
         clock: Clock,
         width: int,
-        takes: Callable[[Batch], bool],
-        has_begun: Callable[[Item], bool],
     ) -> None:
-        self.takes = takes
+        self._takes: Callable[[Batch], bool] = lambda _: False
         self._batches = batches
         self._owners = owners
         self._clock = clock
-        self._room = dict.fromkeys(Lane, _MOST_SINGLES) | {Lane.BATCH: width}
-        self._has_begun = has_begun
+        self._lanes = {lane: _Lane(width if lane is Lane.BATCH else _MOST_SINGLES) for lane in Lane}
         self._held: dict[str, _Held] = {}
-        self._tasks: dict[asyncio.Task[float | None], tuple[_Held, Item]] = {}
+        self._tasks: dict[asyncio.Task[float | None], tuple[_Held, Item, Control]] = {}
         self._when_done = self._ended  # one for all: each bound method is an object
-        # Ordered sets of batches: those that may have something to hand out, that may be empty, that have dropped items.
-        self._ready: dict[Lane, dict[str, _Held]] = {lane: {} for lane in Lane}
+        # Ordered sets of batches: those that may be empty, and those that have dropped items.
         self._quiet: dict[str, _Held] = {}
         self._dropping: dict[str, _Held] = {}
         self._passed_over: dict[str, Batch | None] = {}
@@ -118,16 +219,25 @@ class LocalQueue:
         """How many items are being worked on now, or were broken off and are still to be queued again."""
         return len(self._tasks) + sum(len(held.dropped) for held in self._dropping.values())
 
+    @property
+    def in_line(self) -> int:
+        """How many of the items that are worked on have not begun."""
+        return sum(len(held.in_line) for lane in self._lanes.values() for held in lane.standing)
+
     def wake(self) -> None:
         """See the port."""
         self._asked = True
         self._changed.set()
 
+    def takes(self, batch: Batch) -> bool:
+        """Whether this process takes a batch that nobody works on."""
+        return self._runs and not self._stopped and self._takes(batch)
+
     @contextmanager
     def reserved(self, batch: Batch) -> Iterator[Give | None]:
         """See the port."""
-        room = min(self._room[batch.lane] - sum(self._reserved.values()), _CLAIMED_AT_ONCE)
-        if not self._runs or self._stopped or batch.total > room or not self.takes(batch):
+        room = min(self._lanes[batch.lane].room - sum(self._reserved.values()), _CLAIMED_AT_ONCE)
+        if batch.total > room or not self.takes(batch):
             yield None
             return
         self._reserved[batch.id] = batch.total
@@ -147,8 +257,9 @@ class LocalQueue:
         self._stopped = True
         self._changed.set()
 
-    async def run(self, work: Work, *, emptied: Emptied) -> None:
+    async def run(self, work: Work, *, emptied: Emptied, takes: Callable[[Batch], bool]) -> None:
         """See the port. Cancelled, it lets go of all its batches, and others may take them."""
+        self._takes = takes
         self._runs = True
         steps = (self._look, self._requeue, partial(self._hand_out, work), partial(self._settle, emptied))
         try:
@@ -201,6 +312,9 @@ class LocalQueue:
         if steered or one.sealed_token != held.batch.sealed_token:
             fresh = await self._batches.get(held.batch.id)
             steered = fresh.control is not held.batch.control
+            if steered and self._takes(held.batch) and not self._takes(fresh):
+                await self._leave(held)  # taken for what was wanted then, and for nothing else
+                return
             if steered:
                 await self._steer(held, fresh.control)
                 # Whoever steers it has mended what was wrong, or wants its end.
@@ -217,7 +331,7 @@ class LocalQueue:
             held.exhausted = False
             held.finished_at = now
         if held.claimed or not held.exhausted:
-            self._ready[held.batch.lane][held.batch.id] = held
+            self._lanes[held.batch.lane].add(held)
         if not one.left:
             # Known without a claim, which whoever begins nothing more does not make.
             held.exhausted = True
@@ -234,7 +348,13 @@ class LocalQueue:
             _break_off(held.running.values())  # each item is canceled and ended by its worker
             return
         # Let in later, what stands in line would be bought after the pause.
-        _break_off([task for task in held.running.values() if not self._has_begun(self._tasks[task][1])])
+        _break_off([held.running[index] for index in held.in_line])
+
+    async def _leave(self, held: _Held) -> None:
+        """Let go of it in the middle: others may take it."""
+        self._forget(held)
+        _break_off(held.running.values())
+        await self._batches.release(held.batch.id, owner=self._owners.me)
 
     async def _take_what_is_left(self, found: dict[str, OpenWork]) -> None:
         """Take what nobody works on, as far as it is for us; the rest with the next turn."""
@@ -256,7 +376,7 @@ class LocalQueue:
     async def _take(self, one: OpenWork) -> bool:
         known = self._passed_over.get(one.batch_id)
         read_before = known is not None
-        if one.batch_id not in self._passed_over or (known and known.sealed_token != one.sealed_token):
+        if one.batch_id not in self._passed_over or (known is not None and _has_changed(known, one)):
             try:
                 self._passed_over[one.batch_id] = await self._batches.get(one.batch_id)
             except NotFound:
@@ -267,7 +387,7 @@ class LocalQueue:
                 _tell_fault(one.batch_id, error)
                 self._passed_over[one.batch_id] = None
         batch = self._passed_over[one.batch_id]
-        if batch is None or not self.takes(batch):
+        if batch is None or not self._takes(batch):
             return False
         if await self._batches.take(one.batch_id, owner=self._owners.me, was=one.owner):
             del self._passed_over[one.batch_id]
@@ -283,7 +403,7 @@ class LocalQueue:
     def _hold(self, batch: Batch) -> _Held:
         held = self._held[batch.id] = _Held(batch)
         held.finished_at = self._clock.monotonic()
-        self._ready[batch.lane][batch.id] = held
+        self._lanes[batch.lane].add(held)
         return held
 
     async def _apart(self, held: _Held, step: Awaitable[None]) -> bool:
@@ -292,7 +412,7 @@ class LocalQueue:
             await step
         except Exception as error:
             held.faults += 1
-            self._ready[held.batch.lane].pop(held.batch.id, None)
+            self._lanes[held.batch.lane].discard(held)
             self._held[held.batch.id] = self._held.pop(held.batch.id)  # after all others
             if isinstance(error, StoreError):
                 raise
@@ -307,9 +427,8 @@ class LocalQueue:
 
     async def _hand_out(self, work: Work) -> None:
         """Fill the free hands, with one item of each batch in turn."""
-        for lane, ready in self._ready.items():
-            while ready and self._room[lane] > 0 and not self._stopped:
-                held = ready.pop(next(iter(ready)))
+        for lane in self._lanes.values():
+            while not self._stopped and (held := lane.next()) is not None:
                 if self._clock.monotonic() < held.rests_until:
                     continue  # it is looked at again when that is over
                 if not (held.claimed or held.exhausted) and not await self._apart(held, self._claim(held)):
@@ -318,9 +437,11 @@ class LocalQueue:
                     break
                 if held.claimed:
                     self._begin(held, held.claimed.popleft(), work)
-                    ready[held.batch.id] = held
+                    lane.add(held)
                 else:
                     self._quiet[held.batch.id] = held
+            if not self._stopped:
+                lane.give_way(self._clock.monotonic())
         if self._stopped:
             for held in list(self._held.values()):
                 await self._put_back(held)
@@ -337,17 +458,27 @@ class LocalQueue:
 
     def _begin(self, held: _Held, item: Item, work: Work) -> None:
         held.settled = False
-        task = asyncio.get_running_loop().create_task(work(held.batch, item))
+        lane = self._lanes[held.batch.lane]
+        begun = partial(self._begun, held, item.index)
+        task = asyncio.get_running_loop().create_task(work(held.batch, item, begun))
         held.running[item.index] = task
-        self._tasks[task] = held, item
-        self._room[held.batch.lane] -= 1
+        self._tasks[task] = held, item, held.batch.control
+        lane.room -= 1
+        lane.joins(held, item.index, self._clock.monotonic())
         task.add_done_callback(self._when_done)
 
+    def _begun(self, held: _Held, index: int) -> None:
+        if self._lanes[held.batch.lane].leaves(held, index, begun=True):
+            self._changed.set()
+
     def _ended(self, done: asyncio.Task[float | None]) -> None:
-        held, item = self._tasks.pop(done)
-        self._room[held.batch.lane] += 1
+        held, item, control = self._tasks.pop(done)
+        lane = self._lanes[held.batch.lane]
+        lane.room += 1
+        lane.yielding.discard(done)
         if held.running.get(item.index) is done:  # put back, it may have been begun again by now
             del held.running[item.index]
+            lane.leaves(held, item.index)
         error = None if done.cancelled() else done.exception()
         if error is not None:
             _tell_fault(f"item {item.index} of {held.batch.id}", error)
@@ -357,7 +488,7 @@ class LocalQueue:
                 self._dropping[held.batch.id] = held
             elif error is not None:
                 held.faulted.append(item)
-            elif (seconds := done.result()) is not None:
+            elif (seconds := done.result()) is not None and held.batch.control is control:
                 self._rest(held, seconds)
             if not held.running:
                 self._quiet[held.batch.id] = held
@@ -387,7 +518,7 @@ class LocalQueue:
             if not held.dropped:  # others may have been broken off meanwhile
                 self._dropping.pop(held.batch.id, None)
             held.exhausted = False
-            self._ready[held.batch.lane][held.batch.id] = held
+            self._lanes[held.batch.lane].add(held)
 
     async def _queue_again(self, items: Sequence[Item]) -> None:
         """All in one: the database writes together what waits together."""
@@ -408,7 +539,8 @@ class LocalQueue:
             self._forget(held)
 
     def _forget(self, held: _Held) -> None:
-        for those in (self._held, self._ready[held.batch.lane], self._quiet, self._dropping):
+        self._lanes[held.batch.lane].discard(held)
+        for those in (self._held, self._quiet, self._dropping):
             those.pop(held.batch.id, None)
 
     async def _let_go(self) -> None:
@@ -424,6 +556,11 @@ class LocalQueue:
                 if error is not None:
                     _log.debug("%s is let go of with the process: %s", held.batch.id, type(error).__name__)
                 self._forget(held)
+
+
+def _has_changed(known: Batch, one: OpenWork) -> bool:
+    """Whether it may be for us by now: what is wanted of it, or its token, is not what it was."""
+    return known.sealed_token != one.sealed_token or known.control is not one.control
 
 
 def _break_off(tasks: Iterable[asyncio.Task[float | None]]) -> None:

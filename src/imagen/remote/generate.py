@@ -38,10 +38,9 @@ from imagen.errors import (
     PredictionFailed,
     Problem,
 )
-from imagen.ports import Clock, Fetched, Observer
+from imagen.ports import Clock, Fetched, Notify, Observer
 from imagen.remote.connection import Connection
 from imagen.service.deliver import Deliverer, Destination, PictureSource
-from imagen.service.errand import Notify
 from imagen.service.finish import Outcome
 from imagen.service.gateway import quietly
 from imagen.service.prepare import left_out_of

@@ -21,7 +21,7 @@ from imagen.errors import InvalidInput, RateLimited
 from imagen.ports import Clock
 from imagen.remote.connection import Connection
 from imagen.remote.refusals import shown
-from imagen.service.semaphore_lease import MAX_WAIT_SECONDS, HeldSemaphore, check_wait
+from imagen.service.semaphore_lease import MAX_WAIT_SECONDS, Leases, check_wait
 
 LONGEST_ASKED_SECONDS = 600.0
 """So long a gateway lets somebody stand in line at most; whoever has more patience asks again."""
@@ -106,25 +106,15 @@ class RemoteSemaphores:
         await self._connection.ask("DELETE", _lease_path(name, lease), _Done, hidden=lease)
 
 
-class RemoteLeases:
-    """Places in the semaphores of a running gateway: `service.semaphore_lease.Leases`.
+class RemoteLeases(Leases):
+    """Places in the semaphores of a running gateway; besides, every method raises what `Connection.ask` raises.
 
     Clocks differ: a lease ends here so long after it was asked for, whatever instant the gateway tells.
     """
 
     def __init__(self, connection: Connection, semaphores: RemoteSemaphores, clock: Clock) -> None:
+        super().__init__(semaphores=semaphores, clock=clock)
         self._connection = connection
-        self._semaphores = semaphores
-        self._clock = clock
-        self._held: set[HeldSemaphore] = set()
-
-    def now(self) -> float:
-        """Epoch seconds."""
-        return self._clock.now().timestamp()
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await self._clock.sleep(seconds)
 
     async def take(
         self,
@@ -135,7 +125,7 @@ class RemoteLeases:
         wait_seconds: float,
         turn: str,  # noqa: ARG002 - the gateway gives turns by the key that is shown
     ) -> Lease:
-        """See `SemaphoreLeases.take`. Canceled while it waits, the gateway takes it out of the line."""
+        """See `Leases.take`. Canceled while it waits, the gateway takes it out of the line."""
         check_wait(wait_seconds, longest_seconds=MAX_WAIT_SECONDS)
         check_lease(holder, ttl_seconds)
         path = f"{path_of(semaphore)}/leases"
@@ -159,29 +149,6 @@ class RemoteLeases:
                 raise
             # It began when its turn came, after an unknown part of the wait; the first renewal tells it exactly.
             return _as_ours(lease, semaphore, asked_at=self.now())
-
-    async def renew(self, semaphore: str, lease: str, *, ttl_seconds: float) -> Lease:
-        """See `SemaphoreLeases.renew`."""
-        check_lease("-", ttl_seconds)
-        return await self._semaphores.renew(semaphore, lease, now=self.now(), lasts_seconds=ttl_seconds)
-
-    async def give_back(self, semaphore: str, lease: str) -> None:
-        """See `SemaphoreLeases.give_back`."""
-        await self._semaphores.release(semaphore, lease)
-
-    def hold(
-        self, semaphore: str, *, holder: str, ttl_seconds: float, wait_seconds: float, turn: str
-    ) -> HeldSemaphore:
-        """See `SemaphoreLeases.hold`."""
-        return HeldSemaphore(
-            self,
-            self._held,
-            semaphore,
-            holder=holder,
-            ttl_seconds=ttl_seconds,
-            wait_seconds=wait_seconds,
-            turn=turn,
-        )
 
 
 def path_of(name: str) -> str:

@@ -113,7 +113,7 @@ class _Endpoint:
         request = Request(scope, receive, send)
         method = "GET" if request.method == "HEAD" and "HEAD" not in self._methods else request.method
         operation, handler = self._methods[method]
-        scope["imagen.route"] = operation.path
+        scope["imagen.route"], scope["imagen.operation"] = operation.path, operation
         try:
             answer = await handler(request)
         except ImagenError as error:

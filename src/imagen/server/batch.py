@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen.domain.batch import Idempotency, Item, ItemStatus
-from imagen.domain.limits import Lane
+from imagen.domain.limits import LINED_UP, Lane
 from imagen.domain.money import Usd, to_dollars
 from imagen.domain.prediction import Tier
 from imagen.errors import ImagenError
@@ -40,9 +40,6 @@ from imagen.server.wishes import Credentials, DraftName, FileName, Seconds, Text
 from imagen.service.finish import Outcome
 from imagen.service.orders import see_order
 from imagen.service.prepare import Order
-
-_LINED_UP = 4
-"""So many times the account's places stand in line at once; the other tasks wait as plain values."""
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,7 +291,7 @@ async def _carried_out(context: Context, orders: Sequence[Order], turn: Turn) ->
                 outcomes[index] = Outcome(intent, error=handed_over())
                 raise
 
-    width = min(len(orders), _LINED_UP * context.app.settings.limits.concurrent)
+    width = min(len(orders), LINED_UP * context.app.settings.limits.concurrent)
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(width):

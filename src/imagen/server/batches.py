@@ -31,10 +31,11 @@ from imagen.server.batch_shapes import (
 from imagen.server.context import Context
 from imagen.server.durable import Webhook, accept, check_semaphores, known, read_webhook
 from imagen.server.idempotency import PARAMETER, REPLAYED, read_mark
-from imagen.server.operation import Operation, Parameter
+from imagen.server.operation import Operation, Parameter, cursor_of
+from imagen.server.queries import read_cursor, read_limit
 from imagen.server.results import cost_header, tells_cost
 from imagen.server.sse import LAST_EVENT_ID, MEDIA_TYPE, EventStream, Sent, read_last_event_id
-from imagen.server.tasks import MOST_STORED_BYTES, Told, prepare_tasks, read_rows, read_tasks
+from imagen.server.tasks import MOST_STORED_BYTES, TaskFields, prepare_tasks, read_rows, read_tasks
 from imagen.server.uploads import UPLOADS, is_upload, read_upload
 from imagen.service.batches import ItemEnded, View
 from imagen.service.notices import COMPLETED, ITEM
@@ -73,7 +74,7 @@ class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """A batch that somebody asks for: its tasks, and what is said of all of it."""
 
     visitor: Visitor
-    tasks: list[Told]
+    tasks: list[TaskFields]
     name: str
     webhook: Webhook
     content: Any
@@ -112,6 +113,9 @@ async def create_batch(context: Context, request: Request) -> Response:
 
 async def _from_json(context: Context, request: Request) -> _Wanted:
     visitor, fields = await context.arrive(request)
+    if request.query_params:
+        name = next(iter(request.query_params))
+        raise InvalidInput([Problem(name[:100], "beside JSON it belongs into the body")], subject="the query")
     given = fields if fields.get("store") is not None else fields | {"store": True}
     tasks = read_tasks(
         {name: value for name, value in given.items() if name not in _OPTIONS},
@@ -131,7 +135,7 @@ async def _from_file(context: Context, request: Request) -> _Wanted:
 
 
 def _wanted(
-    context: Context, visitor: Visitor, tasks: list[Told], options: dict[str, Any], *, content: Any
+    context: Context, visitor: Visitor, tasks: list[TaskFields], options: dict[str, Any], *, content: Any
 ) -> _Wanted:
     name = options.get("name") or ""
     if not isinstance(name, str) or len(name) > _LONGEST_NAME or not name.isprintable():
@@ -154,9 +158,9 @@ def _wanted(
 async def list_batches(context: Context, request: Request) -> Response:
     """Those of the caller, the newest first."""
     visitor = await context.enter(request, leaving=True)
-    limit = _read_limit(request, 20, MOST_BATCHES)
+    limit = read_limit(request, 20, MOST_BATCHES)
     views = await context.app.batches.list(
-        limit=limit + 1, scope=sight_of(visitor), before=_read_cursor(request, _BATCH)
+        limit=limit + 1, scope=sight_of(visitor), before=read_cursor(request, _BATCH)
     )
     more = views[limit - 1].batch.id if len(views) > limit else None
     return json_answer(
@@ -173,7 +177,7 @@ async def show_batch(context: Context, request: Request) -> Response:
 async def list_items(context: Context, request: Request) -> Response:
     """Its items, in the order of the tasks."""
     _, view = await _find(context, request)
-    limit, cursor = _read_limit(request, 100, MOST_ITEMS), _read_cursor(request, _INDEX)
+    limit, cursor = read_limit(request, 100, MOST_ITEMS), read_cursor(request, _INDEX)
     items = await context.app.batches.items(
         view.batch.id,
         after=-1 if cursor is None else int(cursor),
@@ -188,8 +192,10 @@ async def list_items(context: Context, request: Request) -> Response:
 
 async def show_events(context: Context, request: Request) -> Response:
     """What happens in it, as it happens, until it has ended."""
-    after = read_last_event_id(request)
     _, view = await _find(context, request)
+    after = read_last_event_id(request)
+    if after > view.batch.sequence:
+        after = 0  # no event of this batch had that id: whoever sends it has heard nothing of it
     return EventStream(context, _events(context, request, view.batch.id, after))
 
 
@@ -246,7 +252,9 @@ async def retry_failed(context: Context, request: Request) -> Response:
     visitor, view = await _find(context, request, works=True)
     batch = view.batch
     mark = read_mark(request, b"", scope=scope_of(visitor), now=context.app.clock.now())
-    before = None if mark is None else await context.app.batches.known(mark.scope, mark.key, mark.fingerprint)
+    before = (
+        None if mark is None else await context.app.acceptance.known(mark.scope, mark.key, mark.fingerprint)
+    )
     if batch.own_token and visitor.token is None:
         raise InvalidRequest(
             "this batch is made on its caller's own Replicate token",
@@ -277,22 +285,6 @@ async def _find(context: Context, request: Request, *, works: bool = False) -> t
 # --- what a query says -----------------------------------------------------------------------------------
 
 
-def _read_limit(request: Request, default: int, most: int) -> int:
-    told = request.query_params.get("limit")
-    if told is None:
-        return default
-    if not (told.isascii() and told.isdigit() and len(told) <= 6 and 1 <= int(told) <= most):
-        raise InvalidInput([Problem("limit", f"it must be a whole number from 1 to {most}")])
-    return int(told)
-
-
-def _read_cursor(request: Request, ours: re.Pattern[str]) -> str | None:
-    told = request.query_params.get("cursor")
-    if told is not None and not ours.fullmatch(told):
-        raise InvalidInput([Problem("cursor", "it must be the next_cursor of an earlier answer")])
-    return told
-
-
 def _read_status(request: Request) -> ItemStatus | None:
     told = request.query_params.get("status")
     if told is None:
@@ -304,7 +296,6 @@ def _read_status(request: Request) -> ItemStatus | None:
 
 _TAG = "batches"
 _ID = Parameter(name="batch_id", place="path", description="The `id` of the batch.")
-_CURSOR = Parameter(name="cursor", place="query", description="`next_cursor` of the page before.")
 
 
 def _limit(default: int, most: int) -> Parameter:
@@ -333,6 +324,7 @@ OPERATIONS: tuple[Operation, ...] = (
         access="caller",
         body=DurableBatchBody,
         uploads=UPLOADS,
+        any_query=True,
         answers={202: BatchState},
         errors=(401, 402, 403, 404, 409, 429, 502, 503),
         parameters=(PARAMETER,),
@@ -356,7 +348,7 @@ OPERATIONS: tuple[Operation, ...] = (
         tag=_TAG,
         access="caller",
         answers={200: BatchPage},
-        parameters=(_CURSOR, _limit(20, MOST_BATCHES)),
+        parameters=(cursor_of(_BATCH), _limit(20, MOST_BATCHES)),
         errors=(503,),
     ),
     Operation(
@@ -386,7 +378,7 @@ OPERATIONS: tuple[Operation, ...] = (
                 description="Only those that stand so.",
                 schema={"type": "string", "enum": [*ItemStatus]},
             ),
-            _CURSOR,
+            cursor_of(_INDEX),
             _limit(100, MOST_ITEMS),
         ),
         errors=(404, 503),

@@ -236,6 +236,10 @@ def _decoded(body: bytes, *, files_too: bool = False) -> Any:
     except (ValueError, RecursionError) as error:
         if "out of range" in str(error):
             raise InvalidRequest("the body has a number that is too large") from None
+        if "surrogate" in str(error):
+            raise InvalidRequest(
+                "the body has half of a character (\\ud800 to \\udfff without the other half), which is no text"
+            ) from None
         raise InvalidRequest("the body is not valid JSON", hint=_FILES_HINT if files_too else _HINT) from None
 
 

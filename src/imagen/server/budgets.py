@@ -154,20 +154,20 @@ async def list_budgets(context: Context, request: Request) -> Response:
 
 async def put_budget(context: Context, request: Request) -> Response:
     """Set the one that the path names."""
-    context.door.require_admin(request.headers)
+    context.enter_admin(request)
     return await _set(context, request.path_params["name"], await read_json(request, BudgetBody))
 
 
 async def set_budget(context: Context, request: Request) -> Response:
     """Set the one that the body names."""
-    context.door.require_admin(request.headers)
+    context.enter_admin(request)
     wanted = await read_json(request, NewBudget)
     return await _set(context, wanted.name, wanted)
 
 
 async def remove_budget(context: Context, request: Request) -> Response:
     """Hold nobody to it any more."""
-    context.door.require_admin(request.headers)
+    context.enter_admin(request)
     name = request.path_params["name"]
     await context.app.budgets.remove(name)
     return json_answer(BudgetRemoved(name=name))

@@ -27,6 +27,7 @@ from imagen.server.bodies import (
 from imagen.server.kept import KeptAnswers, Refusals
 from imagen.server.left_runs import LeftRuns
 from imagen.server.orphans import Create, Orphans
+from imagen.server.queries import check_names
 from imagen.server.rates import Rates
 
 if TYPE_CHECKING:
@@ -107,18 +108,26 @@ class Context:
             raise draining()
 
     async def enter(
-        self, request: Request, *, credentials: Any = None, leaving: bool = False, any_key: bool = False
+        self,
+        request: Request,
+        *,
+        credentials: Any = None,
+        leaving: bool = False,
+        any_key: bool = False,
+        route: str | None = None,
     ) -> Visitor:
         """Let the caller of a request in, and remember for the log who it was.
 
         Args:
             request: what is asked.
             credentials: of the payload.
-            leaving: it ends something, which is also done while the process shuts down.
+            leaving: it looks at something or ends it, which is also done while the process shuts down.
             any_key: every key may ask this, whatever paths it is good for.
+            route: the path that a key must be good for, where that is not the one that is asked.
 
         Raises:
             Unauthenticated, PermissionDenied: they may not.
+            InvalidInput: the query has a name that the operation does not know.
             Draining: the process shuts down.
         """
         if not leaving:
@@ -126,10 +135,21 @@ class Context:
         visitor = await self.door.admit(
             request.headers,
             credentials=credentials,
-            route=None if any_key else request.scope["imagen.route"],
+            route=None if any_key else route or request.scope["imagen.route"],
         )
         request.scope["imagen.caller"] = visitor.caller.name
+        check_names(request)
         return visitor
+
+    def enter_admin(self, request: Request) -> None:
+        """Let the admin in, and nobody else.
+
+        Raises:
+            Unauthenticated: it is somebody else.
+            InvalidInput: the query has a name that the operation does not know.
+        """
+        self.door.require_admin(request.headers)
+        check_names(request)
 
     async def arrive(self, request: Request, *, any_key: bool = False) -> tuple[Visitor, dict[str, Any]]:
         """Let the caller of a request in, and read what it wants.

@@ -15,6 +15,7 @@ from imagen.server.access import scope_of
 from imagen.server.answers import json_answer
 from imagen.server.context import Context
 from imagen.server.operation import Operation, Parameter
+from imagen.server.queries import read_limit
 
 MOST_LISTED = 1000
 _LISTED = 100
@@ -94,8 +95,7 @@ class DeliveryList(msgspec.Struct, frozen=True, kw_only=True):
 async def show_secret(context: Context, request: Request) -> Response:
     """What signs the events of whoever asks."""
     # Every key may see its own, whatever paths it is limited to.
-    visitor = await context.door.admit(request.headers, route=None)
-    request.scope["imagen.caller"] = visitor.caller.name
+    visitor = await context.enter(request, leaving=True, any_key=True)
     scope = scope_of(visitor)
     secrets = [
         SecretAnswer(secret=one.secret.reveal(), created_at=one.created_at, retires_at=one.retires_at)
@@ -107,15 +107,15 @@ async def show_secret(context: Context, request: Request) -> Response:
 
 async def list_deliveries(context: Context, request: Request) -> Response:
     """How deliveries went."""
-    context.door.require_admin(request.headers)
-    limit, failed = _asked(request)
+    context.enter_admin(request)
+    limit, failed = read_limit(request, _LISTED, MOST_LISTED), _read_failed(request)
     found = await context.app.outbox.list(limit=limit, scope=request.query_params.get("scope"), failed=failed)
     return json_answer(DeliveryList(count=len(found), deliveries=[shown_delivery(one) for one in found]))
 
 
 async def retry_delivery(context: Context, request: Request) -> Response:
     """Send one again now."""
-    context.door.require_admin(request.headers)
+    context.enter_admin(request)
     app = context.app
     found = await app.outbox.retry(request.path_params["delivery_id"], now=app.clock.now())
     app.courier.wake()
@@ -129,19 +129,11 @@ def shown_delivery(one: Delivery) -> DeliveryAnswer:
     )
 
 
-def _asked(request: Request) -> tuple[int, bool]:
-    limit, failed = (
-        request.query_params.get(name, default)
-        for name, default in (("limit", str(_LISTED)), ("failed", "false"))
-    )
-    problems = []
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit) <= MOST_LISTED):
-        problems.append(Problem("limit", f"must be a whole number from 1 to {MOST_LISTED}"))
-    if failed not in _FLAGS:
-        problems.append(Problem("failed", "must be true or false"))
-    if problems:
-        raise InvalidInput(problems)
-    return int(limit), _FLAGS[failed]
+def _read_failed(request: Request) -> bool:
+    told = request.query_params.get("failed", "false")
+    if told not in _FLAGS:
+        raise InvalidInput([Problem("failed", "it must be true or false")], subject="the query")
+    return _FLAGS[told]
 
 
 _TAG = "deliveries"

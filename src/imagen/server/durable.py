@@ -25,7 +25,8 @@ from imagen.server.access import Visitor, scope_of
 from imagen.server.answers import stored_error
 from imagen.server.context import Context, handed_over
 from imagen.server.wishes import Wish, as_told, name_for, prepare_order, read_wish
-from imagen.service.batches import Entry, NewBatch, Progress, View
+from imagen.service.accept import Entry, NewBatch
+from imagen.service.batches import Progress, View
 from imagen.service.prepare import Order
 from imagen.transport.public import check_webhook_url
 
@@ -198,7 +199,7 @@ async def accept(
     )
     if visitor.own_token and (context.app.sealer is not None or not outlives):
         await check_account(context, visitor)
-    async with context.app.batches.draft(new) as draft:
+    async with context.app.acceptance.draft(new) as draft:
         for start in range(0, len(orders), _PIECE):
             await draft.add(
                 [
@@ -219,7 +220,7 @@ async def known(context: Context, visitor: Visitor, mark: Idempotency | None) ->
     """
     if mark is None:
         return None
-    found = await context.app.batches.known(mark.scope, mark.key, mark.fingerprint)
+    found = await context.app.acceptance.known(mark.scope, mark.key, mark.fingerprint)
     if found is None:
         return None
     batch = (await context.app.batches.view(found.batch_id)).batch

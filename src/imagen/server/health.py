@@ -123,7 +123,7 @@ class DeliveryStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         waiting: how many are still to be taken; null when the database could not tell.
         failing: how many of them failed before.
-        trouble: why nothing can be sent at all.
+        trouble: why something cannot be sent or signed, with the next step.
     """
 
     waiting: int | None = None

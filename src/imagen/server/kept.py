@@ -37,7 +37,7 @@ class Question(NamedTuple):
     kind: str
 
 
-class Told(NamedTuple):
+class KeptAnswer(NamedTuple):
     """An answer as it goes back: status, header fields and the whole body."""
 
     status: int
@@ -57,9 +57,9 @@ class KeptAnswers:
         self._clock = clock
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._answers: OrderedDict[Question, tuple[Told, float, float]] = OrderedDict()
+        self._answers: OrderedDict[Question, tuple[KeptAnswer, float, float]] = OrderedDict()
 
-    def find(self, question: Question) -> tuple[Told, int] | None:
+    def find(self, question: Question) -> tuple[KeptAnswer, int] | None:
         """The answer and its age in seconds; None when it is not here, or too old."""
         found = self._answers.get(question)
         if found is None:
@@ -72,7 +72,7 @@ class KeptAnswers:
         self._answers.move_to_end(question)
         return told, int(now - since)
 
-    def keep(self, question: Question, told: Told, *, seconds: float) -> None:
+    def keep(self, question: Question, told: KeptAnswer, *, seconds: float) -> None:
         """Give this answer for so long."""
         self._drop(question)
         size = _size(question, told)
@@ -94,7 +94,7 @@ class KeptAnswers:
             self._bytes -= _size(question, found[0])
 
 
-def _size(question: Question, told: Told) -> int:
+def _size(question: Question, told: KeptAnswer) -> int:
     return len(told.content) + len(question.body) + len(question.path)
 
 

@@ -115,14 +115,14 @@ class KeyList(msgspec.Struct, frozen=True, kw_only=True):
 
 async def list_keys(context: Context, request: Request) -> Response:
     """All that are good."""
-    context.door.require_admin(request.headers)
+    context.enter_admin(request)
     keys = [shown_key(key) for key in await context.app.keys.list()]
     return json_answer(KeyList(count=len(keys), keys=keys))
 
 
 async def create_key(context: Context, request: Request) -> Response:
     """Make one and show it, this once."""
-    context.door.require_admin(request.headers)
+    context.enter_admin(request)
     wanted = await read_json(request, NewKey)
     key, plain = await context.app.keys.create(
         wanted.name,
@@ -139,7 +139,7 @@ async def create_key(context: Context, request: Request) -> Response:
 
 async def revoke_key(context: Context, request: Request) -> Response:
     """Let one be good for nothing."""
-    context.door.require_admin(request.headers)
+    context.enter_admin(request)
     key, idle = await context.app.keys.revoke(request.path_params["name"])
     return json_answer(RevokedKey(budgets=list(idle), **msgspec.structs.asdict(shown_key(key))))
 

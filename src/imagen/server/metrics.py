@@ -410,5 +410,6 @@ OPERATIONS: tuple[Operation, ...] = (
         access="admin",
         answers={200: None},
         media_type="text/plain",
+        any_query=True,
     ),
 )

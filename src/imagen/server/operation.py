@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
@@ -27,6 +28,16 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     required: bool = False
 
 
+def cursor_of(ours: re.Pattern[str]) -> Parameter:
+    """The parameter by which a list goes on, of the form in which we tell it."""
+    return Parameter(
+        name="cursor",
+        place="query",
+        description="`next_cursor` of the page before.",
+        schema={"type": "string", "pattern": f"^{ours.pattern}$"},
+    )
+
+
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """What can be asked for under one method and path.
 
@@ -40,6 +51,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         errors: statuses besides 400 that it answers with an `ErrorBody`.
         media_type: of an answer that is no JSON.
         besides: other media types in which it gives an answer that it also has as JSON.
+        any_query: it takes more in its query than `parameters` tells, or ignores what it does not know.
         aliases: other paths that lead here.
         documented: whether the OpenAPI document tells of it; what others document better is left to them.
         tells: makes the answer for what went wrong.
@@ -60,6 +72,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str = "application/json"
     besides: tuple[str, ...] = ()
     example: Any = None
+    any_query: bool = False
     aliases: tuple[str, ...] = ()
     documented: bool = True
     tells: Callable[[ImagenError], Response] = error_answer

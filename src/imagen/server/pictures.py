@@ -97,7 +97,7 @@ async def show(context: Context, request: Request) -> Response:
 
 async def remove(context: Context, request: Request) -> Response:
     """Take a picture away."""
-    context.door.require_admin(request.headers)
+    context.enter_admin(request)
     await context.app.shelf.remove(request.path_params["picture_id"])
     return Response(status_code=204)
 

@@ -16,7 +16,7 @@ import msgspec
 import uvicorn
 
 from imagen.assembly import GATEWAY, App, build
-from imagen.domain.batch import Batch
+from imagen.domain.batch import Batch, Control
 from imagen.domain.prediction import EMULATOR
 from imagen.errors import ConfigError, StoreError
 from imagen.ports import Clock
@@ -93,7 +93,6 @@ async def serving(
                 backend=GATEWAY,
                 batches=app.batches,
             )
-            app.queue.takes = lambda batch: _works_on(batch) and app.batches.has_token(batch)
             app.webhooks.listen()
             with contextlib.suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(_OPENING_SECONDS):
@@ -106,7 +105,12 @@ async def serving(
             heeding = asyncio.create_task(_kept_up(context, "the heed of the database", heed.run))
             delivering = asyncio.create_task(_kept_up(context, "delivery", app.courier.deliver))
             mirroring = asyncio.create_task(_kept_up(context, "the sink of the ledger", app.mirror.run))
-            work = partial(app.queue.run, app.worker.work, emptied=app.worker.emptied)
+            work = partial(
+                app.queue.run,
+                app.worker.work,
+                emptied=app.worker.emptied,
+                takes=partial(_works_on, app),
+            )
             working = asyncio.create_task(_kept_up(context, "durable work", work))
             try:
                 yield Served(_url(listener), app, context, app.backends.own().practice)
@@ -165,9 +169,15 @@ def check_safe(settings: Settings) -> None:
     )
 
 
-def _works_on(batch: Batch) -> bool:
-    """Whether a batch was accepted by a gateway; those of commands are for whoever resumes them."""
-    return batch.backend in {GATEWAY, EMULATOR} and not batch.details.get("command")
+def _works_on(app: App, batch: Batch) -> bool:
+    """Whether a batch was accepted by a gateway, and can be gone on with.
+
+    Those of commands are for whoever resumes them. Nobody does that with one that is to be canceled: nothing more of it is
+    bought, and anybody may end it.
+    """
+    if batch.details.get("command"):
+        return batch.control is Control.CANCEL and app.can_end(batch)
+    return batch.backend in {GATEWAY, EMULATOR} and app.batches.has_token(batch)
 
 
 def _door(app: App) -> Door:

@@ -210,7 +210,7 @@ async def list_semaphores(context: Context, request: Request) -> Response:
 
 async def register_semaphore(context: Context, request: Request) -> Response:
     """Make one, or change its limit."""
-    context.door.require_admin(request.headers)
+    context.enter_admin(request)
     given = await read_json(request, Registration)
     _check(given)
     await context.app.semaphores.register(given.semaphore_id, given.limit)
@@ -238,7 +238,7 @@ async def show_semaphore(context: Context, request: Request) -> Response:
 
 async def remove_semaphore(context: Context, request: Request) -> Response:
     """Remove one with its leases; who waits for it is told that there is none."""
-    context.door.require_admin(request.headers)
+    context.enter_admin(request)
     name = _name(request)
     await context.app.semaphores.remove(name)
     _leases(context).look_again()
@@ -288,9 +288,7 @@ async def give_back(context: Context, request: Request) -> Response:
 
 async def _admit(context: Context, request: Request) -> Visitor:
     """Let a caller in. Keys are good for all that is under this path, or for nothing of it."""
-    visitor = await context.door.admit(request.headers, route=_ALL)
-    request.scope["imagen.caller"] = visitor.caller.name
-    return visitor
+    return await context.enter(request, leaving=True, route=_ALL)
 
 
 def _leases(context: Context) -> SemaphoreLeases:

@@ -37,7 +37,10 @@ _MOST_DIGITS = 18
 LAST_EVENT_ID = Parameter(
     name="Last-Event-ID",
     place="header",
-    description="The last `id` that was received; what came after it is sent. Browsers send it by themselves.",
+    description=(
+        "The last `id` that was received; what came after it is sent, and everything where no event had that id. "
+        "Browsers send it by themselves."
+    ),
     schema={"type": "integer", "minimum": 0, "maximum": 10**_MOST_DIGITS - 1},
 )
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 from starlette.datastructures import FormData, Headers
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from imagen.errors import InvalidInput, InvalidRequest, Problem
 from imagen.server.bodies import MOST_BYTES, check_parts
+from imagen.server.forms import WholeForm
 from imagen.server.tasks import MOST_TASKS
 from imagen.service.manifest import Form, Row, form_of, read_manifest
 
@@ -168,7 +169,7 @@ async def _parts(form: FormData) -> tuple[dict[str, str], str, Form, bytes]:
     return fields, name[:100], form_told, await file.read()
 
 
-class _Parser(MultiPartParser):
+class _Parser(WholeForm):
     """Keeps all of it in memory, as it is there already."""
 
     spool_max_size = MOST_BYTES

@@ -17,7 +17,8 @@ from imagen.server.answers import json_answer
 from imagen.server.context import Context
 from imagen.server.durable import check_account
 from imagen.server.headers import NEXT_CURSOR
-from imagen.server.operation import Operation, Parameter
+from imagen.server.operation import Operation, Parameter, cursor_of
+from imagen.server.queries import read_cursor, read_limit
 from imagen.service.usage import (
     ENTRY_FIELDS,
     GROUP_FIELDS,
@@ -33,7 +34,7 @@ MOST_ENTRIES, _ENTRIES = 1000, 100
 _LONGEST = 100
 _FORMATS = ("json", "csv")
 _CSV = "text/csv"
-_CURSOR = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_CURSOR = re.compile("pred_[0-9a-z]{26}")
 
 
 async def show_usage(context: Context, request: Request) -> Response:
@@ -49,7 +50,11 @@ async def show_usage(context: Context, request: Request) -> Response:
 async def list_entries(context: Context, request: Request) -> Response:
     """A page of the ledger."""
     query = await _query(context, request)
-    as_csv, cursor, limit = _wants_csv(request), _read_cursor(request), _read_limit(request)
+    as_csv, cursor, limit = (
+        _wants_csv(request),
+        read_cursor(request, _CURSOR),
+        read_limit(request, _ENTRIES, MOST_ENTRIES),
+    )
     page = await context.app.usage.entries(query, cursor=cursor, limit=limit)
     if as_csv:
         more = {} if page.next_cursor is None else {NEXT_CURSOR: page.next_cursor}
@@ -65,8 +70,7 @@ async def _query(context: Context, request: Request) -> UsageQuery:
         InvalidRequest: a parameter makes no sense.
     """
     # Every key may see what it has spent itself, whatever paths it is good for.
-    visitor = await context.door.admit(request.headers, route=None)
-    request.scope["imagen.caller"] = visitor.caller.name
+    visitor = await context.enter(request, leaving=True, any_key=True)
     since, until, by = (_read_text(request, name) for name in ("since", "until", "by"))
     query = make_query(since=since, until=until, by=by, now=context.app.clock.now(), local=False)
     return await own_entries(context, visitor, query)
@@ -102,22 +106,6 @@ def _wants_csv(request: Request) -> bool:
     if told not in _FORMATS:
         raise InvalidInput([Problem("format", f"must be {' or '.join(_FORMATS)}")], subject="the query")
     return told == "csv"
-
-
-def _read_limit(request: Request) -> int:
-    told = request.query_params.get("limit", str(_ENTRIES))
-    if not (told.isascii() and told.isdigit() and len(told) < 10 and 1 <= int(told) <= MOST_ENTRIES):
-        problem = Problem("limit", f"must be a whole number from 1 to {MOST_ENTRIES}")
-        raise InvalidInput([problem], subject="the query")
-    return int(told)
-
-
-def _read_cursor(request: Request) -> str | None:
-    told = request.query_params.get("cursor")
-    if told is not None and not _CURSOR.fullmatch(told):
-        problem = Problem("cursor", "must be the next_cursor of an earlier answer")
-        raise InvalidInput([problem], subject="the query")
-    return told
 
 
 # --- answers ---------------------------------------------------------------------------------------------
@@ -196,7 +184,7 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(404, 502, 503),
         parameters=(
             *_PERIOD,
-            Parameter(name="cursor", place="query", description="`next_cursor` of the page before."),
+            cursor_of(_CURSOR),
             Parameter(
                 name="limit",
                 place="query",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from imagen.domain.key import check_scope
 from imagen.domain.limits import Lane, Patience
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import read_dollars
+from imagen.domain.nesting import is_shallow
 from imagen.domain.plain_words import what_is_allowed
 from imagen.domain.preset import Preset, find_preset, with_preset
 from imagen.domain.request import MAX_PROMPT_CHARACTERS, GenerationRequest
@@ -101,6 +102,20 @@ class _WithCredentials(msgspec.Struct, frozen=True):
     credentials: Credentials
 
 
+class MissingField(InvalidInput):
+    """Required fields are not there. Its sentence is the documented one, which names the first of them.
+
+    Args:
+        names: which.
+        told: the sentence, where it is another one.
+        hint: what to do.
+    """
+
+    def __init__(self, names: Sequence[str], *, told: str = "", hint: str | None = None) -> None:
+        super().__init__([Problem(name, "it is required") for name in names], hint=hint)
+        self.detail = told or f"Missing required field: {names[0]}"
+
+
 _KNOWN = frozenset(Wish.__struct_fields__)
 _TYPES: Mapping[str, Any] = {field.name: field.type for field in msgspec.structs.fields(Wish)}
 _BESIDES = frozenset({"credentials"})
@@ -132,8 +147,8 @@ def read_wish(
         presets: named sets of inputs; one of them may name the model.
 
     Raises:
-        InvalidRequest: a required field is missing.
-        InvalidInput: naming the field and what is allowed.
+        MissingField: a required field is not there.
+        InvalidInput: naming each wrong field and what is allowed.
     """
     preset = fields.get("preset")
     if isinstance(preset, str) and fields.get("model_name") in (None, ""):
@@ -144,22 +159,27 @@ def read_wish(
                 hint="Name one in `model_name`.",
             )
         fields = fields if model is None else {**fields, "model_name": model}
-    for name in ("model_name", "prompt"):
-        if name not in fields or fields[name] is None or fields[name] == "":
-            hint = _NOT_MODEL if name == "model_name" and "model" in fields else None
-            raise InvalidRequest(f"Missing required field: {name}", hint=hint)
+    missing = [name for name in ("model_name", "prompt") if fields.get(name) in (None, "")]
+    if missing:
+        raise MissingField(
+            missing, hint=_NOT_MODEL if "model_name" in missing and "model" in fields else None
+        )
     check_credentials(fields)
-    wish = to_value({name: value for name, value in fields.items() if name in _KNOWN}, Wish)
-    if wish.output_filename is not None:
-        check_name(wish.output_filename)
-    if wish.draft is not None and wish.tier is None:
-        raise InvalidInput([Problem("draft", "it belongs to tier: preview")])
+    known = {name: value for name, value in fields.items() if name in _KNOWN}
     options = {
         name: value
         for name, value in fields.items()
         if name not in _KNOWN and name not in _BESIDES and value is not None
     }
+    try:
+        wish = msgspec.convert(known, Wish)
+    except msgspec.ValidationError:
+        raise InvalidInput([*_converted(known)[1], *wrong_options(options)]) from None
     check_options(options)
+    if wish.output_filename is not None:
+        check_name(wish.output_filename)
+    if wish.draft is not None and wish.tier is None:
+        raise InvalidInput([Problem("draft", "it belongs to tier: preview")])
     return wish, options
 
 
@@ -172,19 +192,23 @@ def read_texts(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]
     Raises:
         InvalidInput: naming the field and what is allowed.
     """
-    known, others, problems = {}, {}, []
-    for name, text in texts.items():
-        if name not in _KNOWN:
-            others[name] = text
-            continue
-        try:
-            known[name] = msgspec.convert(text, _TYPES[name], strict=False)
-        except msgspec.ValidationError as error:
-            problems.append(Problem(name, what_is_allowed(error, _TYPES[name])))
+    known, problems = _converted({name: text for name, text in texts.items() if name in _KNOWN}, strict=False)
+    others = {name: text for name, text in texts.items() if name not in _KNOWN}
+    problems += wrong_options(others)
     if problems:
         raise InvalidInput(problems)
-    check_options(others)
     return known, others
+
+
+def _converted(fields: Mapping[str, Any], *, strict: bool = True) -> tuple[dict[str, Any], list[Problem]]:
+    """Fields of a wish by their types, each for itself, and what is wrong with the others."""
+    found, problems = {}, []
+    for name, value in fields.items():
+        try:
+            found[name] = msgspec.convert(value, _TYPES[name], strict=strict)
+        except msgspec.ValidationError as error:
+            problems.append(Problem(name, what_is_allowed(error, _TYPES[name])))
+    return found, problems
 
 
 async def prepare_order(
@@ -220,7 +244,7 @@ async def prepare_order(
     )
     request = request_of(context, visitor, wish, options, texts)
     drafts, backend, caller = context.app.drafts, visitor.backend, visitor.caller
-    with _told(visitor):
+    with _in_callers_words(visitor):
         final = await drafts.check_final(request, backend=backend, caller=caller)
         check_scope(visitor.models, drafts.cheap_model(request, ModelRef.parse(final.intents[0][0].model)))
         return await drafts.prepare_preview(
@@ -306,7 +330,7 @@ async def prepare_request(
     Raises:
         InvalidRequest, Refused: it cannot be carried out.
     """
-    with _told(visitor):
+    with _in_callers_words(visitor):
         return await context.app.gateway.prepare(
             request,
             backend=visitor.backend,
@@ -328,7 +352,7 @@ def _shelf(context: Context, *, keep: bool) -> Destination | None:
 
 
 @contextmanager
-def _told(visitor: Visitor) -> Iterator[None]:
+def _in_callers_words(visitor: Visitor) -> Iterator[None]:
     """What keeps an order from being made, as its caller is told."""
     try:
         yield
@@ -426,37 +450,27 @@ def check_name(name: str) -> None:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse what no model's parameters can be, before it is compared with any."""
-    long = [name for name in options if len(name) > _LONGEST_OPTION]
-    if long:
-        raise InvalidInput(
-            [Problem(f"{long[0][:_LONGEST_OPTION]}…", f"a name has at most {_LONGEST_OPTION} characters")]
-        )
-    if len(options) > _MOST_OPTIONS:
-        raise InvalidInput(
-            [
-                Problem(
-                    "body", f"it has {len(options)} parameters of the model; at most {_MOST_OPTIONS} are read"
-                )
-            ]
-        )
-    problems = []
-    for name, value in options.items():
-        if not _is_shallow(value, _DEEPEST_OPTION):
-            problems.append(Problem(name, f"it is nested deeper than {_DEEPEST_OPTION} levels"))
-        elif isinstance(value, int) and not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
-            problems.append(
-                Problem(
-                    name,
-                    f"it must be from -{_LARGEST_NUMBER} to {_LARGEST_NUMBER}, as a number of 64 bits is",
-                )
-            )
-    if problems:
+    """Refuse what no model's parameters can be, before it is compared with any.
+
+    Raises:
+        InvalidInput: naming each of them.
+    """
+    if problems := wrong_options(options):
         raise InvalidInput(problems)
 
 
-def _is_shallow(value: Any, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return True
-    parts = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
+def wrong_options(options: Mapping[str, Any]) -> list[Problem]:
+    """What of a model's parameters no model's can be."""
+    if long := [name for name in options if len(name) > _LONGEST_OPTION]:
+        return [Problem(f"{long[0][:_LONGEST_OPTION]}…", f"a name has at most {_LONGEST_OPTION} characters")]
+    if len(options) > _MOST_OPTIONS:
+        told = f"it has {len(options)} parameters of the model; at most {_MOST_OPTIONS} are read"
+        return [Problem("body", told)]
+    problems = []
+    for name, value in options.items():
+        if not is_shallow(value, _DEEPEST_OPTION):
+            problems.append(Problem(name, f"it is nested deeper than {_DEEPEST_OPTION} levels"))
+        elif isinstance(value, int) and not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:
+            allowed = f"from -{_LARGEST_NUMBER} to {_LARGEST_NUMBER}, as a number of 64 bits is"
+            problems.append(Problem(name, f"it must be {allowed}"))
+    return problems

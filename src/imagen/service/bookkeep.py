@@ -76,15 +76,17 @@ class Bookkeeper:
             self._kept.forget(kept)
         return len({entry.id for entry in [*kept, *late]})
 
+    def kept(self) -> frozenset[str]:
+        """The predictions whose entries were kept beside the ledger, as it could not be written."""
+        return frozenset(entry.id for entry in self._kept.read())
+
     async def waiting(self) -> int:
         """How many entries the ledger does not have yet.
 
         Raises:
             StoreError: the database cannot be read.
         """
-        return len(
-            {entry.id for entry in self._kept.read()} | {one.id for one in await self._store.unsettled()}
-        )
+        return len(self.kept() | {one.id for one in await self._store.unsettled()})
 
     def _keep(self, entry: UsageEntry, reason: StoreError) -> str:
         try:

@@ -29,7 +29,7 @@ from imagen.ports import Backend, Clock, PredictionStore
 from imagen.service.adopt import adopt
 from imagen.service.sight import take_note
 from imagen.service.watch import Watcher
-from imagen.transport.retry import Attempts, RetryPolicy, decide, told
+from imagen.transport.retry import Attempts, RetryPolicy, decide, with_attempts
 
 
 class BuyingRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,7 +152,7 @@ class Buyer:
             return ExchangeFailed(f"what {prediction.id} bought was adopted by an equal prediction")
         except BackendError as error:
             return error
-        await place.told(sighting.allowance, sent_at=sent_at)
+        await place.note_allowance(sighting.allowance, sent_at=sent_at)
         return seen
 
     async def _wait(
@@ -185,7 +185,7 @@ class Buyer:
                 await place.withdraw()  # anybody can make up a token: nothing of that is kept
             else:
                 await self._refuse(prediction, error)
-            raise told(error, attempts, policy) from error.__cause__
+            raise with_attempts(error, attempts, policy) from error.__cause__
         notify(Waiting(error.detail, seconds))
         try:
             await (place.again() if throttled else self._clock.sleep(seconds))

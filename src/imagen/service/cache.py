@@ -252,7 +252,7 @@ class PictureCache:
             await self._drop(entry)
 
     async def _drop(self, entry: CacheEntry) -> None:
-        await self._index.remove(entry.key)
+        await self._index.remove(entry.key, prediction_id=entry.prediction_id)
         await asyncio.to_thread(self._unlink, entry.pictures)
 
     # --- in a worker thread ------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from imagen.pictures import (
     land,
 )
 from imagen.ports import Clock, Fetched, PictureShelf
-from imagen.service.adopt import is_remembered
+from imagen.service.adopt import outputs_live
 from imagen.service.endings import empty_output
 
 GONE_STATUSES = frozenset({403, 404, 410})
@@ -232,7 +232,7 @@ class Deliverer:
         except (OutputDefective, InvalidResponse) as error:
             raise _defective(error.detail, prediction, advice) from error
         except BackendError as error:
-            if error.status in GONE_STATUSES and not is_remembered(prediction, self._clock.now()):
+            if error.status in GONE_STATUSES and not outputs_live(prediction, self._clock.now()):
                 gone = "the picture is gone, Replicate removes outputs after one hour"
                 raise _defective(gone, prediction, advice, expired=True) from error
             raise DeliveryError(

@@ -25,7 +25,7 @@ from standardwebhooks import Webhook
 from imagen.domain.delivery import Delivery, SigningSecret
 from imagen.domain.events import Delivered
 from imagen.domain.secret import Secret
-from imagen.errors import ConfigError, ImagenError, TransportError
+from imagen.errors import ConfigError, ImagenError, StoreError, TransportError
 from imagen.ports import Clock, Observer, Outbox, Sealer
 from imagen.transport.message import HttpResponse
 
@@ -52,8 +52,9 @@ _FACTOR, _JITTER = 3.0, 0.2
 _PLAIN, _SEALED = "plain:", "sealed:"
 """Before what is kept of a signing secret: it was made while there was no key to seal it with, or while there was."""
 _SECRET_BYTES = 32
+_ROTATE = "Run `imagen deliveries secret rotate --overlap 0`; receivers then need their new secrets."
 
-_LOOKING, _SIGNING, _WRITING = "look", "sign", "write"
+_LOOKING, _SENDING, _WRITING = "look", "send", "write"
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class SigningSecrets:
         self._sealer = sealer
         self._clock = clock
         self._opened: dict[str, bytes] = {}
+        self._trouble: str | None = None
 
     async def of(self, scope: str) -> Sequence[CallerSecret]:
         """Those of one caller that sign now, the newest first; at least one.
@@ -115,15 +117,31 @@ class SigningSecrets:
             scope: whose they are.
 
         Raises:
-            ConfigError: they were sealed with a key that is not set now.
+            ConfigError: none of them can be opened: they were sealed with a key that is not set now, or are damaged.
             StoreError: they could not be read or written.
         """
+        opened, refused = await self._masters()
+        if refused is not None and not opened:
+            raise refused
         return [
             CallerSecret(
                 secret=derived_secret(master, scope), created_at=kept.created_at, retires_at=kept.retires_at
             )
-            for kept, master in await self._masters()
+            for kept, master in opened
         ]
+
+    async def shut(self) -> ConfigError | None:
+        """What is wrong with those that should sign and cannot be opened, with the next step; None while all can.
+
+        Raises:
+            StoreError: they could not be read.
+        """
+        return (await self._opened_of(await self._outbox.secrets(now=self._clock.now())))[1]
+
+    @property
+    def trouble(self) -> str | None:
+        """What was wrong when they were opened last, for people; None when all could be."""
+        return self._trouble
 
     async def rotate(self, *, overlap_seconds: float = OVERLAP_SECONDS) -> None:
         """Make new secrets for all callers; those of before sign beside them for so long.
@@ -131,21 +149,36 @@ class SigningSecrets:
         Raises:
             StoreError: it could not be written; all stays as it was.
         """
-        await self._masters()  # without one from before, callers would have nothing to rotate from
+        await self._kept()  # without one from before, callers would have nothing to rotate from
         await self._outbox.rotate(await self._new(), now=self._clock.now(), overlap_seconds=overlap_seconds)
 
-    async def _masters(self) -> list[tuple[SigningSecret, bytes]]:
+    async def _kept(self) -> Sequence[SigningSecret]:
+        """Those that should sign now; at least one, whether it can be opened or not."""
         now = self._clock.now()
-        kept = await self._outbox.secrets(now=now)
-        if not kept:
-            kept = [await self._outbox.rotate(await self._new(), now=now, overlap_seconds=0.0, first=True)]
+        if kept := await self._outbox.secrets(now=now):
+            return kept
+        return [await self._outbox.rotate(await self._new(), now=now, overlap_seconds=0.0, first=True)]
+
+    async def _masters(self) -> tuple[list[tuple[SigningSecret, bytes]], ConfigError | None]:
+        return await self._opened_of(await self._kept())
+
+    async def _opened_of(
+        self, kept: Sequence[SigningSecret]
+    ) -> tuple[list[tuple[SigningSecret, bytes]], ConfigError | None]:
+        """Those that can be opened, and what is wrong with the others."""
         # Deriving the key that unseals takes a while, and the same few are asked for again and again.
-        opened = {}
+        opened, refused = {}, None
         for one in kept:
             known = self._opened.get(one.secret)
-            opened[one.secret] = await asyncio.to_thread(self._open, one.secret) if known is None else known
+            try:
+                opened[one.secret] = (
+                    await asyncio.to_thread(self._open, one.secret) if known is None else known
+                )
+            except ConfigError as error:
+                refused = error
         self._opened = opened
-        return [(one, opened[one.secret]) for one in kept]
+        self._trouble = None if refused is None else str(refused)
+        return [(one, opened[one.secret]) for one in kept if one.secret in opened], refused
 
     async def _new(self) -> str:
         text = base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
@@ -154,15 +187,32 @@ class SigningSecrets:
         return _SEALED + await asyncio.to_thread(self._sealer.seal, Secret(text))
 
     def _open(self, kept: str) -> bytes:
-        if kept.startswith(_PLAIN):
-            return base64.b64decode(kept.removeprefix(_PLAIN))
+        try:
+            master = base64.b64decode(self._text(kept), validate=True)
+        except ValueError:
+            master = b""
+        if len(master) != _SECRET_BYTES:
+            raise ConfigError("what signs the events for callers is damaged.", hint=_ROTATE)
+        return master
+
+    def _text(self, kept: str) -> str:
+        if not kept.startswith(_SEALED):
+            return kept.removeprefix(_PLAIN)
         if self._sealer is None:
-            raise ConfigError(
-                "secret_key: what signs the events for callers is encrypted, and no key is set.",
-                setting="secret_key",
-                hint="Set IMAGEN_SECRET_KEY to the key of then.",
-            )
-        return base64.b64decode(self._sealer.unseal(kept.removeprefix(_SEALED)).reveal())
+            told = "secret_key: what signs the events for callers is encrypted, and no key is set."
+        else:
+            try:
+                return self._sealer.unseal(kept.removeprefix(_SEALED)).reveal()
+            except ConfigError:
+                told = (
+                    "secret_key: what signs the events for callers was encrypted with another key, "
+                    "or changed since."
+                )
+        raise ConfigError(
+            told,
+            setting="secret_key",
+            hint=f"Set IMAGEN_SECRET_KEY to the key of then. If it is lost: {_ROTATE}",
+        )
 
 
 def derived_secret(master: bytes, scope: str) -> Secret:
@@ -218,8 +268,8 @@ class Courier:
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be sent now, for people; None while all is well."""
-        return next(iter(self._troubles.values()), None)
+        """Why something cannot be sent or signed now, for people; None while all is well."""
+        return next(iter(self._troubles.values()), self._signing.trouble)
 
     def wake(self) -> None:
         """There is something new in the outbox."""
@@ -252,6 +302,7 @@ class Courier:
         now = self._clock.monotonic()
         if now >= self._sweep_at:
             await self._outbox.sweep(before=self._clock.now() - timedelta(seconds=KEPT_SECONDS))
+            await self._signing.shut()  # told before the first event waits for it
             self._sweep_at = now + _SWEEP_SECONDS
         if len(self._under_way) >= MOST_IN_FLIGHT:
             return LOOK_SECONDS
@@ -266,6 +317,8 @@ class Courier:
 
     async def _look(self) -> None:
         self._ended.clear()
+        if self._signing.trouble is not None:
+            await self._signing.shut()  # it may have been mended, or have retired
         found = await self._outbox.due(now=self._clock.now(), limit=_CANDIDATES)
         # What ended while the outbox was read may be in the answer as it was before.
         known = self._ended | self._under_way.keys()
@@ -308,12 +361,12 @@ class Courier:
     async def _carry(self, delivery: Delivery) -> None:
         try:
             tried = await self._attempt(delivery)
-        except ImagenError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and tried again after a pause
             # Nothing was sent. It stays in the outbox as it was, and is found again.
-            self._in_trouble(_SIGNING, error)
+            self._in_trouble(_SENDING, error)
             await self._clock.sleep(_TURN_SECONDS)
             return
-        self._troubles.pop(_SIGNING, None)
+        self._troubles.pop(_SENDING, None)
         following = await self._written(tried)
         self._tell(tried)
         if following is not None and following.id not in self._under_way:
@@ -321,8 +374,14 @@ class Courier:
 
     async def _attempt(self, delivery: Delivery) -> Delivery:
         began = self._clock.now()
-        sent = delivery.body if self._body_of is None else await self._body_of(delivery)
-        body = msgspec.json.encode(sent)
+        try:
+            sent = delivery.body if self._body_of is None else await self._body_of(delivery)
+            body = msgspec.json.encode(sent)
+        except Exception as error:  # whatever one row brings about concerns this delivery alone
+            if isinstance(error, ImagenError) and not (isinstance(error, StoreError) and error.of_one_row):
+                raise
+            told = f"what it says cannot be read ({type(error).__name__})"
+            return self._after(delivery, began=began, told=told)
         signatures = [
             Webhook(one.secret.reveal()).sign(delivery.id, began, body.decode())
             for one in await self._signing.of(delivery.scope)
@@ -336,19 +395,22 @@ class Courier:
         try:
             answer = await self._poster.post(delivery.url, headers=headers, body=body)
         except TransportError as error:
-            status, told, asked = None, error.detail, None
+            return self._after(delivery, began=began, told=error.detail)
         except Exception as error:  # noqa: BLE001 - whatever a stranger's server brings about is a failed attempt
-            status, told, asked = None, f"the connection failed ({type(error).__name__})", None
-        else:
-            status, told = answer.status, f"status {answer.status}"
-            asked = retry_after(answer.headers.get("retry-after"), now=self._clock.now())
+            return self._after(delivery, began=began, told=f"the connection failed ({type(error).__name__})")
+        return self._after(delivery, began=began, told=f"status {answer.status}", answer=answer)
+
+    def _after(
+        self, delivery: Delivery, *, began: datetime, told: str, answer: HttpResponse | None = None
+    ) -> Delivery:
+        now = self._clock.now()
         return after_attempt(
             delivery,
             began=began,
-            now=self._clock.now(),
-            status=status,
+            now=now,
+            status=None if answer is None else answer.status,
             told=told,
-            asked_seconds=asked,
+            asked_seconds=None if answer is None else retry_after(answer.headers.get("retry-after"), now=now),
             chance=self._chance(),
         )
 
@@ -358,7 +420,7 @@ class Courier:
         while True:
             try:
                 following = await self._outbox.done(tried, now=self._clock.now())
-            except ImagenError as error:
+            except Exception as error:  # noqa: BLE001 - forgotten, it would be sent again at once
                 self._in_trouble(_WRITING, error)
                 pause = min(2 * pause, _TURN_SECONDS)
                 await self._clock.sleep(pause)
@@ -378,9 +440,7 @@ class Courier:
             _log.info("%s to %s failed and is sent again: %s", tried.id, _host(tried.url), tried.answer)
 
     def _in_trouble(self, doing: str, error: Exception) -> None:
-        told = (
-            error.detail if isinstance(error, ImagenError) else f"unexpected fault ({type(error).__name__})"
-        )
+        told = str(error) if isinstance(error, ImagenError) else f"unexpected fault ({type(error).__name__})"
         if self._troubles.get(doing) != told:
             _log.warning("events for callers wait: %s", told)
             if not isinstance(error, ImagenError):

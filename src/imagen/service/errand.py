@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from imagen.domain.events import Event
 from imagen.domain.prediction import Prediction
-from imagen.ports import Backend
+from imagen.ports import Backend, Notify
 from imagen.service.deliver import PictureSource
 from imagen.service.terms import Buying
-
-Notify = Callable[[Event], None]
 
 
 class Errand:
@@ -22,6 +17,7 @@ class Errand:
         notify: told about everything on the way.
         leaves_running: whoever breaks it off wants it to go on upstream.
         closely: somebody looks at the progress.
+        paused: nothing is bought now, but later.
 
     Attributes:
         prediction: as it stands.
@@ -39,6 +35,7 @@ class Errand:
         "fresh",
         "leaves_running",
         "notify",
+        "paused",
         "prediction",
         "source",
     )
@@ -51,12 +48,14 @@ class Errand:
         *,
         leaves_running: bool,
         closely: bool = False,
+        paused: bool = False,
     ) -> None:
         self.backend = backend
         self.prediction = prediction
         self.notify = notify
         self.leaves_running = leaves_running
         self.closely = closely
+        self.paused = paused
         self.fresh = False
         self.buying: Buying | None = None
         self.expects_webhook = False

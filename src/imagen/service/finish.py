@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from imagen.domain.events import Canceled, CancelUnconfirmed, Ended, LeftUnfetched
+from imagen.domain.events import Canceled, CancelUnconfirmed, Ended, LeftUnfetched, Submitted
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import (
     BackendError,
@@ -17,18 +17,18 @@ from imagen.errors import (
     NotFound,
     OutcomeUnknown,
     OutputDefective,
+    Paused,
     StoreError,
 )
-from imagen.ports import Backend, Clock, PredictionStore
-from imagen.service.adopt import adopt, is_remembered, never_arrived
+from imagen.ports import Backend, Clock, Notify, PredictionStore
+from imagen.service.adopt import adopt, is_remembered, never_arrived, outputs_live
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import BuyingRules
 from imagen.service.deliver import Deliverer, Kept, PictureSource, from_stored
 from imagen.service.endings import empty_output, error_of
-from imagen.service.errand import Errand, Notify
+from imagen.service.errand import Errand
 from imagen.service.follow import follow, stop
 from imagen.service.sight import take_note
-from imagen.service.terms import Buying
 from imagen.service.watch import Watcher
 
 CANCEL_SECONDS = 10.0
@@ -146,7 +146,7 @@ class Finisher:
         """Fetch the pictures of one that succeeded, by what is written down; the service itself cannot be asked."""
         current = await self._bookkeeper.settle(prediction, notify=notify)
         pictures, error = tuple[Kept, ...](), None
-        if is_remembered(current, self._clock.now()):
+        if outputs_live(current, self._clock.now()):
             current, pictures, error = await self._deliver(backend, current, notify)
         else:
             current = await self.write_off(
@@ -163,7 +163,7 @@ class Finisher:
             error = OutputDefective(
                 current.error or empty_output(current).detail,
                 prediction_id=current.id,
-                expired=gone and not is_remembered(current, current.delivered_at or self._clock.now()),
+                expired=gone and not outputs_live(current, current.delivered_at or self._clock.now()),
             )
         return Outcome(current, await self._deliverer.lying(current), error)
 
@@ -198,23 +198,20 @@ class Finisher:
             errand.prediction = await errand.buying(errand.prediction)
             self._watcher.learn(errand.backend, errand.prediction)
         else:
-            errand.prediction = await self._catch_up(
-                errand.backend, errand.prediction, errand.buying, errand.notify
-            )
+            errand.prediction = await self._catch_up(errand)
         errand.bought()
 
-    async def _catch_up(
-        self, backend: Backend, prediction: Prediction, buying: Buying | None, notify: Notify
-    ) -> Prediction:
+    async def _catch_up(self, errand: Errand) -> Prediction:
         """What became of a prediction that somebody left behind."""
+        backend, prediction, notify = errand.backend, errand.prediction, errand.notify
         if prediction.status.terminal and prediction.status is not Status.SUCCEEDED:
             return prediction
         if prediction.upstream_id is None:
-            return await self._find_or_buy(backend, prediction, buying, notify)
+            return await self._find_or_buy(errand)
         try:
             sighting = await backend.look(prediction)
         except ModelNotFound as error:
-            if not is_remembered(prediction, self._clock.now()):
+            if not outputs_live(prediction, self._clock.now()):
                 if prediction.status is Status.SUCCEEDED:
                     raise _gone(prediction) from error
                 return await self.lose(prediction)
@@ -229,10 +226,9 @@ class Finisher:
             raise _gone(prediction)
         return msgspec.structs.replace(seen, output=sighting.output or seen.output)
 
-    async def _find_or_buy(
-        self, backend: Backend, prediction: Prediction, buying: Buying | None, notify: Notify
-    ) -> Prediction:
-        """What became of a create that nobody heard of: found, bought now, or not to be told."""
+    async def _find_or_buy(self, errand: Errand) -> Prediction:
+        """What became of a create that nobody heard of: found, bought now or later, or not to be told."""
+        backend, prediction, buying, notify = errand.backend, errand.prediction, errand.buying, errand.notify
         now = self._clock.now()
         gone = (now - (prediction.sent_at or prediction.created_at)).total_seconds()
         remembered = is_remembered(prediction, now)
@@ -244,6 +240,10 @@ class Finisher:
         )
         if found is not None:
             return found
+        if errand.paused:  # whether it ever arrived is found out when that matters
+            raise Paused(
+                f"{prediction.id} is not known to the service, and is bought when its batch is resumed"
+            )
         if not remembered:
             never = await self._never_arrived(backend, prediction, certain=buying is not None)
             if buying is None or not never:
@@ -255,7 +255,10 @@ class Finisher:
                 hint="The same `imagen generate` command looks once more, and then buys it.",
             )
         sent = await self._store.save(msgspec.structs.replace(prediction, sent_at=self._clock.now()))
-        return await buying(sent) if sent.unheard else sent
+        if not sent.unheard:
+            return sent
+        notify(Submitted(sent))
+        return await buying(sent)
 
     async def _never_arrived(self, backend: Backend, prediction: Prediction, *, certain: bool) -> bool:
         """Whether a create surely bought nothing; where nobody needs to be certain a list that cannot be read tells nothing."""

@@ -39,7 +39,21 @@ async def follow(watcher: Watcher, store: PredictionStore, clock: Clock, errand:
     """
     if errand.prediction.status.terminal:
         return
-    ends_at = _end_of(errand.prediction, clock)
+    gone = (clock.now() - (errand.prediction.sent_at or errand.prediction.created_at)).total_seconds()
+    await _watched(watcher, store, clock, errand, seconds=_left_after(gone, errand.prediction))
+    # Our clock may be wrong now, or have been wrong when it was sent: what is paid for is stopped at the age that the
+    # service tells. It is asked once, so that this comes to an end.
+    if not errand.prediction.status.terminal and (left := await _left_by_service(store, clock, errand)):
+        await _watched(watcher, store, clock, errand, seconds=left)
+    if not errand.prediction.status.terminal:
+        errand.prediction = await _overdue(errand.backend, store, clock, errand.prediction)
+
+
+async def _watched(
+    watcher: Watcher, store: PredictionStore, clock: Clock, errand: Errand, *, seconds: float
+) -> None:
+    """Take note of what is heard of it, until it has ended or the time is over."""
+    ends_at = clock.monotonic() + seconds
     with watcher.watch(
         errand.backend,
         errand.prediction,
@@ -60,15 +74,27 @@ async def follow(watcher: Watcher, store: PredictionStore, clock: Clock, errand:
                 errand.notify(Waiting(error.detail, min(watch.pause, max(ends_at - clock.monotonic(), 0.0))))
             else:
                 _tell(errand)
-    if not errand.prediction.status.terminal:
-        errand.prediction = await _overdue(errand.backend, store, clock, errand.prediction)
 
 
-def _end_of(prediction: Prediction, clock: Clock) -> float:
-    """The monotonic instant at which it is waited for no longer."""
+async def _left_by_service(store: PredictionStore, clock: Clock, errand: Errand) -> float:
+    """The seconds that it may still take, of which one look told; 0 where the service cannot be asked, or does not tell."""
+    try:
+        async with asyncio.timeout(LAST_LOOK_SECONDS):
+            sighting = await errand.backend.look(errand.prediction)
+    except (BackendError, TimeoutError):
+        return 0.0
+    errand.prediction = await take_note(errand.backend, store, clock, errand.prediction, sighting)
+    _tell(errand)
+    if errand.prediction.status.terminal or sighting.created_at is None:
+        return 0.0
+    age = (sighting.told_at or clock.now()) - sighting.created_at
+    return _left_after(age.total_seconds(), errand.prediction)
+
+
+def _left_after(gone: float, prediction: Prediction) -> float:
+    """The seconds for which one of this age is still waited for; no reading of a clock makes that more than it began with."""
     allowed = prediction.deadline_seconds + DEADLINE_MARGIN_SECONDS
-    gone = (clock.now() - (prediction.sent_at or prediction.created_at)).total_seconds()
-    return clock.monotonic() + allowed - min(max(gone, 0.0), allowed)
+    return allowed - min(max(gone, 0.0), allowed)
 
 
 def _tell(errand: Errand) -> None:

@@ -23,16 +23,17 @@ from imagen.errors import (
     NotFound,
     OutcomeUnknown,
     OutputDefective,
+    Paused,
     StillFollowed,
 )
 from imagen.limits.admission import Admission, Place
-from imagen.ports import Backend, Backends, Clock, Observer, Plan, PredictionStore
-from imagen.service.adopt import is_remembered
+from imagen.ports import Backend, Backends, Clock, Notify, Observer, Plan, PredictionStore
+from imagen.service.adopt import may_be_heard_of, never_arrived
 from imagen.service.bookkeep import Bookkeeper
 from imagen.service.buy import Buyer, BuyingRules
 from imagen.service.charges import charge_of
 from imagen.service.deliver import Destination, PictureSource, to_stored
-from imagen.service.errand import Errand, Notify
+from imagen.service.errand import Errand
 from imagen.service.finish import Finisher, Outcome
 from imagen.service.ownership import Ownership
 from imagen.service.prepare import Order, Preparation, check_cost
@@ -45,6 +46,7 @@ _LEASE_MARGIN_SECONDS = 90.0
 
 _MOST_UNWRITTEN = 10_000
 PRACTICE_ENDED = "it was practice, and its emulator ended with the process"
+NEVER_ARRIVED = "its create never arrived at the service; nothing was bought"
 
 _log = logging.getLogger(__name__)
 
@@ -227,6 +229,9 @@ class Gateway:
         """Bring one that is ours, or was finished before, to its end."""
         if not prediction.finished:
             prediction = await self._store.get(prediction.id)
+            if prediction.finished and destination is None:
+                # Whoever had it has finished it since we looked.
+                return await self._finisher.recount(prediction)
             if backend.practice and backend.account != prediction.account:
                 prediction = await self._finisher.write_off(prediction, PRACTICE_ENDED)
         if destination is not None:
@@ -234,6 +239,31 @@ class Gateway:
         return await self._finish(
             Errand(backend, prediction, notify, leaves_running=leaves_running, closely=not leaves_running)
         )
+
+    async def give_up(self, prediction_id: str) -> Prediction | None:
+        """End one whose create surely bought nothing, after `resume` has looked for it in vain for the whole grace.
+
+        Returns:
+            It as it stands then; None while nobody can be sure, or while a living process has it: it stays as it was.
+
+        Raises:
+            NotFound: no such prediction.
+            InvalidRequest: it belongs to another account.
+            BackendError: the account's list could not be read.
+        """
+        prediction = await self._store.get(prediction_id)
+        backend = self._backend_of(prediction)
+        if prediction.finished or not await self._ownership.take(prediction):
+            return None
+        async with self._ownership.held(prediction) as owned:
+            self._ownership.leave(prediction.id)  # as `held` has it now
+            current = await self._store.get(prediction.id)
+            if current.unheard and not await never_arrived(backend, self._store, current):
+                return None
+            if current.unheard:
+                current = await self._finisher.write_off(current, NEVER_ARRIVED)
+            owned.finished = current.finished
+        return current
 
     async def show(self, prediction_id: str) -> Prediction:
         """A prediction as it is written down.
@@ -285,6 +315,8 @@ class Gateway:
             notify=quietly(observer, *self._observers),
         )
         if seen.unheard:
+            # Looked for in vain for the whole grace: nothing of it runs, as far as anybody can tell.
+            await self._admission.give_back(seen.id)
             raise OutcomeUnknown(
                 f"the create of {seen.id} is not known to the service: most likely it never arrived",
                 prediction_id=seen.id,
@@ -366,12 +398,20 @@ class Gateway:
             begun = await self._store.get(begun.id)
             if making.backend.practice and making.backend.account != begun.account:
                 return await self._finisher.recount(await self._finisher.write_off(begun, PRACTICE_ENDED))
+            if begun.upstream_id is not None:
+                making.notify(Resumed(begun))
             return await self._make(making.taking_up(begun))
         finally:
             self._ownership.leave(begun.id)
 
     def _make(self, making: _Making) -> Coroutine[Any, Any, Outcome]:
-        """Have it made, unless it is one of those that equal requests share, and was made before."""
+        """Have it made, unless it is one of those that equal requests share, and was made before.
+
+        Raises:
+            Paused: nothing of it is to be bought now.
+        """
+        if making.paused and making.fresh:
+            raise Paused(f"{making.prediction.id} is bought when its batch is resumed")
         wanted = making.order.request.cache
         if not self._reuse.is_asked(making.backend, making.prediction, making.plan, wanted=wanted):
             return self._hold_and_finish(making)
@@ -408,6 +448,8 @@ class Gateway:
                 outcome = owned.ended(await self._finisher.finish(making))
                 self._remember_unwritten(outcome.prediction)
                 place.ended(outcome.prediction)
+                # Looked for in vain for the whole grace: nothing of it runs.
+                place.gives_back |= isinstance(outcome.error, Paused)
                 return outcome
         except BudgetExceeded as error:
             if making.fresh:
@@ -474,7 +516,7 @@ class Gateway:
                 return owned.ended(
                     await self._finisher.deliver_what_is_known(self._backends.tokenless(), prediction, notify)
                 )
-            if is_remembered(prediction, self._clock.now()):
+            if may_be_heard_of(prediction, self._clock.now()):
                 raise InvalidRequest(
                     f"{prediction.id} belongs to an account whose token was its caller's and is kept nowhere",
                     hint="Nobody can look at it; it ends by itself.",
@@ -519,7 +561,12 @@ class _Making(Errand):
         self, order: Order, prediction: Prediction, plan: Plan, notify: Notify, *, fresh: bool = True
     ) -> None:
         super().__init__(
-            order.backend, prediction, notify, leaves_running=order.accepted, closely=order.watched
+            order.backend,
+            prediction,
+            notify,
+            leaves_running=order.accepted,
+            closely=order.watched,
+            paused=order.paused,
         )
         self.order = order
         self.plan = plan
@@ -528,7 +575,7 @@ class _Making(Errand):
     @property
     def may_buy(self) -> bool:
         """Whether it may be bought: one that was sent before only where its loss is risked."""
-        return self.fresh or self.order.request.repeat_lost
+        return not self.paused and (self.fresh or self.order.request.repeat_lost)
 
     def taking_up(self, left: Prediction) -> _Making:
         """The same, for what was left of it, or of an equal one."""

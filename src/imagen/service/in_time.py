@@ -9,11 +9,11 @@ from datetime import datetime
 import msgspec
 
 from imagen.domain.batch import Batch, Item
-from imagen.domain.events import Event, InLine, LetIn, Resumed, Submitted
+from imagen.domain.events import Adopted, Event, InLine, LetIn, Resumed, Submitted
 from imagen.domain.limits import budget_limit
 from imagen.domain.prediction import Prediction
 from imagen.errors import PredictionAborted
-from imagen.ports import Clock, Observer
+from imagen.ports import Begun, Clock, Observer
 from imagen.service.finish import Outcome
 from imagen.service.prepare import Order
 from imagen.service.replicate_shapes import LEAST_DEADLINE_SECONDS
@@ -23,9 +23,12 @@ _SHORT_TOLD_AFTER_SECONDS = 2.0
 
 
 def seconds_left(batch: Batch, now: datetime) -> float | None:
-    """For how long it may wait for its turn; None without end."""
-    after = batch.remembered.cancel_after
-    return None if after is None else max(after - (now - batch.created_at).total_seconds(), 0.0)
+    """For how long it may wait for its turn; None without end. Whoever asks for it once more gives it the same time again."""
+    remembered = batch.remembered
+    if remembered.cancel_after is None:
+        return None
+    begins = remembered.retried_at or batch.created_at
+    return max(remembered.cancel_after - (now - begins).total_seconds(), 0.0)
 
 
 async def in_time(
@@ -50,11 +53,11 @@ async def in_time(
 
 
 class Beginning:
-    """Notes that an item has begun in the moment in which it is let in, and that it has waited for money for a while.
+    """Tells that an item has begun in the moment in which it is let in, and that it has waited for money for a while.
 
     Args:
         item: which.
-        begun: where that is noted, by batch and index.
+        begun: told that it stands in line no more: from now on it may be bought.
         tells: told by which budget it waits, and with None that it waits no more.
         clock: tells the time.
         patience: until when it must have begun; from that moment on without end.
@@ -67,7 +70,7 @@ class Beginning:
         self,
         item: Item,
         *,
-        begun: set[tuple[str, int]],
+        begun: Begun,
         tells: Callable[[Item, str | None], None],
         clock: Clock,
         patience: asyncio.Timeout,
@@ -86,10 +89,10 @@ class Beginning:
         if self._hears is not None:
             self._hears.notify(event)
         match event:
-            case Submitted() | Resumed():
+            case Submitted() | Resumed() | Adopted():
                 if self._patience.when() is not None:
                     self._patience.reschedule(None)
-                self._begun.add((self._item.batch_id, self._item.index))
+                self._begun()
             case InLine(limit) if limit.startswith(budget_limit("")):
                 self.over()
                 self._telling = asyncio.get_running_loop().create_task(self._tell(limit))

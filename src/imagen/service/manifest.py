@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from imagen.domain.nesting import is_shallow
 from imagen.domain.yaml_core import CORE_TAGS, TYPED_TAGS, plain_value
 from imagen.errors import InvalidInput, Problem
 
@@ -41,8 +42,8 @@ LONGEST_ROW = 1 << 20
 """Bytes of one line, or of all that one row says."""
 MOST_FIELDS, LONGEST_NAME, DEEPEST = 200, 100, 32
 """No model has so many parameters, such long names or such nested values. A table has no more columns with a name."""
-MOST_SHOWN = 20
-"""So many mistakes are told; of the others their number."""
+MOST_SHOWN, MOST_KEPT = 20, 1_000
+"""So many mistakes are told to people, and to programs; of the others their number."""
 
 _MOST_VALUES = 500_000
 _MOST_DIGITS = 40
@@ -70,44 +71,74 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, Any]
     typed: bool = True
 
+    @property
+    def place(self) -> str:
+        """Where it stands, in a sentence."""
+        return place_of(self.line, self.item)
+
 
 class Mistakes:
-    """What is wrong with a file, told all at once.
+    """What is wrong with a file, told all at once and in the order of its lines.
 
     Args:
         subject: how sentences name the file.
+
+    Attributes:
+        count: how many there are; of very many only the first are kept.
     """
 
     def __init__(self, subject: str) -> None:
         self._subject = subject
-        self._first: list[Problem] = []
+        self._kept: list[tuple[int, int, Problem]] = []
         self.count = 0
 
     def add(self, line: int, message: str, *, item: int | None = None, field: str = "") -> None:
-        """One more; `item` and `field` name what of the line is wrong."""
+        """One more; `item` and `field` name what of the line is wrong. Line 0 is none: the field alone is named."""
         self.count += 1
-        if len(self._first) < MOST_SHOWN:
-            places = (f"line {line}", f"item {item}" if item else "", field)
-            self._first.append(Problem(", ".join(filter(None, places)), message))
+        named = ", ".join(filter(None, (place_of(line, item), field)))
+        self._kept.append((line, item or 0, Problem(named, message)))
+        if len(self._kept) >= 2 * MOST_KEPT:
+            self._trim()
 
-    def add_error(self, line: int, error: InvalidInput) -> None:
+    def add_error(self, row: Row, error: InvalidInput) -> None:
         """The problems of one row that somebody else found."""
         for problem in error.problems:
-            self.add(line, problem.message, field=problem.field)
+            self.add(row.line, problem.message, item=row.item, field=problem.field)
 
-    def check(self, *, hint: str | None = None) -> None:
-        """Go on where nothing is wrong.
+    def first(self, most: int) -> list[Problem]:
+        """So many of them at most, those of the first lines; `MOST_KEPT` are known."""
+        self._trim()
+        return [problem for _, _, problem in self._kept[:most]]
 
-        Raises:
-            InvalidInput: naming the first 20 mistakes, and the number of the others.
-        """
-        if not self.count:
-            return
-        more = self.count - len(self._first)
-        told = [f"And {more} more."] if more else []
-        raise InvalidInput(
-            self._first, subject=self._subject, hint=" ".join([*told, hint or ""]).strip() or None
-        )
+    def error(self, *, hint: str | None = None, most: int = MOST_SHOWN) -> InvalidInput:
+        """The first of them, and the number of the others, as an error."""
+        first = self.first(most)
+        more = self.count - len(first)
+        told = [f"And {more:,} more."] if more else []
+        return InvalidInput(first, subject=self._subject, hint=" ".join([*told, hint or ""]).strip() or None)
+
+    def _trim(self) -> None:
+        self._kept.sort(key=lambda one: one[:2])
+        del self._kept[MOST_KEPT:]
+
+
+def place_of(line: int, item: int | None) -> str:
+    """Where a row stands, in a sentence; empty for line 0."""
+    return ", ".join([*([f"line {line}"] if line else []), *([f"item {item}"] if item else [])])
+
+
+class Gathered(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file comes to.
+
+    Attributes:
+        rows: those that can be read, in order.
+        mistakes: what is wrong with the others, and may be added to.
+        hint: what to do about them, where that is the same for all.
+    """
+
+    rows: list[Row]
+    mistakes: Mistakes
+    hint: str | None = None
 
 
 def form_of(name: str) -> Form | None:
@@ -123,7 +154,28 @@ def read_manifest(
     most_rows: int = MOST_ROWS,
     hint: str = "`txt` takes each line as a prompt.",
 ) -> list[Row]:
-    """The rows of a file, in order. Blank lines count as lines and make no row.
+    """The rows of a file, in order, where nothing is wrong with any.
+
+    Args: see `gather_rows`.
+
+    Raises:
+        InvalidInput: it is not of that form, holds nothing or too much; with the line and field of each mistake.
+    """
+    found = gather_rows(content, form=form, subject=subject, most_rows=most_rows, hint=hint)
+    if found.mistakes.count:
+        raise found.mistakes.error(hint=found.hint)
+    return found.rows
+
+
+def gather_rows(
+    content: bytes,
+    *,
+    form: Form,
+    subject: str = "the file",
+    most_rows: int = MOST_ROWS,
+    hint: str = "`txt` takes each line as a prompt.",
+) -> Gathered:
+    """The rows of a file that can be read, and what is wrong with the others. Blank lines count as lines and make no row.
 
     Args:
         content: the whole file, UTF-8 with or without a mark at its beginning.
@@ -133,7 +185,7 @@ def read_manifest(
         hint: what to do about JSONL in which no line is any.
 
     Raises:
-        InvalidInput: it is not of that form, holds nothing or too much; with the line and field of each mistake.
+        InvalidInput: it is not of that form as a whole, holds nothing or too much.
     """
     if len(content) > MOST_BYTES:
         raise _refused(subject, f"it is larger than {MOST_BYTES >> 20} MiB; split it")
@@ -147,15 +199,17 @@ def read_manifest(
         "yaml": reader.yaml,
         "txt": reader.text_lines,
     }[form]
-    for row in found():
-        if len(rows) >= most_rows:
+    for number, row in enumerate(found(), start=1):
+        if number > most_rows:
             raise _refused(subject, f"it has more than {most_rows:,} rows; split it")
+        before = mistakes.count
         _check_row(row, mistakes)
-        rows.append(row)
-    mistakes.check(hint=hint if form == "jsonl" and not reader.found_json else None)
-    if not rows:
+        if mistakes.count == before:
+            rows.append(row)
+    if not rows and not mistakes.count:
         raise _refused(subject, "it holds no prompt")
-    return rows
+    is_none = form == "jsonl" and not reader.found_json
+    return Gathered(rows=rows, mistakes=mistakes, hint=hint if is_none else None)
 
 
 class _Reader:
@@ -467,17 +521,10 @@ def _check_row(row: Row, mistakes: Mistakes) -> None:
     for name, value in fields.items():
         if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
             wrong(f"{name[:_SHOWN]!r} is no name of a field")
-        elif not _is_shallow(value, DEEPEST):
+        elif not is_shallow(value, DEEPEST):
             wrong(f"it is nested deeper than {DEEPEST} levels", field=name)
     if not row.typed and sum(map(len, fields.values())) > LONGEST_ROW:
         wrong(f"it is longer than {LONGEST_ROW >> 20} MiB")
-
-
-def _is_shallow(value: Any, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return True
-    parts = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(_is_shallow(part, levels - 1) for part in parts)
 
 
 def _delimiter(text: str) -> str:

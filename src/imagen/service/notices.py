@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC
 from typing import Any
+
+import msgspec
 
 from imagen.domain.batch import Batch, Item, Tally, promised_id
 from imagen.domain.delivery import Delivery
 from imagen.domain.identifiers import new_id
 from imagen.domain.inside import is_inside
-from imagen.domain.money import to_dollars
+from imagen.domain.money import Usd, to_dollars
 from imagen.domain.prediction import Prediction
 from imagen.ports import Clock
 from imagen.service.fresh import FreshOutputs
@@ -50,23 +52,28 @@ class Notices:
         self, batch: Batch, item: Item, predictions: Sequence[Prediction], *, told: Told = NOTHING
     ) -> Sequence[Delivery]:
         """That an item has ended; of how it went on before, `told` was told."""
-        if batch.webhook is None:
+        if not self._tells_of_items(batch):
             return ()
         if is_of_face(batch):
             return self.replicate.of_end(batch, item, predictions, told)
-        single = batch.kind == "single"
-        if (COMPLETED if single else ITEM) not in batch.webhook_events:
-            return ()
         data = self._item(batch, item, predictions)
-        if single:
+        if batch.kind == "single":
             subject = promised_id(batch, item)
             del data["batch_id"], data["index"]  # those of the batch of one that nobody asked for
             return (self._made(batch, subject, "prediction.completed", {"id": subject} | data),)
         return (self._made(batch, batch.id, "batch.item", data),)
 
-    def tells_of_unbegun(self, batch: Batch) -> bool:
-        """Whether somebody is told of the end of what was canceled while it waited."""
-        return batch.webhook is not None and is_of_face(batch)
+    def of_unbegun(self, batch: Batch) -> Callable[[Item], Sequence[Delivery]] | None:
+        """What makes the deliveries for items that end before anybody works on them; see `ports.TellsEnds`."""
+        if not self._tells_of_items(batch):
+            return None
+        return lambda item: self.of_item(batch, item, ())
+
+    def _tells_of_items(self, batch: Batch) -> bool:
+        """Whether somebody wants to be told how its items end."""
+        if batch.webhook is None:
+            return False
+        return is_of_face(batch) or (COMPLETED if batch.kind == "single" else ITEM) in batch.webhook_events
 
     def of_batch(self, batch: Batch, tally: Tally) -> Sequence[Delivery]:
         """That a batch has ended."""
@@ -99,7 +106,7 @@ class Notices:
             "code": item.code,
             "charged": item.charged,
             "cost_usd": to_dollars(item.cost),
-            "quoted_usd": to_dollars(see_order(item.order).quote.likely),
+            "quoted_usd": to_dollars(_quoted(item)),
             **({"output_filename": item.note["output_filename"]} if "output_filename" in item.note else {}),
         }
 
@@ -122,6 +129,14 @@ class Notices:
             created_at=now,
             due_at=now,
         )
+
+
+def _quoted(item: Item) -> Usd | None:
+    """What it was likely to cost; unknown where its order is damaged, which keeps nobody from being told of its end."""
+    try:
+        return see_order(item.order).quote.likely
+    except msgspec.DecodeError:
+        return None
 
 
 def counts_of(tally: Tally) -> dict[str, int]:

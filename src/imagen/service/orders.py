@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from imagen.domain.batch import Batch
+from imagen.domain.batch import Batch, Control
 from imagen.domain.draft import FinalWish
 from imagen.domain.identifiers import new_id
 from imagen.domain.limits import Patience
@@ -51,7 +51,11 @@ class StoredIntent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """An order without what its batch says of all of them: backend, account, caller and lane."""
+    """An order without what its batch says of all of them: backend, account, caller and lane.
+
+    Attributes:
+        interruptions: so often the service itself broke a run of it off since somebody asked for it.
+    """
 
     prompt: str
     intents: tuple[StoredIntent, ...]
@@ -63,6 +67,7 @@ class StoredOrder(msgspec.Struct, frozen=True, kw_only=True):
     parent: str | None = None
     draft: str | None = None
     wished: FinalWish | None = None
+    interruptions: int = 0
 
 
 class SeenIntent(msgspec.Struct, frozen=True):
@@ -167,6 +172,7 @@ def from_stored(stored: bytes, *, batch: Batch, backend: Backend, owner: str, se
         patience=PATIENT,
         watched=batch.remembered.watched,
         accepted=True,
+        paused=batch.control is Control.PAUSE,
     )
 
 
@@ -189,13 +195,22 @@ def renewed(
         stored: as `to_stored` made it.
         now: the moment.
         besides: ids of predictions that have what they should have, and stay.
-        reseed: choose other seeds where we chose them.
+        reseed: somebody asked for it once more: other seeds are chosen where we chose them, and what the service broke
+            off before no longer counts.
     """
     kept = read_order(stored)
     intents = tuple(
         intent if intent.id in besides else _renewed(intent, now, reseed=reseed) for intent in kept.intents
     )
-    return msgspec.json.encode(msgspec.structs.replace(kept, intents=intents))
+    interruptions = 0 if reseed else kept.interruptions
+    return msgspec.json.encode(msgspec.structs.replace(kept, intents=intents, interruptions=interruptions))
+
+
+def once_more_interrupted(stored: bytes) -> tuple[bytes, int]:
+    """The same order after the service itself has broken a run of it off; and how often that has happened by now."""
+    kept = read_order(stored)
+    count = kept.interruptions + 1
+    return msgspec.json.encode(msgspec.structs.replace(kept, interruptions=count)), count
 
 
 def _stored(intent: Prediction, plan: Plan, sealer: Sealer | None) -> StoredIntent:

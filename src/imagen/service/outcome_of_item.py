@@ -95,9 +95,9 @@ def was_refused(outcome: Outcome) -> bool:
 
 def queued_again(item: Item, order: bytes) -> Item:
     """The item as it waits again, with this order."""
-    return msgspec.structs.replace(
-        item, status=ItemStatus.QUEUED, order=order, predictions=prediction_ids(order)
-    )
+    # Of the order that it has it has the ids already, and it may be one that cannot be read.
+    ids = item.predictions if order == item.order and item.predictions else prediction_ids(order)
+    return msgspec.structs.replace(item, status=ItemStatus.QUEUED, order=order, predictions=ids)
 
 
 def another_attempt(item: Item, order: bytes) -> Item:

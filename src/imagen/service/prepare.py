@@ -29,6 +29,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         watched: somebody looks at the progress, so a slow model is looked at rather than held open.
         accepted: its intents were promised to somebody under their ids, and may be under way or done already. When it
             is broken off it goes on upstream.
+        paused: nothing of it is to be bought now: what is under way comes to its end, and the rest is bought later.
     """
 
     request: GenerationRequest
@@ -39,6 +40,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     patience: Patience
     watched: bool
     accepted: bool = False
+    paused: bool = False
 
     @property
     def left_out(self) -> tuple[str, ...]:

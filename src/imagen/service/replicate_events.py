@@ -13,7 +13,6 @@ from cachetools import FIFOCache
 from imagen.domain.batch import Batch, Item, ItemStatus
 from imagen.domain.delivery import Delivery
 from imagen.domain.events import Event, Progressed
-from imagen.domain.identifiers import new_id
 from imagen.domain.inside import is_inside
 from imagen.domain.prediction import Prediction, Status
 from imagen.errors import NotFound, StoreError
@@ -38,7 +37,7 @@ BY_DEFAULT = (OUTPUT, COMPLETED)
 LEAST_APART_SECONDS = 0.5
 """Between two of `output`, and two of `logs`."""
 MOST_KEPT = 10_000
-"""Of so many predictions it is known what was told of them; of others some of it is told once more."""
+"""Of so many predictions it is known what was told of them; of others some of it is made once more for another attempt."""
 _EVENT = "replicate."
 
 
@@ -70,7 +69,7 @@ class ReplicateEvents:
     def of_progress(
         self, batch: Batch, item: Item, prediction: Prediction, told: Told
     ) -> tuple[list[Delivery], Told]:
-        """What is new of one that runs, and what is told then."""
+        """What is new of one that runs, and what is told then. Made again of the same state, it is the same deliveries."""
         known = Known(batch=batch, item=item, prediction=prediction)
         found: list[Delivery] = []
         if not told.start and _has_begun(prediction):
@@ -78,16 +77,16 @@ class ReplicateEvents:
             found += self._made(START, known, message=f"msg_start_{known.id}")
         if (count := count_of(prediction)) > told.outputs:
             told = msgspec.structs.replace(told, outputs=count)
-            found += self._made(OUTPUT, known)
+            found += self._made(OUTPUT, known, message=f"msg_output_{item.attempt}_{count}_{known.id}")
         if (length := len(prediction.logs)) > told.logs:
             told = msgspec.structs.replace(told, logs=length)
-            found += self._made(LOGS, known)
+            found += self._made(LOGS, known, message=f"msg_logs_{item.attempt}_{length}_{known.id}")
         return found, told
 
     def of_end(
         self, batch: Batch, item: Item, predictions: Sequence[Prediction], told: Told
     ) -> Sequence[Delivery]:
-        """That it has ended, after whatever was not told before. Made again, the end itself is the same delivery."""
+        """That it has ended, after whatever was not told before. Made again, it is the same deliveries."""
         prediction = predictions[0] if predictions else None
         ended = Known(batch=batch, item=item, prediction=prediction)
         found: list[Delivery] = []
@@ -98,7 +97,7 @@ class ReplicateEvents:
             found, _ = self.of_progress(batch, open_item, running, told)
         return [*found, *self._made(COMPLETED, ended, message=f"msg_completed_{item.attempt}_{ended.id}")]
 
-    def _made(self, event: str, known: Known, *, message: str | None = None) -> list[Delivery]:
+    def _made(self, event: str, known: Known, *, message: str) -> list[Delivery]:
         batch = known.batch
         if batch is None or batch.webhook is None or event not in batch.webhook_events:
             return []
@@ -111,7 +110,7 @@ class ReplicateEvents:
         body["input"] = {}  # megabytes, perhaps, which every event would have again
         return [
             Delivery(
-                id=message or new_id("msg", now),
+                id=message,
                 subject=known.id,
                 url=batch.webhook,
                 scope=batch.scope,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from imagen.domain.semaphore import Lease, check_lease
 from imagen.errors import ImagenError, InvalidInput, NotFound, Problem, RateLimited
@@ -26,59 +27,30 @@ _RENEWALS_AFTER_FAULT = 10
 _log = logging.getLogger(__name__)
 
 
-class Leases(Protocol):
-    """Takes places, renews them and gives them back: `SemaphoreLeases`, or those of a gateway elsewhere."""
-
-    def now(self) -> float:
-        """Epoch seconds, by the clock in which leases tell their end."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-
-    async def take(
-        self, semaphore: str, *, holder: str, ttl_seconds: float, wait_seconds: float, turn: str
-    ) -> Lease:
-        """See `SemaphoreLeases.take`."""
-
-    async def renew(self, semaphore: str, lease: str, *, ttl_seconds: float) -> Lease:
-        """See `SemaphoreLeases.renew`."""
-
-    async def give_back(self, semaphore: str, lease: str) -> None:
-        """See `SemaphoreLeases.give_back`."""
-
-
-class SemaphoreLeases:
+class Leases(ABC):
     """Takes places, renews them and gives them back. Safe to share between the tasks of one loop.
 
     Args:
-        admission: lets in, first come, first served.
         semaphores: knows the leases.
         clock: tells the time.
     """
 
-    def __init__(self, *, admission: Admission, semaphores: Semaphores, clock: Clock) -> None:
-        self._admission = admission
+    def __init__(self, *, semaphores: Semaphores, clock: Clock) -> None:
         self._semaphores = semaphores
         self._clock = clock
         self._held: set[HeldSemaphore] = set()
 
     def now(self) -> float:
-        """Epoch seconds."""
+        """Epoch seconds, by the clock in which leases tell their end."""
         return self._clock.now().timestamp()
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await self._clock.sleep(seconds)
 
+    @abstractmethod
     async def take(
-        self,
-        semaphore: str,
-        *,
-        holder: str,
-        ttl_seconds: float,
-        wait_seconds: float,
-        turn: str,
-        longest_wait_seconds: float = MAX_WAIT_SECONDS,
+        self, semaphore: str, *, holder: str, ttl_seconds: float, wait_seconds: float, turn: str
     ) -> Lease:
         """A place that ends by itself after `ttl_seconds`, unless it is renewed. Canceled, it leaves nothing held.
 
@@ -86,9 +58,8 @@ class SemaphoreLeases:
             semaphore: its name.
             holder: whom others see, 1 to 100 printable characters.
             ttl_seconds: 1 to 86400.
-            wait_seconds: how long to stand in line, 0 to `longest_wait_seconds`; 0 takes what is free now.
+            wait_seconds: how long to stand in line, 0 to `MAX_WAIT_SECONDS`; 0 takes what is free now.
             turn: those who ask under the same name share a turn.
-            longest_wait_seconds: what may be asked for.
 
         Raises:
             InvalidInput: holder, ttl or wait make no sense.
@@ -97,21 +68,6 @@ class SemaphoreLeases:
             QueueFull: too many wait already.
             Draining: the process is shutting down.
         """
-        check_wait(wait_seconds, longest_seconds=longest_wait_seconds)
-        check_lease(holder, ttl_seconds)
-        in_line = max(wait_seconds, _ASKED_SECONDS)
-        try:
-            async with asyncio.timeout(in_line + _SLACK_SECONDS):
-                return await self._admission.lease(
-                    semaphore, holder=holder, ttl_seconds=ttl_seconds, wait_seconds=in_line, turn=turn
-                )
-        except (TimeoutError, RateLimited):
-            when = f"became free in {wait_seconds:g} s" if wait_seconds else "is free now"
-            raise RateLimited(
-                f"no place in semaphore {semaphore[:100]!r} {when}",
-                hint="Wait longer or try again; `imagen semaphore show NAME` tells who holds places.",
-                retry_after=_RETRY_SECONDS,
-            ) from None
 
     async def renew(self, semaphore: str, lease: str, *, ttl_seconds: float) -> Lease:
         """Let a lease last `ttl_seconds` from now.
@@ -124,13 +80,8 @@ class SemaphoreLeases:
         return await self._semaphores.renew(semaphore, lease, now=self.now(), lasts_seconds=ttl_seconds)
 
     async def give_back(self, semaphore: str, lease: str) -> None:
-        """Free a place; whoever waits for it here goes at once. One that has ended already is no mistake."""
+        """Free a place. One that has ended already is no mistake."""
         await self._semaphores.release(semaphore, lease)
-        self.look_again()
-
-    def look_again(self) -> None:
-        """A semaphore has changed: those who wait ask at once."""
-        self._admission.line.look_again()
 
     def hold(
         self, semaphore: str, *, holder: str, ttl_seconds: float, wait_seconds: float, turn: str
@@ -150,6 +101,56 @@ class SemaphoreLeases:
         """Give back what is held still."""
         for held in list(self._held):
             await held.give_back()
+
+
+class SemaphoreLeases(Leases):
+    """Places in the semaphores of our own store.
+
+    Args:
+        admission: lets in, first come, first served.
+        semaphores: knows the leases.
+        clock: tells the time.
+    """
+
+    def __init__(self, *, admission: Admission, semaphores: Semaphores, clock: Clock) -> None:
+        super().__init__(semaphores=semaphores, clock=clock)
+        self._admission = admission
+
+    async def take(
+        self,
+        semaphore: str,
+        *,
+        holder: str,
+        ttl_seconds: float,
+        wait_seconds: float,
+        turn: str,
+        longest_wait_seconds: float = MAX_WAIT_SECONDS,
+    ) -> Lease:
+        """See `Leases.take`; `longest_wait_seconds` is what may be asked for."""
+        check_wait(wait_seconds, longest_seconds=longest_wait_seconds)
+        check_lease(holder, ttl_seconds)
+        in_line = max(wait_seconds, _ASKED_SECONDS)
+        try:
+            async with asyncio.timeout(in_line + _SLACK_SECONDS):
+                return await self._admission.lease(
+                    semaphore, holder=holder, ttl_seconds=ttl_seconds, wait_seconds=in_line, turn=turn
+                )
+        except (TimeoutError, RateLimited):
+            when = f"became free in {wait_seconds:g} s" if wait_seconds else "is free now"
+            raise RateLimited(
+                f"no place in semaphore {semaphore[:100]!r} {when}",
+                hint="Wait longer or try again; `imagen semaphore show NAME` tells who holds places.",
+                retry_after=_RETRY_SECONDS,
+            ) from None
+
+    async def give_back(self, semaphore: str, lease: str) -> None:
+        """See `Leases.give_back`; whoever waits for the place here goes at once."""
+        await super().give_back(semaphore, lease)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """A semaphore has changed: those who wait ask at once."""
+        self._admission.line.look_again()
 
 
 class HeldSemaphore:
@@ -198,7 +199,7 @@ class HeldSemaphore:
 
         Raises:
             RuntimeError: it holds one already.
-            InvalidInput, NotFound, RateLimited, QueueFull, Draining: as `SemaphoreLeases.take`.
+            InvalidInput, NotFound, RateLimited, QueueFull, Draining: as `Leases.take`.
         """
         if self._lease is not None:
             raise RuntimeError(f"a place in semaphore {self.semaphore!r} is held already")

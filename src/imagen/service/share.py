@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import msgspec
 
+from imagen.domain.batch import Batch, Control
 from imagen.domain.events import CacheHit
 from imagen.domain.money import Usd
 from imagen.domain.prediction import HIDDEN, Prediction, Status
@@ -27,16 +29,17 @@ from imagen.errors import (
     StillFollowed,
     StoreError,
 )
-from imagen.ports import Backend, Clock, Plan, PredictionStore
-from imagen.service.adopt import is_remembered
-from imagen.service.cache import CachedPictures, PictureCache
+from imagen.ports import Backend, BatchStore, Clock, Notify, Owners, Plan, PredictionStore
+from imagen.service.adopt import outputs_live
+from imagen.service.cache import CachedPictures, PictureCache, Tap
 from imagen.service.deliver import Deliverer, Destination, Kept, PictureSource, from_stored, to_stored
 from imagen.service.endings import error_of
-from imagen.service.errand import Notify
 from imagen.service.finish import Outcome
 
 MOST_COPIES = 8
 """So many copies are delivered at once, as the pictures of each are in memory meanwhile."""
+
+_log = logging.getLogger(__name__)
 
 Make = Callable[[PictureSource], Awaitable[Outcome]]
 """Has it made; the pictures are fetched from what is given."""
@@ -56,6 +59,9 @@ class Reuse:
     Args:
         cache: pictures of the past.
         store: has the predictions.
+        batches: say what durable work a prediction belongs to.
+        owners: tells the living from the dead.
+        takes: whether this process works on a batch that nobody works on.
         deliverer: brings the copies to where they were asked for.
         clock: tells the time.
         by_default: whether a backend's requests are reused that say nothing of it.
@@ -66,12 +72,18 @@ class Reuse:
         *,
         cache: PictureCache,
         store: PredictionStore,
+        batches: BatchStore,
+        owners: Owners,
+        takes: Callable[[Batch], bool],
         deliverer: Deliverer,
         clock: Clock,
         by_default: Callable[[Backend], bool],
     ) -> None:
         self._cache = cache
         self._store = store
+        self._batches = batches
+        self._owners = owners
+        self._takes = takes
         self._deliverer = deliverer
         self._clock = clock
         self._by_default = by_default
@@ -180,12 +192,21 @@ class Reuse:
         try:
             outcome = await make(tap)
             if outcome.error is None:
-                await self._cache.put(key, outcome.prediction, tap)
+                await self._keep(key, outcome.prediction, tap)
             return msgspec.structs.replace(outcome, cache="miss")
         finally:
             tap.clear()
             if (flight := self._flights.get(key)) is not None and flight.task is asyncio.current_task():
                 self._forget(key, flight)
+
+    async def _keep(self, key: str, prediction: Prediction, tap: Tap) -> None:
+        """Put its pictures into the cache. They are paid for and delivered: no fault of the cache takes that back."""
+        try:
+            await self._cache.put(key, prediction, tap)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it only costs what the cache would have saved
+            fault = type(error).__name__
+            _log.error("the pictures of %s are not in the cache: unexpected %s", prediction.id, fault)
+            _log.debug("the fault of the cache of %s", prediction.id, exc_info=error)
 
     def _forget(self, key: str, flight: _Flight) -> None:
         """Whoever comes now begins anew."""
@@ -193,13 +214,32 @@ class Reuse:
             del self._flights[key]
 
     async def _bought_for_others(self, prediction: Prediction) -> Prediction | None:
-        """What other durable work has bought for an equal request, and is going to bring to its end."""
+        """What other durable work has bought for an equal request, and somebody alive is going to bring to its end.
+
+        What the dead have left behind is finished by whoever goes on with their work, which may be never. Nobody waits for
+        that: each wish is bought once, and this one is another.
+        """
         now = self._clock.now()
         for found in await self._store.promised(prediction.request_key):
             same = found.account == prediction.account and found.id != prediction.id
-            if same and is_remembered(found, now):  # later there is nothing left of it that could be had
+            # Later there is nothing left of it that could be had.
+            if same and outputs_live(found, now) and await self._is_worked_on(found):
                 return found
         return None
+
+    async def _is_worked_on(self, prediction: Prediction) -> bool:
+        """Whether a living process has it, or the batch that it belongs to; or this one is about to take that."""
+        if prediction.owner is not None and self._owners.alive(prediction.owner):
+            return True
+        place = (await self._batches.places([prediction.id])).get(prediction.id)
+        if place is None:
+            return False
+        batch, _ = place
+        if batch.control is Control.PAUSE and prediction.unheard:
+            return False  # it is bought when somebody resumes that
+        if batch.owner is not None and self._owners.alive(batch.owner):
+            return True
+        return self._takes(batch)
 
     # --- their own answers -------------------------------------------------------------------------------
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import msgspec
 
-from imagen.domain.batch import Batch, Control, Item, ItemStatus
+from imagen.domain.batch import KEY_LIVES, Batch, Control, Item, ItemStatus
 from imagen.domain.money import Usd
 from imagen.domain.prediction import Prediction, any_charged
 from imagen.errors import BackendUnauthenticated, NotFound
@@ -15,8 +15,6 @@ from imagen.ports import BatchStore, Clock, Owners, PredictionStore
 from imagen.service.notices import Notices
 from imagen.service.tokens import TokenVault
 
-WAITS = timedelta(hours=24)
-"""How long such work waits for its caller; an idempotency key stands as long."""
 _PAGE = 200
 
 
@@ -59,7 +57,8 @@ class Stranded:
         return [batch for batch in found if await self._ended(batch, now)]
 
     def _is_stranded(self, batch: Batch, now: datetime) -> bool:
-        if batch.kind != "single" or not batch.own_token or now - batch.created_at < WAITS:
+        # Its caller may come back with the same key for as long as that stands.
+        if batch.kind != "single" or not batch.own_token or now - batch.created_at < KEY_LIVES:
             return False
         if batch.control is Control.PAUSE:
             return batch.reason is not None

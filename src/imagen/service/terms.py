@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from imagen.domain.limits import Lane
 from imagen.domain.prediction import Prediction
-from imagen.limits.admission import Notify, Place
-from imagen.ports import Backend, Plan
+from imagen.limits.admission import Place
+from imagen.ports import Backend, Notify, Plan
 from imagen.service.buy import Buyer, Purchase
 from imagen.service.prepare import Order
 from imagen.service.watch import HeldOpen, Watcher

@@ -66,6 +66,10 @@ class TokenVault:
             return False
         return True
 
+    def is_usable(self, batch: Batch) -> bool:
+        """Whether `of` would give it: it is in memory, or can be read."""
+        return batch.id in self._in_memory or self.is_readable(batch)
+
     def of(self, batch: Batch) -> Secret:
         """The token of a batch.
 

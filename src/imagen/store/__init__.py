@@ -1,1 +1,1 @@
-"""Who remembers: one SQL schema, one writer. Only this package knows SQL."""
+"""Who remembers: one SQL schema, one writer. Nothing else knows the SQL of our own database."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
 
@@ -27,13 +28,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine.default import DefaultDialect
 
-from imagen.domain.batch import Batch, Control, Idempotency, Item, ItemStatus, Remembered, Tally
+from imagen.domain.batch import KEY_LIVES, Batch, Control, Idempotency, Item, ItemStatus, Remembered, Tally
 from imagen.domain.caller import Caller
 from imagen.domain.delivery import Delivery
 from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
 from imagen.errors import IdempotencyConflict, ImagenError, NotFound, StoreError
-from imagen.ports import OpenWork, Stretch
+from imagen.ports import OpenWork, Stretch, TellsEnds
 from imagen.store.database import Database
 from imagen.store.items import (
     LEFT,
@@ -62,13 +63,14 @@ from imagen.store.tables import batches, idempotency, item_predictions, items
 from imagen.store.types import Instant
 
 T = TypeVar("T")
-MARK_LIVES = timedelta(hours=24)
+_log = logging.getLogger(__name__)
 """How long an idempotency key stands for the request that it came with first."""
 _RETRIED = "retried"
 """In the answer of a mark: how many items its request queued again."""
 _FIELDS = Batch.__struct_fields__
 _KNOWN_LATE = ("total", "quoted", "unpriced", "images", "owner", "details")
 _MOST_OWED = 20
+_PAGE = 200
 _MARK_FIELDS = Idempotency.__struct_fields__
 _AFTER_ALL = "\U0010ffff"
 
@@ -132,9 +134,6 @@ _OPEN_WORK = Statement(
     .order_by(batches.c.id)
 )
 _UNDER_WAY = Statement(UNDER_WAY)
-_STILL_CANCELED = Statement(
-    select(batches.c.id).where(_THIS, _OPEN, _ACCEPTED, batches.c.control == Control.CANCEL.value)
-)
 _TAKE = Statement(
     update(batches)
     .where(
@@ -197,15 +196,23 @@ _LOAD = select(
     select(func.count()).select_from(items).where(items.c.batch_id.in_(_OPEN_OF), LEFT).scalar_subquery(),
 )
 _REOPEN = Statement(
-    update(batches).where(_THIS).values(control=Control.RUN.value, reason=null(), ended_at=null())
+    update(batches)
+    .where(_THIS)
+    .values(control=Control.RUN.value, reason=null(), ended_at=null(), details=bindparam("details"))
 )
 
 
 class SqlBatches:
-    """`ports.BatchStore` on one database."""
+    """`ports.BatchStore` on one database.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: has them.
+        tells: what is to be told of items that end here, without anybody who works on them.
+    """
+
+    def __init__(self, database: Database, *, tells: TellsEnds = lambda _: None) -> None:
         self._database = database
+        self._tells = tells
 
     # --- acceptance --------------------------------------------------------------------------------------
 
@@ -250,7 +257,7 @@ class SqlBatches:
                 _set(connection, replace(mark, batch_id=batch.id))
             return batch.id
 
-        return _told(await self._database.write(job))
+        return _raised(await self._database.write(job))
 
     async def _accept_whole(self, batch: Batch, items: Sequence[Item], mark: Idempotency | None) -> str:
         if len(items) != batch.total:
@@ -267,7 +274,7 @@ class SqlBatches:
                 _set(connection, replace(mark, batch_id=batch.id))
             return batch.id
 
-        return _told(await self._database.write(job))
+        return _raised(await self._database.write(job))
 
     async def known(self, scope: str, key: str, *, since: datetime) -> Idempotency | None:
         """See the port."""
@@ -499,28 +506,39 @@ class SqlBatches:
         row = {"this_batch": batch_id, "wanted": wanted.value, "reason": reason}
 
         def job(connection: Connection) -> Batch | ImagenError:
-            if _CONTROL.run(connection, row).rowcount and wanted is Control.CANCEL:
-                _cancel_queued(connection, batch_id, at)
-            found = _find(connection, batch_id)
-            if code is not None and found is not None and found.reason == reason:
-                details = found.details | Remembered(stopped_by=code).to_details()
-                _DETAIL.run(connection, {"this_batch": found.id, "details": details})
-                return replace(found, details=details)
-            return found or _unknown(batch_id)
+            before = _find(connection, batch_id)
+            if before is None:
+                return _unknown(batch_id)
+            steered = bool(_CONTROL.run(connection, row).rowcount)
+            if steered and wanted is Control.CANCEL:
+                _cancel_queued(connection, before, at, self._tells)
+            found = _find(connection, batch_id) or before
+            resumed = steered and wanted is Control.RUN and before.control is Control.PAUSE
+            noted = Remembered(
+                stopped_by=code if found.reason == reason else None, resumed_at=at if resumed else None
+            ).to_details()
+            if not noted:
+                return found
+            details = found.details | noted
+            _DETAIL.run(connection, {"this_batch": found.id, "details": details})
+            return replace(found, details=details)
 
-        return _told(await self._database.write(job))
+        return _raised(await self._database.write(job))
 
     async def cancel_queued(self, batch_id: str, *, at: datetime) -> int:
         """See the port."""
 
         def job(connection: Connection) -> int:
-            if _STILL_CANCELED.run(connection, {"this_batch": batch_id}).fetchone() is None:
+            found = _find(connection, batch_id)
+            if found is None or found.ended_at is not None or found.control is not Control.CANCEL:
                 return 0
-            return _cancel_queued(connection, batch_id, at)
+            return _cancel_queued(connection, found, at, self._tells)
 
         return await self._database.write(job)
 
-    async def retry(self, batch_id: str, items: Sequence[Item], *, mark: Idempotency | None = None) -> int:
+    async def retry(
+        self, batch_id: str, items: Sequence[Item], *, at: datetime, mark: Idempotency | None = None
+    ) -> int:
         """See the port. How many it were is kept in the answer of the mark."""
 
         def job(connection: Connection) -> int | ImagenError:
@@ -528,17 +546,19 @@ class SqlBatches:
             if mark is not None and first is not None:
                 same = first.fingerprint == mark.fingerprint
                 return int((first.answer or {}).get(_RETRIED, 0)) if same else _conflict(mark)
-            if _find(connection, batch_id) is None:
+            found = _find(connection, batch_id)
+            if found is None:
                 return _unknown(batch_id)
             count = retry_items(connection, [item for item in items if item.batch_id == batch_id])
             if count:
-                _REOPEN.run(connection, {"this_batch": batch_id})
+                details = found.details | Remembered(retried_at=at).to_details()
+                _REOPEN.run(connection, {"this_batch": batch_id, "details": details})
             if mark is not None:
                 answer = (mark.answer or {}) | {_RETRIED: count}
                 _set(connection, replace(mark, batch_id=batch_id, answer=answer))
             return count
 
-        return _told(await self._database.write(job))
+        return _raised(await self._database.write(job))
 
 
 def _add(connection: Connection, batch: Batch, *, accepted: bool) -> None:
@@ -555,10 +575,29 @@ def _forget(connection: Connection, batch_id: str) -> None:
         forget_items(connection, batch_id)
 
 
-def _cancel_queued(connection: Connection, batch_id: str, at: datetime) -> int:
-    count = cancel_items(connection, batch_id, at)
-    _COUNT_ENDS.run(connection, {"this_batch": batch_id, "count": count})
+def _cancel_queued(connection: Connection, batch: Batch, at: datetime, tells: TellsEnds) -> int:
+    """End what is queued of a batch as it stands, and write down what is to be told of that."""
+    count = cancel_items(connection, batch.id, at)
+    _COUNT_ENDS.run(connection, {"this_batch": batch.id, "count": count})
+    if count and (tell := tells(batch)) is not None:
+        _tell_ends(connection, batch, tell)
     return count
+
+
+def _tell_ends(connection: Connection, batch: Batch, tell: Callable[[Item], Sequence[Delivery]]) -> None:
+    """Write down what is to be told of the ends since `batch` was read, in their order."""
+    after = batch.sequence
+    while page := ended_items(connection, batch.id, after=after, limit=_PAGE):
+        after = page[-1].sequence
+        for item in page:
+            try:
+                deliveries = tell(item)
+            except Exception as error:  # noqa: BLE001 - of a damaged row nothing can be told; the others end all the same
+                _log.error(
+                    "the end of item %d of %s is not told: %s", item.index, batch.id, type(error).__name__
+                )
+                continue
+            put_deliveries(connection, deliveries)
 
 
 def _find(connection: Connection, batch_id: str) -> Batch | None:
@@ -568,7 +607,7 @@ def _find(connection: Connection, batch_id: str) -> Batch | None:
 
 def _first(connection: Connection, mark: Idempotency) -> Idempotency | None:
     """The mark of that key that still stands."""
-    return _mark(connection, mark.scope, mark.key, mark.created_at - MARK_LIVES)
+    return _mark(connection, mark.scope, mark.key, mark.created_at - KEY_LIVES)
 
 
 def _mark(connection: Connection, scope: str, key: str, since: datetime) -> Idempotency | None:
@@ -583,7 +622,7 @@ def _set(connection: Connection, mark: Idempotency) -> None:
 # What is wrong is returned by the jobs and raised here: a job that raises makes all others of its group begin again.
 
 
-def _told(found: T | ImagenError) -> T:
+def _raised(found: T | ImagenError) -> T:
     if isinstance(found, ImagenError):
         raise found
     return found

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    LargeBinary,
+    Row,
+    cast,
+    delete,
+    func,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert
 
 from imagen.ports import CacheEntry
+from imagen.store.damage import DAMAGE, is_damage
 from imagen.store.database import Database
 from imagen.store.tables import cached
 
@@ -17,8 +31,12 @@ _FIELDS = CacheEntry.__struct_fields__
 _COLUMNS = tuple(cached.c[name] for name in _FIELDS)
 _LATEST_FIRST = (cached.c.used_at.desc(), cached.c.key.desc())
 _UP_TO_HERE = func.sum(cached.c.size_bytes).over(order_by=_LATEST_FIRST, rows=(None, 0)).label("up_to_here")
-_ADDED_UP = select(*_COLUMNS, _UP_TO_HERE).subquery()
+_NUMBER = literal_column("cached.rowid", BigInteger).label("number")
+"""Which row it is, also where nothing that is written in it can be read."""
+_ADDED_UP = select(*_COLUMNS, _NUMBER, _UP_TO_HERE).subquery()
 _SIZE = select(func.count(), func.coalesce(func.sum(cached.c.size_bytes), 0)).select_from(cached)
+
+_log = logging.getLogger(__name__)
 
 
 class SqlCacheIndex:
@@ -32,13 +50,21 @@ class SqlCacheIndex:
         there = select(cached.c.key).where(cached.c.key == key)
         if not await self._database.read(lambda connection: connection.execute(there).first()):
             return None
-        statement = update(cached).where(cached.c.key == key).values(used_at=now).returning(*_COLUMNS)
+        use = update(cached).where(cached.c.key == key).values(used_at=now)
 
-        def job(connection: Connection) -> CacheEntry | None:
-            row = connection.execute(statement).one_or_none()
-            return None if row is None else _from_row(row)
+        def job(connection: Connection) -> CacheEntry | int | None:
+            number = connection.execute(select(_NUMBER).where(cached.c.key == key)).scalar()
+            if number is None:
+                return None
+            connection.execute(use)
+            found = _read(connection, number)
+            return number if found is None else found
 
-        return await self._database.write(job)
+        found = await self._database.write(job)
+        if isinstance(found, int):
+            await self._forget([found])
+            return None
+        return found
 
     async def put(self, entry: CacheEntry) -> None:
         """See the port."""
@@ -47,9 +73,9 @@ class SqlCacheIndex:
         statement = insert(cached).values(row).on_conflict_do_update(index_elements=["key"], set_=changed)
         await self._database.write(lambda connection: connection.execute(statement))
 
-    async def remove(self, key: str) -> None:
+    async def remove(self, key: str, *, prediction_id: str) -> None:
         """See the port."""
-        statement = delete(cached).where(cached.c.key == key)
+        statement = delete(cached).where(cached.c.key == key, cached.c.prediction_id == prediction_id)
         await self._database.write(lambda connection: connection.execute(statement))
 
     async def oldest(self, *, above_bytes: int) -> Sequence[CacheEntry]:
@@ -60,12 +86,22 @@ class SqlCacheIndex:
             .order_by(_ADDED_UP.c.used_at, _ADDED_UP.c.key)
         )
 
-        def job(connection: Connection) -> Sequence[CacheEntry]:
+        def job(connection: Connection) -> tuple[Sequence[CacheEntry], Sequence[int]]:
             if connection.execute(_SIZE).one()[1] <= above_bytes:
-                return ()
-            return [_from_row(row) for row in connection.execute(too_many)]
+                return (), ()
+            try:
+                return [_from_row(row) for row in connection.execute(too_many)], ()
+            except DAMAGE as error:
+                if not is_damage(error):
+                    raise
+            numbers = connection.execute(too_many.with_only_columns(_ADDED_UP.c.number)).scalars().all()
+            read = [(number, _read(connection, number)) for number in numbers]
+            return [one for _, one in read if one is not None], [each for each, one in read if one is None]
 
-        return await self._database.read(job)
+        found, damaged = await self._database.read(job)
+        if damaged:
+            await self._forget(damaged)
+        return found
 
     async def size(self) -> tuple[int, int]:
         """See the port."""
@@ -76,9 +112,33 @@ class SqlCacheIndex:
 
         return await self._database.read(job)
 
+    async def _forget(self, numbers: Sequence[int]) -> None:
+        """Forget rows that cannot be read. They may have been replaced since they were met: whole ones stay."""
+        whose = select(cast(cached.c.prediction_id, LargeBinary))
+
+        def job(connection: Connection) -> Sequence[bytes]:
+            forgotten = list[bytes]()
+            for number in numbers:
+                if _read(connection, number) is None:
+                    forgotten += connection.execute(whose.where(_NUMBER.element == number)).scalars()
+                    connection.execute(delete(cached).where(_NUMBER.element == number))
+            return forgotten
+
+        for prediction_id in await self._database.write(job):
+            whom = prediction_id.decode(errors="replace")
+            _log.warning("the cached pictures of %s are forgotten: their row cannot be read", whom)
+
 
 def _from_row(row: Row[Any]) -> CacheEntry:
-    facts = dict(row._mapping)  # noqa: SLF001 - its public name
-    return CacheEntry(
-        **facts | {"pictures": tuple(facts["pictures"]), "media_types": tuple(facts["media_types"])}
-    )
+    return msgspec.convert(dict(zip(_FIELDS, row, strict=True)), CacheEntry)
+
+
+def _read(connection: Connection, number: int) -> CacheEntry | None:
+    """What one row says; None when that cannot be read, or it is gone."""
+    try:
+        row = connection.execute(select(*_COLUMNS).where(_NUMBER.element == number)).one_or_none()
+        return None if row is None else _from_row(row)
+    except DAMAGE as error:
+        if not is_damage(error):
+            raise
+        return None

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, and_, bindparam, delete, exists, func, literal, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, exists, func, literal, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine.default import DefaultDialect
 
@@ -28,6 +28,7 @@ _RESULT = ("predictions", "cost", *_END_OF_ONE)
 _NO_END = {name: getattr(Item(batch_id="", index=0, order=b""), name) for name in _END_OF_ONE}
 """What an item has that has not ended."""
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
+_instant = Instant().result_processor(DefaultDialect(), None)
 _READERS: dict[str, Callable[[Any], Any]] = {
     "status": ItemStatus,
     "order": str.encode,
@@ -38,7 +39,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "cost": Usd,
     "files": _NAMES.decode,
     "urls": _NAMES.decode,
-    "ended_at": Instant().result_processor(DefaultDialect(), None),
+    "ended_at": _instant,
 }
 _READ = tuple((name, _READERS.get(name)) for name in _FIELDS)
 _IN_PLACE = {name: getattr(Item(batch_id="", index=0, order=b"{}", cost=None), name) for name in _READERS}
@@ -65,7 +66,9 @@ _COLUMNS = tuple(items.c[name] for name in _FIELDS)
 _ADD = Statement(insert(items), columns=_FIELDS)
 _COUNT = Statement(select(func.count()).where(OF_BATCH))
 _FORGET = Statement(delete(items).where(OF_BATCH))
-_each = func.json_each(items.c.predictions).table_valued("value", name="each")
+_READABLE = func.json_valid(items.c.predictions) == 1
+_each = func.json_each(case((_READABLE, items.c.predictions), else_="[]")).table_valued("value", name="each")
+"""The predictions of an item; none where that is damaged, which keeps nobody from the others."""
 _BELONG_ALL = Statement(
     insert(item_predictions).from_select(
         ["prediction_id", "batch_id", "index", "scope"],
@@ -153,7 +156,8 @@ _BEGUN = exists(
 """A prediction of its present attempt is written down: it may have been bought."""
 _unbought = (
     select(items.c.index, func.row_number().over(order_by=items.c.index).label("number"))
-    .where(OF_BATCH, WAITS, ~_BEGUN)
+    # What nobody can tell of is handed out to whoever finds out.
+    .where(OF_BATCH, WAITS, _READABLE, ~_BEGUN)
     .subquery("unbought")
 )
 _CANCEL = Statement(
@@ -183,6 +187,16 @@ _TALLY = Statement(
     .where(OF_BATCH)
     .group_by(items.c.status)
 )
+_BEGAN = Statement(
+    select(func.min(func.coalesce(predictions.c.sent_at, items.c.ended_at)))
+    .select_from(
+        items.outerjoin(_each, literal(1) == literal(1)).outerjoin(
+            predictions, predictions.c.id == _each.c.value
+        )
+    )
+    .where(OF_BATCH, items.c.ended_at >= bindparam("recent_since"))
+)
+"""When the first of what has ended lately was begun; what took no purchase, or none of ours, took no time."""
 _SOME = (
     select(*_COLUMNS)
     .where(OF_BATCH, items.c.index > bindparam("after"))
@@ -277,14 +291,17 @@ def cancel_items(connection: Connection, batch_id: str, at: datetime) -> int:
 
 def tally(connection: Connection, batch_id: str, recent_since: datetime) -> Tally:
     """The items of a batch, counted."""
-    rows = _TALLY.run(connection, {"this_batch": batch_id, "recent_since": recent_since}).fetchall()
+    row = {"this_batch": batch_id, "recent_since": recent_since}
+    rows = _TALLY.run(connection, row).fetchall()
+    recent = sum(count for *_, count in rows)
     counts: dict[str, int] = {status: count for status, count, *_ in rows}
     return Tally(
         **counts,
         unpriced=sum(count - priced for _, count, priced, *_ in rows),
         cost=Usd(sum(cost or 0 for *_, cost, _, _ in rows)),
         images=sum(images for *_, images, _ in rows),
-        recent=sum(recent for *_, recent in rows),
+        recent=recent,
+        recent_from=_instant(_BEGAN.run(connection, row).fetchone()[0]) if recent else None,
     )
 
 

@@ -162,19 +162,13 @@ class SqlLimits:
 
         await self._change(account, creates=refusal.creates, change=change, now=now)
 
-    async def told(
+    async def note_allowance(
         self, account: str, allowance: Allowance, *, sequence: int, age: float, now: float
     ) -> None:
         """See the port."""
 
         def change(gate: Gate) -> bool:
-            return gate.told(
-                now,
-                remaining=allowance.remaining,
-                reset=allowance.reset_seconds,
-                sequence=sequence,
-                age=age,
-            )
+            return gate.note_allowance(now, remaining=allowance.remaining, sequence=sequence, age=age)
 
         await self._change(account, creates=True, change=change, now=now)
 

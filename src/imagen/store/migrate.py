@@ -11,7 +11,7 @@ from sqlalchemy import Engine, inspect, text
 
 from imagen.errors import SchemaMismatch
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest file in `migrations/versions`; a test keeps the two equal."""
 
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Any
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, func, literal, or_, select, update
+import msgspec
+from sqlalchemy import (
+    Column,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert
 
 from imagen.domain.delivery import Delivery, SigningSecret
-from imagen.errors import NotFound
+from imagen.errors import NotFound, StoreError
+from imagen.store.damage import DAMAGE, is_damage
 from imagen.store.database import Database
 from imagen.store.statement import Statement
 from imagen.store.tables import deliveries, signing_secrets
@@ -22,6 +37,25 @@ _COLUMNS = tuple(deliveries.c[name] for name in _FIELDS)
 _SECRET_COLUMNS = tuple(signing_secrets.c[name] for name in SigningSecret.__struct_fields__)
 _CHANGING = ("attempts", "tried_since", "due_at", "delivered_at", "given_up_at", "answer")
 _OPEN = deliveries.c.due_at.is_not(None)
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_UNKNOWN = "?"
+_DAMAGED = "it cannot be read in the database"
+# What stands for a field that cannot be read; None for all others.
+_INSTEAD_OF_DELIVERY: Mapping[str, Any] = {
+    "id": _UNKNOWN,
+    "subject": _UNKNOWN,
+    "url": _UNKNOWN,
+    "scope": _UNKNOWN,
+    "event": _UNKNOWN,
+    "body": {},
+    "created_at": _EPOCH,
+    "attempts": 0,
+}
+_INSTEAD_OF_SECRET: Mapping[str, Any] = {"secret": "", "created_at": _EPOCH}
+
+_log = logging.getLogger(__name__)
 
 _NEXT_NUMBER = select(func.coalesce(func.max(deliveries.c.number), 0) + 1).scalar_subquery()
 _PUT = Statement(
@@ -70,9 +104,18 @@ class SqlOutbox:
     async def due(self, *, now: datetime, limit: int) -> Sequence[Delivery]:
         """See the port. Those of many hosts take turns, so that a slow one with many leaves room for the others."""
         statement = _due(now, limit)
-        return await self._database.read(
-            lambda connection: [_from_row(row) for row in connection.execute(statement)]
-        )
+        found = await self._database.read(lambda connection: _deliveries(connection, statement))
+        if damaged := {number: one for number, one in found if number is not None}:
+            await self._give_up(damaged, now)
+        return [one for number, one in found if number is None]
+
+    async def _give_up(self, damaged: Mapping[int, Delivery], now: datetime) -> None:
+        """End those that cannot be read, so that they hold up nobody behind them. What they say stays as it is."""
+        ended = dict.fromkeys(_CHANGING) | {"attempts": 0, "given_up_at": now, "answer": _DAMAGED}
+        statement = update(deliveries).where(deliveries.c.number.in_(damaged)).values(ended)
+        await self._database.write(lambda connection: connection.execute(statement))
+        for number, one in damaged.items():
+            _log.error("%s, number %d, was given up: %s", one.id, number, _DAMAGED)
 
     async def done(self, delivery: Delivery, *, now: datetime) -> Delivery | None:
         """See the port."""
@@ -82,14 +125,14 @@ class SqlOutbox:
 
         def job(connection: Connection) -> Delivery | None:
             connection.execute(_DONE, row)
-            head = connection.execute(_HEAD, line).one_or_none()
-            return None if head is None else _from_row(head)
+            # One that cannot be read is given up by the next look at what is due.
+            return next((one for number, one in _deliveries(connection, _HEAD, line) if number is None), None)
 
         head = await self._database.write(job)
         return None if head is None or head.due_at is None or head.due_at > now else head
 
     async def list(self, *, limit: int, scope: str | None = None, failed: bool = False) -> Sequence[Delivery]:
-        """See the port."""
+        """See the port. Of one that is damaged it has what can be read."""
         statement = select(*_COLUMNS).order_by(deliveries.c.number.desc()).limit(limit)
         if scope is not None:
             statement = statement.where(deliveries.c.scope == scope)
@@ -97,12 +140,15 @@ class SqlOutbox:
             statement = statement.where(
                 or_(deliveries.c.given_up_at.is_not(None), _OPEN & (deliveries.c.attempts > 0))
             )
-        return await self._database.read(
-            lambda connection: [_from_row(row) for row in connection.execute(statement)]
-        )
+        found = await self._database.read(lambda connection: _deliveries(connection, statement))
+        return [one for _, one in found]
 
     async def retry(self, delivery_id: str, *, now: datetime) -> Delivery:
-        """See the port. One that was taken is left as it is, and returned so."""
+        """See the port. One that was taken is left as it is, and returned so.
+
+        Raises:
+            StoreError: it cannot be read, so it cannot be sent.
+        """
         begun = (
             update(deliveries)
             .where(deliveries.c.id == delivery_id, deliveries.c.delivered_at.is_(None))
@@ -110,17 +156,28 @@ class SqlOutbox:
         )
         found = select(*_COLUMNS).where(deliveries.c.id == delivery_id)
 
-        def job(connection: Connection) -> Row[Any] | None:
+        def job(connection: Connection) -> list[tuple[int | None, Delivery]]:
+            before = _deliveries(connection, found)
+            if any(number is not None for number, _ in before):
+                return before
             connection.execute(begun)
-            return connection.execute(found).one_or_none()
+            return _deliveries(connection, found)
 
         # What is wrong is told outside: a job that raises makes all others of its group begin again.
-        row = await self._database.write(job)
-        if row is None:
+        rows = await self._database.write(job)
+        if not rows:
             raise NotFound(
                 f"no delivery has the id {delivery_id[:100]!r}", hint="`imagen deliveries list` shows them."
             )
-        return _from_row(row)
+        ((number, one),) = rows
+        if number is not None:
+            error = StoreError(
+                f"the delivery {delivery_id[:100]!r} cannot be sent: {_DAMAGED}",
+                hint="Ask for what it is about: `imagen deliveries list` tells that, as `subject`.",
+            )
+            error.of_one_row = True
+            raise error
+        return one
 
     async def waiting(self) -> int:
         """See the port."""
@@ -189,7 +246,8 @@ def _due(now: datetime, limit: int) -> Select[Any]:
     ready = (
         select(deliveries.c.number, turn)
         .join(heads, heads.c.number == deliveries.c.number)
-        .where(deliveries.c.due_at <= now)
+        # What is no instant would never come, and hold up all that is behind it.
+        .where(or_(deliveries.c.due_at <= now, func.julianday(deliveries.c.due_at).is_(None)))
         .subquery()
     )
     return (
@@ -213,8 +271,65 @@ def _signing(connection: Connection, now: datetime) -> list[SigningSecret]:
         .where(or_(signing_secrets.c.retires_at.is_(None), signing_secrets.c.retires_at > now))
         .order_by(signing_secrets.c.id.desc())
     )
-    return [SigningSecret(**row._mapping) for row in connection.execute(statement)]  # noqa: SLF001
+    # A damaged one is there, too: else another would be made in its place, which no receiver knows.
+    return [
+        one
+        for _, one in _rows(
+            connection, statement, SigningSecret, key=signing_secrets.c.id, instead=_INSTEAD_OF_SECRET
+        )
+    ]
 
 
-def _from_row(row: Row[Any]) -> Delivery:
-    return Delivery(**row._mapping)  # noqa: SLF001 - its public name
+def _deliveries(
+    connection: Connection, statement: Select[Any], values: Mapping[str, Any] | None = None
+) -> list[tuple[int | None, Delivery]]:
+    """See `_rows`; before a damaged one stands its number."""
+    return _rows(
+        connection, statement, Delivery, key=deliveries.c.number, instead=_INSTEAD_OF_DELIVERY, values=values
+    )
+
+
+def _rows(
+    connection: Connection,
+    statement: Select[Any],
+    kind: type[_T],
+    *,
+    key: Column[int],
+    instead: Mapping[str, Any],
+    values: Mapping[str, Any] | None = None,
+) -> list[tuple[int | None, _T]]:
+    """What a statement selects, in its order: None and all of a sound row, the key and what can be read of a damaged one."""
+    try:
+        return [(None, _from_row(kind, row)) for row in connection.execute(statement, values or {})]
+    except DAMAGE as error:
+        if not is_damage(error):
+            raise
+    keys = connection.execute(statement.with_only_columns(key), values or {}).scalars().all()
+    return [_row(connection, kind, key, this, instead) for this in keys]
+
+
+def _row(
+    connection: Connection, kind: type[_T], key: Column[int], this: int, instead: Mapping[str, Any]
+) -> tuple[int | None, _T]:
+    fields = msgspec.structs.fields(kind)
+    columns = [key.table.c[field.name] for field in fields]
+    try:
+        return None, _from_row(kind, connection.execute(select(*columns).where(key == this)).one())
+    except DAMAGE as error:
+        if not is_damage(error):
+            raise
+    values = {}
+    for field, column in zip(fields, columns, strict=True):
+        try:
+            value = connection.execute(select(column).where(key == this)).scalar_one()
+            values[field.name] = msgspec.convert(value, field.type)
+        except DAMAGE as error:
+            if not is_damage(error):
+                raise
+            values[field.name] = instead.get(field.name)
+    return this, kind(**values)
+
+
+def _from_row(kind: type[_T], row: Row[Any]) -> _T:
+    # SQLite keeps whatever it is given, so that a number may be a word in a damaged row.
+    return msgspec.convert(dict(zip(kind.__struct_fields__, row, strict=True)), kind)

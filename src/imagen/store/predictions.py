@@ -26,7 +26,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import DBAPIError
 
 from imagen.domain.batch import ItemStatus
 from imagen.domain.prediction import TERMINAL, Prediction, Status
@@ -34,6 +33,7 @@ from imagen.domain.usage import UsageEntry
 from imagen.errors import NotFound, StoreError, UpstreamTaken
 from imagen.ports import Sight, Stretch
 from imagen.store.budgets import void
+from imagen.store.damage import DAMAGE, is_damage
 from imagen.store.database import Database
 from imagen.store.ledger import write_entries
 from imagen.store.statement import Statement
@@ -120,8 +120,6 @@ _RELEASE = Statement(
 )
 _CHUNK = 100
 _MOST_OF_DRAFT = 1000
-_DAMAGE = (ValueError, TypeError, LookupError, ArithmeticError, DBAPIError)
-"""What reading a damaged row raises, or may also raise for other reasons: see `_is_damage`."""
 
 _log = logging.getLogger(__name__)
 
@@ -248,7 +246,7 @@ class SqlPredictionStore:
         statement = select(predictions.c.upstream_id).where(
             predictions.c.account == account,
             predictions.c.upstream_id.is_not(None),
-            predictions.c.created_at >= since,
+            predictions.c.sent_at >= since,
         )
         return await self._database.read(
             lambda connection: frozenset(connection.execute(statement).scalars())
@@ -280,8 +278,8 @@ class SqlPredictionStore:
         def job(connection: Connection) -> Sequence[Prediction]:
             try:
                 return [_from_row(row) for row in connection.execute(statement, values or {})]
-            except _DAMAGE as error:
-                if not _is_damage(error):
+            except DAMAGE as error:
+                if not is_damage(error):
                     raise
             ids = connection.execute(statement.with_only_columns(predictions.c.id), values or {}).scalars()
             return self._sound(connection, tuple(ids))
@@ -296,8 +294,8 @@ class SqlPredictionStore:
         try:
             rows = connection.execute(select(predictions).where(predictions.c.id.in_(ids)))
             found = {one.id: one for one in map(_from_row, rows)}
-        except _DAMAGE as error:
-            if not _is_damage(error):
+        except DAMAGE as error:
+            if not is_damage(error):
                 raise
             if len(ids) > 1:
                 return [one for this in ids for one in self._sound(connection, [this])]
@@ -354,8 +352,8 @@ def _one(
 ) -> Prediction:
     try:
         rows = connection.execute(statement, values or {}).all()
-    except _DAMAGE as error:
-        if not _is_damage(error):
+    except DAMAGE as error:
+        if not is_damage(error):
             raise
         raise _damaged(wanted) from error
     exact = [row for row in rows if wanted in {row.id, row.upstream_id}] or rows
@@ -364,13 +362,8 @@ def _one(
         raise NotFound(f"{reason} {wanted[:80]!r}", hint="`imagen predictions list` shows them.")
     try:
         return _from_row(exact[0])
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _damaged(wanted) from error
-
-
-def _is_damage(error: Exception) -> bool:
-    """Whether it was a row that could not be read, and not the database."""
-    return not isinstance(error, DBAPIError) or "decode" in str(error.orig)
 
 
 def _damaged(wanted: str) -> StoreError:

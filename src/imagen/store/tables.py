@@ -86,6 +86,14 @@ Index(
     "predictions_by_key", predictions.c.key, predictions.c.id, sqlite_where=_OF_KEY, postgresql_where=_OF_KEY
 )
 Index("predictions_by_account", predictions.c.account, predictions.c.id)
+_BOUGHT = predictions.c.upstream_id.is_not(None)
+Index(
+    "predictions_bought",
+    predictions.c.account,
+    predictions.c.sent_at,
+    sqlite_where=_BOUGHT,
+    postgresql_where=_BOUGHT,
+)
 # A database uses an index of some rows only where a query has the very same words: values stand in them, no parameters.
 _ENDINGS: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in sorted(TERMINAL)]
 UNFINISHED = or_(

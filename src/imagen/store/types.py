@@ -45,7 +45,7 @@ def _to_text(value: datetime | None) -> str | None:
 def _from_any(value: Any) -> datetime | None:
     if value is None:
         return None
-    found = datetime.fromisoformat(value) if isinstance(value, str) else value
+    found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 

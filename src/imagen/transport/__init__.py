@@ -1,1 +1,1 @@
-"""Who carries bytes: one file knows the HTTP library, one decides what is repeated."""
+"""Who carries bytes: messages, the connections that carry them, and one decision about what is repeated."""

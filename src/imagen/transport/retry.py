@@ -94,13 +94,13 @@ async def call_with_retry(
         except BackendError as error:
             wait = decide(error, attempts, repeatable=repeatable, policy=policy)
             if wait is None:
-                raise told(error, attempts, policy) from error.__cause__
+                raise with_attempts(error, attempts, policy) from error.__cause__
             attempts = attempts.after(error)
             on_wait(error, wait)
             await clock.sleep(wait)
 
 
-def told(error: BackendError, attempts: Attempts, policy: RetryPolicy) -> BackendError:
+def with_attempts(error: BackendError, attempts: Attempts, policy: RetryPolicy) -> BackendError:
     """The error with what was tried, and with the wait that was too long."""
     if isinstance(error, BackendRateLimited):
         if error.retry_after is not None and error.retry_after > policy.longest_refusal_seconds:

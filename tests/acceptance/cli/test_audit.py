@@ -189,6 +189,50 @@ def test_a_create_that_never_arrived_is_told_as_never_bought(
     assert audit(audited)["findings"] == []
 
 
+def test_a_create_that_surely_never_arrived_is_ended_and_told_once_and_can_be_bought_anew(
+    audited: Any, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("drop", operation="predictions.create", times=None)
+    kill_when(audited, lambda: replicate_emulator.journal.entries(operation="predictions.create"))
+    replicate_emulator.clear_faults()
+    bought_by_hand(replicate_emulator)  # of the same model in the same minute, and not it: its input tells
+
+    foreseen = audit(audited, "--dry-run")
+    told = audited("audit", code=0).stdout
+
+    assert kinds(foreseen) == ["never_bought"]
+    assert "1 prediction never arrived at the service and costs nothing" in told
+    assert "the same `imagen generate` command buys anew" in told
+    assert audit(audited)["findings"] == []
+    (listed,) = audited("predictions", "list", "--json").json
+    assert (listed["status"], listed["charged"]) == ("failed", False)
+    assert replicate_emulator.purchases == 1
+    made = audited(*GENERATE, code=0).json
+    assert made["id"] != listed["id"]
+    assert replicate_emulator.purchases == 2
+
+
+def test_a_create_that_a_paused_batch_still_wants_is_left_to_it(
+    audited: Any, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("drop", operation="predictions.create", times=None)
+    (audited.work / "foxes.jsonl").write_text(json.dumps({"prompt": FOX, "seed": 1}) + "\n")
+    process = audited.start("batch", "foxes.jsonl", "--json")
+    wait_for(lambda: replicate_emulator.journal.entries(operation="predictions.create"))
+    process.stop(signal.SIGKILL)
+    replicate_emulator.clear_faults()
+    (batch,) = audited("batches", "list", "--json", code=0).json
+
+    for later in (lambda: None, lambda: an_hour_passes(audited, replicate_emulator)):
+        later()
+        for options in (("--dry-run",), ()):
+            report = audit(audited, *options)
+            assert (report["findings"], report["under_way"]) == ([], 1)
+
+    assert audited("batch", "--resume", batch["id"], "--json", code=0).json["succeeded"] == 1
+    assert replicate_emulator.purchases == 1
+
+
 def test_what_another_program_made_is_counted_with_its_cost_and_left_alone(
     audited: Any, replicate_emulator: EmulatorThread
 ) -> None:

@@ -28,6 +28,8 @@ SLOW_SECONDS = 40.0
 """Of the emulator's clock, which a test lets pass when it wants to."""
 TAKES_NOTHING = "/proc"
 """A folder that says no when it comes to it, to root too, and that permissions do not tell of."""
+READS_STDIN = (["0", "0x0"], ["63", "0x0"])
+"""How a process that waits for standard input is seen by the kernel: the number of `read`, on either processor, and the file."""
 GATEWAYS_OWN = "r8_the_gateways_own_token"
 
 
@@ -239,6 +241,60 @@ def test_one_wrong_row_refuses_the_whole_file_and_every_mistake_is_told(
     assert cli_batches(practised) == []
 
 
+def test_mistakes_of_reading_of_models_and_of_semaphores_are_told_together_in_the_order_of_their_lines(
+    practised: Any, replicate_emulator: EmulatorThread
+) -> None:
+    practised("semaphore", "register", "gpu", "2", code=0)
+    write(
+        practised, "foxes.jsonl",
+        {"prompt": "a fox", "sed": 7}, "{oops", {"prompt": "an owl", "semaphore": "gpu"}, {"seed": 7},
+        {"prompt": "a cat", "semaphore": "nobody"}, {"prompt": "a bear", "external_semaphore_id": "nobody"},
+        {"prompt": "a wolf", "width": "wide"},
+    )  # fmt: skip
+    done = practised("batch", "foxes.jsonl", "--semaphore", "none", "--json", code=2)
+    problems = {problem["field"]: problem["message"] for problem in done.json["problems"]}
+    assert list(problems) == [
+        "--semaphore", "line 1, sed", "line 2", "line 4, prompt", "line 5, semaphore", "line 7, width",
+    ]  # fmt: skip
+    assert "did you mean seed?" in problems["line 1, sed"]
+    assert "'nobody'" in problems["line 5, semaphore"]
+    assert problems["line 5, semaphore"].endswith("; 2 rows name it")
+    assert "'none'" in problems["--semaphore"]
+    assert done.json["detail"] == "foxes.jsonl: it has 6 mistakes"
+    assert replicate_emulator.purchases == 0
+    assert cli_batches(practised) == []
+
+
+@pytest.mark.parametrize("name", ["foxes.json", "foxes.yaml"])
+def test_rows_of_one_line_are_told_apart_by_their_place_in_the_list(practised: Any, name: str) -> None:
+    write(
+        practised, name,
+        '[{"prompt": "a fox"}, {"prompt": "a fox", "sed": 7}, {"prompt": 7}, {"prompt": "a fox", "output": "x"},'
+        ' {"prompt": "b", "output": "x"}]',
+    )  # fmt: skip
+    told = practised("batch", name, code=2).stderr
+    for part in (
+        "line 1, item 2, sed: ",
+        "line 1, item 3, prompt: ",
+        "line 1, item 5, output: x.png is the picture of line 1, item 4",
+    ):
+        assert part in told
+    assert f"imagen: {name}: it has 3 mistakes. Nothing was bought." in told
+
+
+def test_of_very_many_mistakes_people_are_told_the_first_and_programs_a_thousand(practised: Any) -> None:
+    write(practised, "foxes.txt", *(f"fox {number}" for number in range(1200)))
+    done = practised("batch", "foxes.txt", "--opt", "sed=7", "--json", code=2)
+    assert done.json["detail"] == "foxes.txt: it has 1,200 mistakes"
+    assert done.json["hint"] == "And 200 more. Nothing was bought."
+    assert [problem["field"] for problem in done.json["problems"]] == [
+        f"line {line}, sed" for line in range(1, 1001)
+    ]
+    assert "line 20, sed" in done.stderr
+    assert "line 21, sed" not in done.stderr
+    assert "and 1,180 more; --json names up to 1,000" in done.stderr
+
+
 def test_lines_that_are_none_are_told_by_number(practised: Any) -> None:
     write(practised, "foxes.jsonl", '"a fox"', "{oops", '{"seed": 7}')
     done = practised("batch", "foxes.jsonl", "--json", code=2)
@@ -358,6 +414,7 @@ def test_an_account_without_credit_pauses_the_batch_until_somebody_goes_on(
     done = practised("batch", "foxes.jsonl", "--json", code=4)
     assert done.json["status"] == "paused"
     assert "not enough credit" in done.json["reason"]
+    assert done.stderr.count("not enough credit") == 1  # however many rows were refused at once
     assert done.json["resume"] in done.stderr
     replicate_emulator.clear_faults()
     assert practised("batch", "--resume", done.json["id"], "--json", code=0).json["succeeded"] == 3
@@ -399,6 +456,24 @@ def test_steering_what_has_ended_says_that_nothing_was_done(cli: Any) -> None:
 
 
 # --- broken off ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whoever_waits_for_a_pipe_can_be_interrupted_once(practised: Any, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "batch", "-"],
+        env=practised.env, cwd=practised.work, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdin is not None
+        syscall = Path(f"/proc/{process.pid}/syscall")
+        wait_for(lambda: syscall.read_text().split()[:2] in READS_STDIN or process.poll() is not None)
+        process.send_signal(number)
+        process.wait(timeout=10)
+        assert process.stderr is not None
+        assert process.stderr.read() == "imagen: interrupted\n"
+    assert process.returncode == 130
 
 
 def test_ctrl_c_pauses_and_resume_goes_on_with_nothing_bought_twice(
@@ -488,6 +563,26 @@ def test_a_running_batch_is_canceled_from_beside(practised: Any, replicate_emula
     assert replicate_emulator.purchases == 1
     records = results_of(done.json["results"])
     assert {record["code"] for record in records} == {"prediction_canceled"}
+
+
+def test_what_a_killed_command_left_is_ended_by_whoever_cancels_it(
+    practised: Any, replicate_emulator: EmulatorThread
+) -> None:
+    """No gateway runs: the command stops what runs itself, buys nothing, and the results can be had afterwards."""
+    practised.env["IMAGEN_LIMITS__CONCURRENT"] = "2"
+    process = begin(practised, replicate_emulator, 6, "-o", "out/", bought=2)
+    batch = id_of(practised)
+    process.stop(signal.SIGKILL)
+    canceled = practised("batches", "cancel", batch, "--json", code=0).json
+    assert (canceled["status"], canceled["canceled"], canceled["running"]) == ("canceled", 6, 0)
+    assert canceled["ended_at"] is not None
+    assert is_closed(practised.data)
+    assert replicate_emulator.purchases == 2
+    assert replicate_emulator.state()["running"] == 0
+    assert "has ended already" in practised("batches", "cancel", batch, code=0).stderr
+    report = practised("batch", "--resume", batch, "--json").json
+    assert {record["status"] for record in results_of(report["results"])} == {"canceled"}
+    assert replicate_emulator.purchases == 2
 
 
 # --- a terminal ------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -126,3 +127,30 @@ def test_a_secret_that_was_sealed_needs_its_key(cli: Any) -> None:
     assert refused.json["error"] == "config_error"
     assert "IMAGEN_SECRET_KEY" in refused.stderr
     assert secret not in str(refused)
+
+
+def test_after_the_key_was_lost_the_commands_tell_the_next_step(cli: Any) -> None:
+    cli.env["IMAGEN_SECRET_KEY"] = "a-key-of-many-characters"
+    cli("deliveries", "secret", "show", code=0)
+    cli.env["IMAGEN_SECRET_KEY"] = "another-key-of-many-characters"
+    assert "secret rotate --overlap 0" in cli("deliveries", "secret", "show").stderr
+    assert "secret rotate --overlap 0" in cli("deliveries", "list", code=0).stderr
+    beside = cli("deliveries", "secret", "rotate", code=0).stderr
+    assert "not all old ones beside them" in beside
+    shown = cli("deliveries", "secret", "show", code=0)
+    assert len(shown.lines) == 1
+    assert "secret rotate --overlap 0" in shown.stderr
+    assert "they alone" in cli("deliveries", "secret", "rotate", "--overlap", "0", code=0).stderr
+    assert "warning" not in cli("deliveries", "list", code=0).stderr
+
+
+def test_one_that_is_damaged_is_listed_with_the_others(cli: Any, three: None) -> None:
+    connection = sqlite3.connect(cli.data / "imagen.db")
+    with connection:
+        connection.execute("update deliveries set body = '{', tried_since = 'x' where id = 'msg_2'")
+    connection.close()
+    lines = cli("deliveries", "list", code=0).lines
+    assert [line.split()[0] for line in lines[1:]] == ["msg_3", "msg_2", "msg_1"]
+    refused = cli("deliveries", "retry", "msg_2")
+    assert refused.code != 0
+    assert "cannot be read" in refused.stderr

@@ -289,13 +289,13 @@ def test_low_credit_ends_when_much_more_is_left_than_it_allows():
     gate = Gate.opened(600)
     sequence = gate.sent(T0)
     refuse(gate, T0 + 1, 5, detail=LOW_CREDIT)
-    assert not gate.told(T0 + 2, remaining=599, reset=1, sequence=sequence, age=2), (
+    assert not gate.note_allowance(T0 + 2, remaining=599, sequence=sequence, age=2), (
         "that call was sent before"
     )
     sequence = gate.sent(T0 + 6)
-    assert not gate.told(T0 + 7, remaining=0, reset=1, sequence=sequence, age=1)
+    assert not gate.note_allowance(T0 + 7, remaining=0, sequence=sequence, age=1)
     assert gate.low is not None
-    assert gate.told(T0 + 7, remaining=599, reset=1, sequence=sequence, age=1)
+    assert gate.note_allowance(T0 + 7, remaining=599, sequence=sequence, age=1)
     assert gate.low is None
 
 
@@ -339,7 +339,7 @@ def test_what_remains_cuts_the_own_credit():
     gate = Gate.opened(600)
     for _ in range(10):
         sequence = gate.sent(T0)
-    assert gate.told(T0 + 0.05, remaining=50, reset=1, sequence=4, age=0.05)
+    assert gate.note_allowance(T0 + 0.05, remaining=50, sequence=4, age=0.05)
     assert sequence == 10
     assert sends_within(gate, T0 + 0.05, 0.95) == pytest.approx(50 - 6 + 9, abs=2), "six were on their way"
 
@@ -347,7 +347,7 @@ def test_what_remains_cuts_the_own_credit():
 def test_what_remains_counts_what_came_back_since():
     gate = Gate.opened(600)
     sequence = gate.sent(T0)
-    gate.told(T0 + 30, remaining=0, reset=1, sequence=sequence, age=30)
+    gate.note_allowance(T0 + 30, remaining=0, sequence=sequence, age=30)
     assert sends_within(gate, T0 + 30, 20) >= 300
 
 
@@ -355,7 +355,7 @@ def test_what_remains_never_raises_the_credit_of_a_bucket():
     gate, opens = bucket()
     sequence = gate.sent(opens)
     before = msgspec.json.encode(gate)
-    assert not gate.told(opens + 0.1, remaining=599, reset=1, sequence=sequence, age=0.1)
+    assert not gate.note_allowance(opens + 0.1, remaining=599, sequence=sequence, age=0.1)
     assert msgspec.json.encode(gate) == before
 
 
@@ -363,10 +363,10 @@ def test_what_remains_raises_and_cuts_a_window_while_it_is_fresh():
     gate, _ = window(300)
     opens = T0 + 61
     sequence = gate.sent(opens)
-    assert not gate.told(opens + 9, remaining=599, reset=1, sequence=sequence, age=9)
-    assert gate.told(opens + 0.1, remaining=599, reset=1, sequence=sequence, age=0.1)
+    assert not gate.note_allowance(opens + 9, remaining=599, sequence=sequence, age=9)
+    assert gate.note_allowance(opens + 0.1, remaining=599, sequence=sequence, age=0.1)
     assert gate.limit == 600
-    assert gate.told(opens + 0.1, remaining=100, reset=1, sequence=sequence, age=0.1)
+    assert gate.note_allowance(opens + 0.1, remaining=100, sequence=sequence, age=0.1)
     assert gate.limit < 150 + 300
 
 
@@ -376,7 +376,7 @@ def test_an_answer_that_says_about_the_same_changes_nothing():
         sequence = gate.sent(T0)
     before = msgspec.json.encode(gate)
     facts: dict[str, Any] = {"remaining": 594, "sequence": sequence, "age": 0.1}
-    assert not gate.told(T0 + 0.1, reset=1, **facts)
+    assert not gate.note_allowance(T0 + 0.1, **facts)
     assert msgspec.json.encode(gate) == before
 
 
@@ -386,7 +386,7 @@ def test_an_answer_that_says_about_the_same_changes_nothing():
 def test_an_answer_that_belongs_to_no_known_call_says_nothing(remaining: int, sequence: int, age: float):
     gate = Gate.opened(600)
     gate.sent(T0)
-    assert not gate.told(T0 + 1, remaining=remaining, reset=1, sequence=sequence, age=age)
+    assert not gate.note_allowance(T0 + 1, remaining=remaining, sequence=sequence, age=age)
 
 
 @pytest.mark.parametrize("back", [600.0, 86_400.0, 1e8])

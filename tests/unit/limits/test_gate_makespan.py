@@ -113,7 +113,9 @@ def batch(  # noqa: C901, PLR0912, PLR0915 - a loop over events reads best as a 
                 later(now + way(), "429", math.ceil(wait), *about)
         elif what == "answer" and gate is not None and headers:
             remaining, sequence, sent = about
-            gate.told(begins + now, remaining=int(remaining), reset=1, sequence=int(sequence), age=now - sent)
+            gate.note_allowance(
+                begins + now, remaining=int(remaining), sequence=int(sequence), age=now - sent
+            )
         elif what == "429" and gate is not None:
             wait, lasts, sequence, _sent = about
             gate.refused(begins + now, retry_after=wait, detail="", sequence=int(sequence))

@@ -345,3 +345,10 @@ def run(script: str, *arguments: str) -> str:
 def test_pillow_is_not_loaded_with_the_package():
     script = "import sys, imagen.pictures; print([name for name in sys.modules if name.startswith('PIL')])"
     assert run(script).strip() == "[]"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="has no folder of the kernel")
+def test_a_folder_in_which_none_can_be_made_is_named():
+    with pytest.raises(DeliveryError) as caught, Landing(Path("/proc/nowhere/deep/fox.png")):
+        pass
+    assert caught.value.detail == "The picture could not be written: no folder can be made in /proc."

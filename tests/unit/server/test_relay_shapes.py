@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.clock import ManualClock
-from imagen.server.kept import LARGEST_BYTES, MOST_ANSWERS, KeptAnswers, Question, Told
+from imagen.server.kept import LARGEST_BYTES, MOST_ANSWERS, KeptAnswer, KeptAnswers, Question
 from imagen.server.replicate.relay import own_address, point_back
 
 BASE = "https://gateway.example:8443"
@@ -79,8 +79,8 @@ def question(path: str = "/models", account: str = "a") -> Question:
     return Question(account, BASE, "GET", path, b"", "")
 
 
-def told(size: int = 10) -> Told:
-    return Told(200, {"content-type": "application/json"}, b"x" * size)
+def told(size: int = 10) -> KeptAnswer:
+    return KeptAnswer(200, {"content-type": "application/json"}, b"x" * size)
 
 
 def test_an_answer_is_given_until_its_time_is_over_and_tells_its_age() -> None:

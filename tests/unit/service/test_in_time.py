@@ -21,6 +21,7 @@ from imagen.domain.limits import Lane, Patience
 from imagen.domain.prediction import Prediction, Status
 from imagen.domain.request import GenerationRequest
 from imagen.errors import PredictionAborted
+from imagen.ports import Begun
 from imagen.service.finish import Outcome
 from imagen.service.fresh import FreshOutputs
 from imagen.service.in_time import Beginning, in_time, seconds_left
@@ -74,7 +75,7 @@ def an_order() -> Order:
     )
 
 
-def beginning(begun: set[tuple[str, int]], patience: asyncio.Timeout) -> Beginning:
+def beginning(begun: Begun, patience: asyncio.Timeout) -> Beginning:
     return Beginning(
         ITEM, begun=begun, tells=lambda *_: None, clock=ManualClock(), patience=patience, hears=None
     )
@@ -85,6 +86,9 @@ def test_time_runs_from_acceptance_on_and_only_where_somebody_said_so() -> None:
     assert seconds_left(BATCH, later) == 18
     assert seconds_left(BATCH, later + timedelta(hours=1)) == 0
     assert seconds_left(make_batch(), later) is None
+    again = msgspec.structs.replace(FACE, retried_at=later + timedelta(hours=1))
+    retried = msgspec.structs.replace(BATCH, details=again.to_details())
+    assert seconds_left(retried, later + timedelta(hours=1, seconds=5)) == 25
 
 
 async def test_what_has_not_begun_in_time_is_over_and_costs_nothing() -> None:
@@ -101,18 +105,18 @@ async def test_what_has_not_begun_in_time_is_over_and_costs_nothing() -> None:
 async def test_what_has_begun_has_what_is_left_for_its_run_and_is_waited_for(
     seconds: float | None, deadline: float
 ) -> None:
-    begun: set[tuple[str, int]] = set()
+    begun: list[Order] = []
 
     async def carry_out(order: Order, patience: asyncio.Timeout) -> Sequence[Outcome]:
         ((intent, _),) = order.intents
-        beginning(begun, patience).notify(Submitted(intent))
+        beginning(lambda: begun.append(order), patience).notify(Submitted(intent))
         await asyncio.sleep(0.1)
         return [Outcome(intent)]
 
     (outcome,) = await in_time(an_order(), seconds, carry_out)
     assert outcome.error is None
     assert outcome.prediction.deadline_seconds == deadline
-    assert begun == {(ITEM.batch_id, ITEM.index)}
+    assert len(begun) == 1
 
 
 async def test_a_limit_in_time_of_the_work_itself_is_no_deadline() -> None:

@@ -1,4 +1,4 @@
-"""Replicate: wire (protocol without I/O) · refusals · translate · schema · backend."""
+"""Replicate: files that know its protocol without any I/O, and files that speak it."""
 
 from imagen.backends.replicate.backend import ReplicateBackend
 

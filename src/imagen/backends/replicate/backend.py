@@ -21,7 +21,7 @@ from cachetools import FIFOCache
 from imagen.backends.registry import BackendContext
 from imagen.backends.replicate.data_uri import decode_data_uri
 from imagen.backends.replicate.expect import expect_images, expect_inputs, expect_output, expect_seconds
-from imagen.backends.replicate.refusals import retry_after, without_quotes
+from imagen.backends.replicate.refusals import retry_after, tell_wait, without_quotes
 from imagen.backends.replicate.relay import ReplicateRelay
 from imagen.backends.replicate.schema import SchemaBook
 from imagen.backends.replicate.translate import Defaults, translate
@@ -36,7 +36,7 @@ from imagen.backends.replicate.wire import (
     read_time,
 )
 from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, Model
-from imagen.domain.events import Called, Waiting
+from imagen.domain.events import Called
 from imagen.domain.inside import is_inside
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
@@ -270,7 +270,8 @@ class ReplicateBackend:
         """See `ports.Backend.look`."""
         request = self._wire.build_get(_known_id(prediction))
         subject = f"prediction {prediction.upstream_id}"
-        return await self._call(request, self._wire.parse_prediction, subject)
+        sighting = await self._call(request, self._wire.parse_prediction, subject)
+        return msgspec.structs.replace(sighting, told_at=self._clock.now() + self._ahead)
 
     async def look_many(
         self, known: Mapping[str, Status | None], *, before: datetime | None = None
@@ -470,15 +471,15 @@ class ReplicateBackend:
     ) -> T:
         try:
             return await call_with_retry(
-                once, repeatable=repeatable, policy=policy, clock=self._clock, on_wait=self._tell_wait
+                once,
+                repeatable=repeatable,
+                policy=policy,
+                clock=self._clock,
+                on_wait=partial(tell_wait, self._context.observer),
             )
         except BackendError as error:
             error.backend = self.name
             raise
-
-    def _tell_wait(self, error: BackendError, seconds: float) -> None:
-        reason = "Replicate throttles this account" if isinstance(error, BackendRateLimited) else error.detail
-        self._context.observer.notify(Waiting(reason, seconds))
 
     def _note_time(self, response: HttpResponse) -> None:
         try:

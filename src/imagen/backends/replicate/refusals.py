@@ -1,4 +1,4 @@
-"""Replicate's refusals, each read into its own error with the next step in its text. No I/O."""
+"""Replicate's refusals, each read into its own error with the next step in its text, and the waits after them. No I/O."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from imagen.domain.events import Waiting
 from imagen.domain.prediction import HIDDEN
 from imagen.errors import (
     BackendBroken,
@@ -25,6 +26,7 @@ from imagen.errors import (
     PaymentRequired,
     Problem,
 )
+from imagen.ports import Observer
 from imagen.transport.message import HttpResponse
 
 _SHOWN_CHARACTERS = 300
@@ -151,6 +153,12 @@ def retry_after(
         return max(0.0, (until - told_at).total_seconds())
     found = _RESETS_IN.search(_detail(body))
     return float(found[1]) if found else None
+
+
+def tell_wait(observer: Observer, error: BackendError, seconds: float) -> None:
+    """Tell whoever watches what is waited for before a call is made again."""
+    reason = "Replicate throttles this account" if isinstance(error, BackendRateLimited) else error.detail
+    observer.notify(Waiting(reason, seconds))
 
 
 def _instant(header: str) -> datetime | None:

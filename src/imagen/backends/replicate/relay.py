@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 from imagen.backends.registry import BackendContext
-from imagen.backends.replicate.refusals import parse_refusal, without_quotes
+from imagen.backends.replicate.refusals import parse_refusal, tell_wait, without_quotes
 from imagen.backends.replicate.wire import Wire, operation_of
-from imagen.domain.events import Called, Waiting
+from imagen.domain.events import Called
 from imagen.errors import BackendError, BackendRateLimited, Unauthenticated
 from imagen.ports import Passage, Reply
 from imagen.transport.message import HttpRequest, HttpResponse, HttpStream
@@ -71,7 +72,7 @@ class ReplicateRelay:
                 repeatable=request.repeatable,
                 policy=self._context.policy if patient else _ONCE,
                 clock=self._context.clock,
-                on_wait=self._tell_wait,
+                on_wait=partial(tell_wait, self._context.observer),
             )
         except BackendError as error:
             if refused is not None:
@@ -109,10 +110,6 @@ class ReplicateRelay:
         headers = {name: value for name, value in stream.headers.items() if name != _LENGTH}
         reply = Reply(status=stream.status, headers=headers, pieces=_all(response.body), close=_nothing)
         return reply, error
-
-    def _tell_wait(self, error: BackendError, seconds: float) -> None:
-        reason = "Replicate throttles this account" if isinstance(error, BackendRateLimited) else error.detail
-        self._context.observer.notify(Waiting(reason, seconds))
 
 
 async def _all(body: bytes) -> AsyncIterator[bytes]:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import msgspec
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from imagen.errors import GarbledResponse, InvalidInput, InvalidRequest, NotFound, Problem
@@ -24,6 +24,7 @@ from imagen.ports import Backend, Passage, Relay
 from imagen.server.access import Visitor
 from imagen.server.bodies import MOST_BYTES, read_pieces, told_length
 from imagen.server.context import Context
+from imagen.server.forms import WholeForm
 from imagen.server.openai.wish import PICTURES
 from imagen.server.pictures import kept_at
 from imagen.server.relayed_upload import check_taken, read_file, read_reply, room_of, too_large, up_to
@@ -92,7 +93,7 @@ async def read_form(context: Context, request: Request, visitor: Visitor) -> Asy
         raise too_large(most, hint=_SMALLER)
     async with aclosing(up_to(most, read_pieces(request, seconds=seconds), hint=_SMALLER)) as pieces:
         try:
-            parser = MultiPartParser(
+            parser = WholeForm(
                 request.headers,
                 pieces,
                 max_files=MOST_IMAGES + 2,

@@ -112,7 +112,7 @@ async def create(
         answer = await _told(context, request, visitor, call, batch, replayed=replayed)
         if call.wait is not None and answer.status_code == ACCEPTED:
             with suppress(StoreError):  # then it is taken for the same once more than it should be
-                await context.app.batches.answered(batch.id)
+                await context.app.acceptance.answered(batch.id)
         return answer
 
 
@@ -123,9 +123,15 @@ async def _earlier(context: Context, visitor: Visitor, this: Create) -> Batch | 
         if batch_id is not None:
             return await _usable(context, visitor, (await batches.view(batch_id)).batch)
     scope, told = this.key
-    for batch in await batches.unanswered(scope, told, within=timedelta(seconds=LIVES_SECONDS)):
+    for batch in await context.app.acceptance.unanswered(
+        scope, told, within=timedelta(seconds=LIVES_SECONDS)
+    ):
         unheard = batch.remembered.held or bool(this.repeats)
-        if unheard and await _usable(context, visitor, batch) and await batches.owe_answer(batch):
+        if (
+            unheard
+            and await _usable(context, visitor, batch)
+            and await context.app.acceptance.owe_answer(batch)
+        ):
             return batch
     return None
 

@@ -21,7 +21,7 @@ from imagen.server.access import Visitor
 from imagen.server.answers import json_answer
 from imagen.server.context import Context
 from imagen.server.headers import adapted, wants_exact
-from imagen.server.kept import Told
+from imagen.server.kept import KeptAnswer
 from imagen.server.operation import Operation
 from imagen.server.replicate.problems import problem_for_both
 from imagen.server.replicate.relay import (
@@ -35,7 +35,7 @@ from imagen.server.replicate.relay import (
 )
 
 _FROM_CATALOG = adapted([("source", "service", "catalog")])
-"""Told where the service could not be asked, and what we know ourselves was answered."""
+"""KeptAnswer where the service could not be asked, and what we know ourselves was answered."""
 _MODELS = f"{PREFIX}/models"
 _MODEL = f"{_MODELS}/{{owner}}/{{name}}"
 _FIRST_REFUSAL, _FIRST_FAULT = 400, 500
@@ -138,7 +138,7 @@ async def _asked(
             hurried=hurried,
         )
         if instead is None or told.status < _FIRST_FAULT:
-            return _as_told(told, age)
+            return _as_kept(told, age)
     except (BackendError, Unauthenticated) as error:
         if instead is None or not _is_out_of_reach(error, visitor):
             raise
@@ -210,7 +210,7 @@ def _from_catalog(model: Model) -> dict[str, Any]:
     return told
 
 
-def _as_told(told: Told, age: int | None) -> Response:
+def _as_kept(told: KeptAnswer, age: int | None) -> Response:
     content = told.content if told.status < _FIRST_REFUSAL else _with_message(told.content)
     return Response(content, told.status, {**told.headers, **cache_headers(age)})
 

@@ -21,7 +21,7 @@ from imagen.server.access import Visitor
 from imagen.server.bodies import read_body
 from imagen.server.context import Context
 from imagen.server.headers import KEPT
-from imagen.server.kept import Question, Told
+from imagen.server.kept import KeptAnswer, Question
 from imagen.server.operation import Operation
 from imagen.server.replicate.problems import problem_answer
 
@@ -157,7 +157,7 @@ async def ask(
     reshape: Callable[[Any], Any] | None = None,
     kind: str = "",
     hurried: bool = False,
-) -> tuple[Told, int | None]:
+) -> tuple[KeptAnswer, int | None]:
     """The answer to a call that is passed on, and its age where it was kept.
 
     Args:
@@ -184,11 +184,11 @@ async def ask(
     sent = {name: request.headers[name] for name in _SENT_ON if name in request.headers}
     call = Passage(method=method, path=path, headers=sent, body=body, hurried=hurried)
 
-    async def work() -> Told:
+    async def work() -> KeptAnswer:
         await prove(context, visitor)
         reply = await relay.relay(call)
         try:
-            return _told(reply, await _read(reply), base=base, visitor=visitor, reshape=reshape)
+            return _to_keep(reply, await _read(reply), base=base, visitor=visitor, reshape=reshape)
         finally:
             await reply.close()
 
@@ -260,9 +260,9 @@ def point_back(value: Any, base: str) -> Any:
     return shown
 
 
-def _told(
+def _to_keep(
     reply: Reply, content: bytes, *, base: str, visitor: Visitor, reshape: Callable[[Any], Any] | None
-) -> Told:
+) -> KeptAnswer:
     """An answer as it goes back.
 
     Raises:
@@ -279,7 +279,7 @@ def _told(
                 f"the service answered {reply.status} with something that is no JSON"
             ) from None
         content = msgspec.json.encode(value if reshape is None else reshape(value))
-    return Told(reply.status, headers, content)
+    return KeptAnswer(reply.status, headers, content)
 
 
 async def _read(reply: Reply) -> bytes:
