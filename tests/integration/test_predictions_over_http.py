@@ -10,7 +10,9 @@ import pytest
 from batch_calls import FLUX, ended, items_of, make_batch
 from gateway import ADMIN, Answer, RunningGateway, running_gateway
 
+from imagen.backends.replicate.backend import ReplicateBackend
 from imagen.emulator import EmulatorThread
+from waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.replicate_emulator(run_seconds=0.02)]
 
@@ -97,9 +99,47 @@ async def test_what_was_accepted_is_made_by_the_next_process(
     replicate_emulator.add_fault("slow", run_seconds=1.5)
     async with running_gateway(tmp_path, replicate_emulator, IMAGEN_SERVER__DRAIN="0.1") as gateway:
         accepted = (await ask(gateway)).json()
-        await standing(gateway, accepted["id"], "starting", "processing")
+        await until(lambda: replicate_emulator.purchases == 1)
     async with running_gateway(tmp_path, replicate_emulator) as gateway:
         assert (await standing(gateway, accepted["id"], "succeeded"))["files"]
+    assert replicate_emulator.purchases == 1
+
+
+async def test_what_was_not_sent_yet_when_a_process_stops_is_sent_by_the_next_without_a_search(
+    tmp_path: Path, replicate_emulator: EmulatorThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, asked = ReplicateBackend.submit, asyncio.Event()
+
+    async def late(backend: ReplicateBackend, *given: Any, **named: Any) -> Any:
+        asked.set()
+        await asyncio.sleep(20)  # as while it connects
+        return await submit(backend, *given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ReplicateBackend, "submit", late)
+        async with running_gateway(tmp_path, replicate_emulator, IMAGEN_SERVER__DRAIN="0.1") as gateway:
+            accepted = (await ask(gateway)).json()
+            await asyncio.wait_for(asked.wait(), 10)
+    assert replicate_emulator.purchases == 0
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        assert (await gateway.app.store.get(accepted["id"])).upstream_id is None
+        assert (await standing(gateway, accepted["id"], "succeeded"))["files"]
+    assert replicate_emulator.purchases == 1
+    assert replicate_emulator.journal.entries(operation="predictions.list") == ()
+
+
+async def test_what_the_service_had_refused_for_now_when_a_process_stopped_is_made_by_the_next(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    replicate_emulator.add_fault("rate_limit", retry_after=6)
+    async with running_gateway(tmp_path, replicate_emulator, IMAGEN_SERVER__DRAIN="0.1") as gateway:
+        accepted = (await ask(gateway)).json()
+        await until(lambda: replicate_emulator.journal.entries(status=429))
+    replicate_emulator.clear_faults()
+    assert replicate_emulator.purchases == 0
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+        over = await standing(gateway, accepted["id"], "succeeded", "failed", "canceled")
+        assert (over["status"], over["error"], over["cost_usd"]) == ("succeeded", None, 0.003)
     assert replicate_emulator.purchases == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,10 +53,13 @@ class EmulatedBackend:
         hold_seconds: float,
         secrets: Mapping[str, Any],
         webhook: str | None = None,
+        on_send: Callable[[], None] | None = None,
     ) -> Sighting:
         """See `ports.Backend.submit`."""
         inner = await self._started()
-        return await inner.submit(prediction, hold_seconds=hold_seconds, secrets=secrets, webhook=webhook)
+        return await inner.submit(
+            prediction, hold_seconds=hold_seconds, secrets=secrets, webhook=webhook, on_send=on_send
+        )
 
     async def look(self, prediction: Prediction) -> Sighting:
         """See `ports.Backend.look`."""

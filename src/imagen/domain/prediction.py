@@ -184,6 +184,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         return self.upstream_id is None and not self.status.terminal
 
     @property
+    def unsent(self) -> bool:
+        """Its create surely is not at the service: it never left, or was refused, and is sent later if at all."""
+        return self.unheard and self.sent_at is None
+
+    @property
     def finished(self) -> bool:
         """Nothing is left to do: it ended, and its pictures, if it made any, were delivered or given up."""
         return self.status.terminal and (self.delivered_at is not None or self.status is not Status.SUCCEEDED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,6 +95,7 @@ class Backend(Protocol):
         hold_seconds: float,
         secrets: Mapping[str, Any],
         webhook: str | None = None,
+        on_send: Callable[[], None] | None = None,
     ) -> Sighting:
         """Send its create, exactly once. The answer may be held back up to `hold_seconds` until the run has ended.
 
@@ -103,6 +104,7 @@ class Backend(Protocol):
             hold_seconds: 0 to 60.
             secrets: the values of the hidden parameters: sent, and kept nowhere.
             webhook: the https address that is told of its end; None for none.
+            on_send: called right before the first byte is sent: what breaks off before that was not bought.
 
         Raises:
             ExchangeFailed, InvalidResponse, BackendBroken: `.delivered` is not "no": it may have been bought. Look for it.

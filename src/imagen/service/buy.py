@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from imagen.errors import (
     ExchangeFailed,
     ImagenError,
     Refused,
+    StoreError,
     UpstreamTaken,
 )
 from imagen.limits.admission import Place
@@ -138,12 +140,19 @@ class Buyer:
     ) -> Prediction | BackendError:
         """One create: what it bought, or why nothing is known of that."""
         sent_at = self._clock.now().timestamp()
+        left = False
+
+        def leaves() -> None:
+            nonlocal left
+            left = True
+
         try:
             sighting = await self._backend.submit(
                 prediction,
                 hold_seconds=purchase.hold_seconds,
                 secrets=purchase.secrets,
                 webhook=purchase.webhook,
+                on_send=leaves,
             )
             self._watcher.expect(sighting)
             seen = await take_note(self._backend, self._store, self._clock, prediction, sighting)
@@ -152,6 +161,10 @@ class Buyer:
             return ExchangeFailed(f"what {prediction.id} bought was adopted by an equal prediction")
         except BackendError as error:
             return error
+        except asyncio.CancelledError:
+            if not left:
+                await asyncio.shield(self._unsend(prediction))
+            raise
         await place.note_allowance(sighting.allowance, sent_at=sent_at)
         return seen
 
@@ -193,17 +206,19 @@ class Buyer:
             await self._refuse(prediction, refused)
             raise
         except asyncio.CancelledError:
-            # It surely was not bought, so nobody needs to look for it.
-            await asyncio.shield(self._refuse(prediction, error, status=Status.CANCELED))
+            await asyncio.shield(self._unsend(prediction))
             raise
 
-    async def _refuse(
-        self, prediction: Prediction, error: ImagenError, *, status: Status = Status.FAILED
-    ) -> None:
+    async def _unsend(self, prediction: Prediction) -> None:
+        """Write down of a create that was broken off that it surely was not bought: nobody needs to look for it."""
+        with suppress(StoreError):  # else it is looked for, which only takes longer
+            await self._store.save(msgspec.structs.replace(prediction, sent_at=None))
+
+    async def _refuse(self, prediction: Prediction, error: ImagenError) -> None:
         await self._store.save(
             msgspec.structs.replace(
                 prediction,
-                status=status,
+                status=Status.FAILED,
                 error=error.detail,
                 charged=False,
                 ended_at=self._clock.now(),

@@ -16,7 +16,7 @@ from imagen.service.finish import Outcome
 from imagen.service.gateway import Gateway
 from imagen.service.news import News
 from imagen.service.orders import prediction_ids
-from imagen.service.outcome_of_item import canceled, ended
+from imagen.service.outcome_of_item import canceled, ended, was_refused_before
 
 _STOP_SECONDS = 30.0
 _STOP_PAUSE_SECONDS = 0.25
@@ -85,7 +85,7 @@ class ItemCancels:
         """Stop what runs of it at the service, and end it as canceled. What had ended by itself ends as it really did."""
         ids = prediction_ids(item.order)
         outcomes = [found for each in ids if (found := await self._finished(each)) is not None]
-        if len(outcomes) == len(ids) and not any(_was_stopped(each) for each in outcomes):
+        if len(outcomes) == len(ids) and not any(map(_was_broken_off, outcomes)):
             await self._ends.end(batch, ended(item, outcomes), [each.prediction for each in outcomes])
             return
         outcomes = []
@@ -132,5 +132,5 @@ class ItemCancels:
             return None
 
 
-def _was_stopped(outcome: Outcome) -> bool:
-    return outcome.prediction.status in {Status.CANCELED, Status.ABORTED}
+def _was_broken_off(outcome: Outcome) -> bool:
+    return outcome.prediction.status in {Status.CANCELED, Status.ABORTED} or was_refused_before(outcome)

@@ -140,6 +140,14 @@ class Finisher:
         seen = await stop(backend, self._store, self._clock, prediction)
         return await self._bookkeeper.settle(seen, notify=notify) if seen.status.terminal else seen
 
+    async def end_unsent(self, prediction: Prediction) -> Prediction:
+        """Cancel one of ours of which nothing is at the service."""
+        return await self._store.save(
+            msgspec.structs.replace(
+                prediction, status=Status.CANCELED, charged=False, ended_at=self._clock.now()
+            )
+        )
+
     async def deliver_what_is_known(
         self, backend: Backend, prediction: Prediction, notify: Notify
     ) -> Outcome:
@@ -228,26 +236,15 @@ class Finisher:
 
     async def _find_or_buy(self, errand: Errand) -> Prediction:
         """What became of a create that nobody heard of: found, bought now or later, or not to be told."""
-        backend, prediction, buying, notify = errand.backend, errand.prediction, errand.buying, errand.notify
-        now = self._clock.now()
-        gone = (now - (prediction.sent_at or prediction.created_at)).total_seconds()
-        remembered = is_remembered(prediction, now)
-        grace = (
-            min(max(self._rules.grace_seconds - gone, 0.0), self._rules.grace_seconds) if remembered else 0.0
-        )
-        found = await adopt(
-            backend, self._store, self._clock, prediction, within_seconds=grace, notify=notify
-        )
-        if found is not None:
-            return found
+        prediction, buying = errand.prediction, errand.buying
+        if not prediction.unsent and (known := await self._sought(errand)) is not None:
+            return known
         if errand.paused:  # whether it ever arrived is found out when that matters
             raise Paused(
                 f"{prediction.id} is not known to the service, and is bought when its batch is resumed"
             )
-        if not remembered:
-            never = await self._never_arrived(backend, prediction, certain=buying is not None)
-            if buying is None or not never:
-                return await self.lose(prediction, charged=False if never else None)
+        if buying is None and prediction.unsent:
+            return await self.lose(prediction, charged=False)
         if buying is None:
             raise OutcomeUnknown(
                 f"the create of {prediction.id} is not known to the service: most likely it never arrived",
@@ -257,8 +254,32 @@ class Finisher:
         sent = await self._store.save(msgspec.structs.replace(prediction, sent_at=self._clock.now()))
         if not sent.unheard:
             return sent
-        notify(Submitted(sent))
+        errand.notify(Submitted(sent))
         return await buying(sent)
+
+    async def _sought(self, errand: Errand) -> Prediction | None:
+        """What a create that was sent has bought, or that nobody can tell any more; None for one that stayed away."""
+        backend, prediction, may_buy = errand.backend, errand.prediction, errand.buying is not None
+        remembered = is_remembered(prediction, self._clock.now())
+        found = await adopt(
+            backend,
+            self._store,
+            self._clock,
+            prediction,
+            within_seconds=self._grace_left(prediction) if remembered else 0.0,
+            notify=errand.notify,
+        )
+        if found is not None or remembered or errand.paused:
+            return found
+        never = await self._never_arrived(backend, prediction, certain=may_buy)
+        if may_buy and never:
+            return None
+        return await self.lose(prediction, charged=False if never else None)
+
+    def _grace_left(self, prediction: Prediction) -> float:
+        """Seconds for which a create that is remembered upstream is still looked for."""
+        gone = (self._clock.now() - (prediction.sent_at or prediction.created_at)).total_seconds()
+        return min(max(self._rules.grace_seconds - gone, 0.0), self._rules.grace_seconds)
 
     async def _never_arrived(self, backend: Backend, prediction: Prediction, *, certain: bool) -> bool:
         """Whether a create surely bought nothing; where nobody needs to be certain a list that cannot be read tells nothing."""
@@ -336,9 +357,14 @@ class Finisher:
             return
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
-                seen = await self.cancel(
-                    backend, current, within_seconds=_CANCEL_SEARCH_SECONDS, notify=notify
-                )
+                if current.unsent:
+                    seen = await self.end_unsent(current)
+                else:
+                    seen = await self.cancel(
+                        backend, current, within_seconds=_CANCEL_SEARCH_SECONDS, notify=notify
+                    )
+        except NotFound:
+            return  # withdrawn
         except (BackendError, StoreError, TimeoutError) as error:
             notify(CancelUnconfirmed(current, str(error) or "no answer came in time"))
             return

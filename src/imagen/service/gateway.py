@@ -308,6 +308,8 @@ class Gateway:
                 f"{prediction.id} is just being bought by another process",
                 hint="Interrupt that one, or try again.",
             )
+        if prediction.unsent and (ended := await self._end_unsent(prediction)) is not None:
+            return ended
         seen = await self._finisher.cancel(
             backend or self._backend_of(prediction),
             prediction,
@@ -323,6 +325,19 @@ class Gateway:
                 hint=f"If it did, it ends by itself after {seen.deadline_seconds:g} s.",
             )
         return seen
+
+    async def _end_unsent(self, prediction: Prediction) -> Prediction | None:
+        """Cancel one that nobody works on and that was not sent; None where somebody was quicker."""
+        if not await self._ownership.take(prediction):
+            return None
+        async with self._ownership.held(prediction) as owned:
+            self._ownership.leave(prediction.id)  # as `held` has it now
+            current = await self._store.get(prediction.id)
+            if not current.unsent:
+                return None
+            ended = await self._finisher.end_unsent(current)
+            owned.finished = ended.finished
+        return ended
 
     async def write_what_waits(self) -> None:
         """Write down ends that the store would not take when they were seen; what they held is free then."""

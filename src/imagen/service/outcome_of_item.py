@@ -93,6 +93,12 @@ def was_refused(outcome: Outcome) -> bool:
     return is_free(outcome) and outcome.prediction.upstream_id is None
 
 
+def was_refused_before(outcome: Outcome) -> bool:
+    """Whether its create was refused while another process had it, which ended before it could say what follows of that."""
+    before = isinstance(outcome.error, PredictionFailed)  # whoever is refused now is told by whom
+    return before and was_refused(outcome) and outcome.prediction.settled_at is None
+
+
 def queued_again(item: Item, order: bytes) -> Item:
     """The item as it waits again, with this order."""
     # Of the order that it has it has the ids already, and it may be one that cannot be read.

@@ -47,6 +47,7 @@ from imagen.service.outcome_of_item import (
     queued_again,
     unpaid,
     was_refused,
+    was_refused_before,
 )
 from imagen.service.prepare import Order
 from imagen.service.replicate_events import Tellings
@@ -228,6 +229,9 @@ class Worker:
         """Put it back, buy it again, or end it, by what came of it."""
         if (trouble := passing(outcomes)) is not None:
             await self._put_back(batch, item, outcomes, trouble)
+            return
+        if refused := [each for each in outcomes if was_refused_before(each)]:
+            await self._ends.requeue(batch, queued_again(item, self._renew(item, refused)))
             return
         if interrupted(outcomes):
             order, count = once_more_interrupted(

@@ -217,6 +217,8 @@ class HttpClient:
         self, request: HttpRequest, *, headers: Mapping[str, str] | None = None, body: _Feed | None = None
     ) -> aiohttp.ClientResponse:
         _require_safe(request.url)
+        if request.on_send is not None:
+            request.on_send()  # the library does not tell when it has connected
         given = {"user-agent": self._user_agent, **(headers or {}), **request.headers}
         if request.bearer:
             given["authorization"] = f"Bearer {request.bearer.reveal()}"

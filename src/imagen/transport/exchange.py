@@ -252,6 +252,8 @@ class Connection(asyncio.Protocol):
         self.usable = False
         self._request = request
         self._patience = patience_ends
+        if request.on_send is not None:
+            request.on_send()
         waiter: asyncio.Future[HttpResponse | TransportError] = self._loop.create_future()
         self._waiter = waiter
         self._inflow = inflow

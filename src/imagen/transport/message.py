@@ -18,6 +18,7 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
         response_seconds: how long the answer's first byte, and any pause inside it, may take.
         repeatable: whether sending it twice is the same as sending it once.
         limit_bytes: an answer larger than this is refused.
+        on_send: called right before the first byte is sent: what breaks off before that surely did not arrive.
     """
 
     method: str
@@ -28,6 +29,7 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     response_seconds: float = 30.0
     repeatable: bool = False
     limit_bytes: int = 64 * 1024 * 1024
+    on_send: Callable[[], None] | None = None
 
     @property
     def path(self) -> str:

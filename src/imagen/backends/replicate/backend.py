@@ -245,6 +245,7 @@ class ReplicateBackend:
         hold_seconds: float,
         secrets: Mapping[str, Any],
         webhook: str | None = None,
+        on_send: Callable[[], None] | None = None,
     ) -> Sighting:
         """See `ports.Backend.submit`."""
         model = ModelRef.parse(prediction.model)
@@ -255,6 +256,7 @@ class ReplicateBackend:
             deadline_seconds=prediction.deadline_seconds,
             webhook=webhook,
         )
+        request = msgspec.structs.replace(request, on_send=on_send)
 
         def read(response: HttpResponse, *, subject: str) -> Sighting:
             hidden = [value for value in secrets.values() if isinstance(value, str)]
