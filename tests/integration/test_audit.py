@@ -78,6 +78,7 @@ async def leave_an_intent(app: App, emulator: EmulatorThread, *, sends: bool) ->
         GenerationRequest(prompt="a red fox", model=SCHNELL), backend=app.backends.get(None)
     )
     ((intent, _),) = order.intents
+    intent = replace(intent, sent_at=app.clock.now())
     await app.store.add(intent)
     if sends:
         await order.backend.submit(intent, hold_seconds=0, secrets={})

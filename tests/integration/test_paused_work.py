@@ -46,6 +46,7 @@ class Creates:
 
     def hang(self) -> None:
         async def submit(backend: ReplicateBackend, *given: Any, **named: Any) -> Any:
+            named["on_send"]()
             if self.arrive:
                 await self._submit(backend, *given, **named)
             self.sent += 1

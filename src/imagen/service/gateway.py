@@ -469,7 +469,10 @@ class Gateway:
         except BudgetExceeded as error:
             if making.fresh:
                 raise
-            found = await self._finish(making)  # it may be bought already
+            unsent = making.prediction.unsent
+            found = (
+                Outcome(making.prediction) if unsent else await self._finish(making)
+            )  # may be bought already
             if not found.prediction.unheard:
                 return found
             error.lasting = False  # nobody can tell yet whether it was bought, so that it is looked for again
