@@ -469,10 +469,8 @@ class Gateway:
         except BudgetExceeded as error:
             if making.fresh:
                 raise
-            unsent = making.prediction.unsent
-            found = (
-                Outcome(making.prediction) if unsent else await self._finish(making)
-            )  # may be bought already
+            # One that was sent may be bought already.
+            found = Outcome(making.prediction) if making.prediction.unsent else await self._finish(making)
             if not found.prediction.unheard:
                 return found
             error.lasting = False  # nobody can tell yet whether it was bought, so that it is looked for again

@@ -135,6 +135,14 @@ def is_certain(error: TransportError) -> bool:
     return error.delivered == "no" and error.retryable
 
 
+async def test_a_request_is_told_to_leave_before_its_first_byte(client: HttpClient):
+    told: list[int] = []
+    async with raw_server(hello) as server:
+        for _ in range(2):  # on a fresh connection, and on one that is open already
+            await client.send(post(server.url, on_send=lambda: told.append(len(server.exchanges))))
+    assert told == [0, 1]
+
+
 async def test_a_refused_connection_surely_did_not_arrive(client: HttpClient):
     with pytest.raises(ConnectFailed, match=r"^POST 127\.0\.0\.1/v1/x: the connection was refused") as told:
         await client.send(post(f"http://127.0.0.1:{unused_port()}/v1/x?secret=1"))
@@ -193,6 +201,30 @@ async def test_a_host_that_does_not_finish_connecting_is_not_waited_for():
         with pytest.raises(ConnectFailed, match="no connection could be made in time") as told:
             await client.send(get(f"https://127.0.0.1:{port}/"))
     assert is_certain(told.value)
+    await ended(server, lines)
+
+
+async def test_what_is_canceled_while_it_connects_never_left():
+    lines: list[asyncio.StreamWriter] = []
+    reached, told = asyncio.Event(), list[bool]()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines.append(writer)
+        reached.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    request = post(
+        f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/", on_send=lambda: told.append(True)
+    )
+    async with HttpClient(connect_seconds=5.0) as client:
+        sending = asyncio.create_task(client.send(request))
+        await reached.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+    assert told == []
     await ended(server, lines)
 
 
