@@ -35,6 +35,7 @@ async def die(app: App, when: Callable[[], object], request: GenerationRequest =
         await asyncio.sleep(0.005)
     (left,) = await app.store.unfinished()
     app.gateway._finisher._cancel_quietly = _nothing  # type: ignore[method-assign,assignment]
+    app.store.save = _nothing  # type: ignore[method-assign,assignment]
     app.store.release = _nothing  # type: ignore[method-assign,assignment]
     app.limits.give_back = _nothing  # type: ignore[method-assign,assignment]
     task.cancel()
@@ -45,6 +46,27 @@ async def die(app: App, when: Callable[[], object], request: GenerationRequest =
 
 async def _nothing(*_args: Any, **_more: Any) -> None:
     return None
+
+
+def stuck(backend: Any, moment: str) -> list[str]:
+    """Creates that get no further than a moment, as those of a process that is gone then; the ids of those there.
+
+    Args:
+        backend: whose creates; of one application, so that the next process is none the wiser.
+        moment: "before it left", "on its way" (where it stays) or "arrived".
+    """
+    submit, there = backend.submit, list[str]()
+
+    async def stops(prediction: Prediction, **more: Any) -> Any:
+        if moment != "before it left":
+            more["on_send"]()
+        if moment == "arrived":
+            await submit(prediction, **more)
+        there.append(prediction.id)
+        await asyncio.Event().wait()
+
+    backend.submit = stops
+    return there
 
 
 async def again(app: App, request: GenerationRequest = FOX, record: Any = None) -> Outcome:

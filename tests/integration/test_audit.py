@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from durable import accepted, worked_off
 from msgspec.structs import replace
-from stories import FOX
+from stories import FOX, stuck
 
 from imagen.assembly import GATEWAY, App, build
 from imagen.domain.audit import Audit
@@ -237,20 +237,18 @@ async def test_of_two_audits_at_once_one_writes_down_what_others_made_and_neithe
     assert again.findings == []
 
 
+@pytest.mark.parametrize("moment", ["before it left", "on its way"])
 async def test_what_an_unfinished_batch_still_wants_is_left_to_it(
-    environ: dict[str, str], tmp_path: Path, replicate_emulator: EmulatorThread
+    environ: dict[str, str], tmp_path: Path, replicate_emulator: EmulatorThread, moment: str
 ) -> None:
-    async def never(*_: Any, **_more: Any) -> Any:
-        await asyncio.Event().wait()
-
     async def nothing(*_: Any, **_more: Any) -> None:
         return None
 
     async with built(environ, tmp_path) as app:
         batch = await accepted(app, ["a fox"])
-        app.backends.get(GATEWAY).submit = never  # type: ignore[method-assign]
+        there = stuck(app.backends.get(GATEWAY), moment)
         async with worked_off(app):
-            await until(app.store.unfinished)
+            await until(lambda: there)
             app.finisher.hands_over = True
             app.store.release = nothing  # type: ignore[method-assign]
             app.limits.give_back = nothing  # type: ignore[method-assign]

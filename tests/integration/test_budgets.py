@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from batch_calls import ended, events, make_batch
 from durable import ADMIN, accepted, items, worked_off
 from gateway import ADMIN as ADMIN_KEYS
 from gateway import RunningGateway, running_gateway
+from stories import stuck
 
 from imagen.assembly import GATEWAY, App, build
 from imagen.domain.batch import Batch, BatchStatus, ItemStatus
@@ -251,6 +253,23 @@ async def test_a_throttled_create_reserves_its_money_once(
         assert await spent(app) == DEV
 
 
+@asynccontextmanager
+async def dying(app: App, moment: str) -> AsyncIterator[None]:
+    """A process that buys picture 1 and is gone at the end of the block, with its create at that moment.
+
+    Args:
+        app: the process.
+        moment: as `stories.stuck` says.
+    """
+    there = stuck(app.backends.get(GATEWAY), moment)
+    app.finisher.hands_over = True  # nothing is canceled: it is as if nobody were there any more
+    buying = asyncio.create_task(buy(app, 1))
+    await until(lambda: there)
+    yield
+    buying.cancel()
+    await asyncio.gather(buying, return_exceptions=True)
+
+
 @pytest.mark.replicate_emulator(run_seconds=0.05)
 @pytest.mark.parametrize("arrived", [True, False])
 async def test_after_a_crash_what_was_reserved_is_settled_with_the_purchase(
@@ -259,22 +278,8 @@ async def test_after_a_crash_what_was_reserved_is_settled_with_the_purchase(
     """The process is gone between the intent and the answer; the same command comes again."""
     async with open_app() as app:
         await budget(app, "0.025")
-        send, begun = app.backends.get(GATEWAY).submit, asyncio.Event()
-
-        async def crashing(*args: Any, **more: Any) -> Any:
-            more["on_send"]()
-            if arrived:
-                await send(*args, **more)
-            begun.set()
-            await asyncio.Event().wait()
-
-        app.backends.get(GATEWAY).submit = crashing  # type: ignore[method-assign]
-        app.finisher.hands_over = True  # nothing is canceled: it is as if nobody were there any more
-        buying = asyncio.create_task(buy(app, 1))
-        await begun.wait()
-        assert (await balance(app)).reserved == DEV
-        buying.cancel()
-        await asyncio.gather(buying, return_exceptions=True)
+        async with dying(app, "arrived" if arrived else "on its way"):
+            assert (await balance(app)).reserved == DEV
     async with open_app() as app:
         assert (await balance(app)).reserved == DEV
         request = GenerationRequest(prompt="fox 1", model=app.catalog.resolve("flux-dev"))
@@ -292,19 +297,8 @@ async def test_what_surely_never_arrived_is_voided_when_nobody_buys_it_any_more(
     clock, settings = Later(), load_settings(environ=environ, cwd=tmp_path)
     async with build(settings, environ=environ, clock=clock) as app:
         await budget(app)
-        begun = asyncio.Event()
-
-        async def crashing(*_: Any, **more: Any) -> Any:
-            more["on_send"]()
-            begun.set()
-            await asyncio.Event().wait()
-
-        app.backends.get(GATEWAY).submit = crashing  # type: ignore[method-assign]
-        app.finisher.hands_over = True
-        buying = asyncio.create_task(buy(app, 1))
-        await begun.wait()
-        buying.cancel()
-        await asyncio.gather(buying, return_exceptions=True)
+        async with dying(app, "on its way"):
+            pass
     clock.ahead = timedelta(minutes=70)
     replicate_emulator.clock.advance(clock.ahead.total_seconds())
     async with build(settings, environ=environ, clock=clock) as app:
@@ -535,23 +529,8 @@ async def test_what_a_killed_process_left_is_found_and_not_bought_beyond_a_budge
 ) -> None:
     environ["IMAGEN_REPLICATE__LOST_ANSWER_GRACE"] = "0.5"
     settings = load_settings(environ=environ, cwd=tmp_path)
-    async with build(settings, environ=environ) as app:
-        send, begun = app.backends.get(GATEWAY).submit, asyncio.Event()
-
-        async def crashing(*args: Any, **more: Any) -> Any:
-            if moment != "before it left":
-                more["on_send"]()
-            if moment == "arrived":
-                await send(*args, **more)
-            begun.set()
-            await asyncio.Event().wait()
-
-        app.backends.get(GATEWAY).submit = crashing  # type: ignore[method-assign]
-        app.finisher.hands_over = True
-        buying = asyncio.create_task(buy(app, 1))
-        await begun.wait()
-        buying.cancel()
-        await asyncio.gather(buying, return_exceptions=True)
+    async with build(settings, environ=environ) as app, dying(app, moment):
+        pass
     async with build(settings, environ=environ) as app:
         await budget(app, "0.01")
         assert await reserved(app) == DEV

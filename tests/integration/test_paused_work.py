@@ -10,9 +10,9 @@ import msgspec
 import pytest
 from durable import accepted, items, worked_off
 from gateway import ADMIN, running_gateway
+from stories import stuck
 
-from imagen.assembly import App
-from imagen.backends.replicate.backend import ReplicateBackend
+from imagen.assembly import GATEWAY, App
 from imagen.domain.batch import BatchStatus, ItemStatus
 from imagen.domain.request import GenerationRequest
 from imagen.emulator import EmulatorThread
@@ -31,48 +31,14 @@ async def held_places(app: App) -> int:
     return state.running
 
 
-class Creates:
-    """The creates of a process that ends while they are on their way.
-
-    Attributes:
-        arrive: whether they reach the service before that.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.arrive = False
-        self.sent = 0
-        self._patch = monkeypatch
-        self._submit = ReplicateBackend.submit
-
-    def hang(self) -> None:
-        async def submit(backend: ReplicateBackend, *given: Any, **named: Any) -> Any:
-            named["on_send"]()
-            if self.arrive:
-                await self._submit(backend, *given, **named)
-            self.sent += 1
-            await asyncio.Event().wait()
-
-        self._patch.setattr(ReplicateBackend, "submit", submit)
-
-    def go(self) -> None:
-        self._patch.setattr(ReplicateBackend, "submit", self._submit)
-
-
-@pytest.fixture
-def creates(monkeypatch: pytest.MonkeyPatch) -> Creates:
-    return Creates(monkeypatch)
-
-
 @pytest.mark.parametrize("arrived", [False, True])
 async def test_of_what_a_process_was_about_to_buy_nothing_is_bought_before_it_is_resumed(
-    open_app: Callable[..., App], replicate_emulator: EmulatorThread, creates: Creates, *, arrived: bool
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread, *, arrived: bool
 ) -> None:
-    creates.arrive = arrived
-    creates.hang()
     async with open_app(**GRACE) as app, worked_off(app):
+        there = stuck(app.backends.get(GATEWAY), "arrived" if arrived else "on its way")
         batch = await accepted(app, ["a fox", "a hen"])
-        await until(lambda: creates.sent == 2)
-    creates.go()
+        await until(lambda: len(there) == 2)
     async with open_app(**GRACE) as app:
         await app.batches.pause(batch.id)
         async with worked_off(app):
@@ -104,13 +70,12 @@ async def _waits_and_holds_nothing(app: App, batch_id: str) -> bool:
 
 @pytest.mark.parametrize("moment", ["while it is searched for", "before"])
 async def test_what_is_paused_during_the_search_is_not_bought_after_it(
-    open_app: Callable[..., App], replicate_emulator: EmulatorThread, creates: Creates, moment: str
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread, moment: str
 ) -> None:
-    creates.hang()
     async with open_app(**GRACE) as app, worked_off(app):
+        there = stuck(app.backends.get(GATEWAY), "on its way")
         batch = await accepted(app, ["a fox"])
-        await until(lambda: creates.sent == 1)
-    creates.go()
+        await until(lambda: there)
     async with open_app(IMAGEN_REPLICATE__LOST_ANSWER_GRACE="3") as app, worked_off(app):
         if moment != "before":
             await until(lambda: app.queue.busy == 1)
@@ -137,14 +102,14 @@ async def test_a_paused_order_buys_none_of_its_predictions_that_was_not_begun(
 
 
 async def test_what_is_canceled_as_it_is_sent_holds_nothing_when_its_batch_has_ended(
-    tmp_path: Any, replicate_emulator: EmulatorThread, creates: Creates
+    tmp_path: Any, replicate_emulator: EmulatorThread
 ) -> None:
-    creates.hang()
     async with running_gateway(tmp_path, replicate_emulator, **GRACE) as gateway:
+        there = stuck(gateway.app.backends.get(GATEWAY), "on its way")
         task = {"model_name": "flux-schnell", "tasks": [{"prompt": "a fox"}]}
         taken = await gateway.request("POST", "/batches", headers=ADMIN, json=task)
         batch_id = taken.json()["id"]
-        await until(lambda: creates.sent == 1)
+        await until(lambda: there)
         await gateway.request("POST", f"/batches/{batch_id}/cancel", headers=ADMIN)
         async with asyncio.timeout(15):
             view = await gateway.app.batches.ended(batch_id)
@@ -157,14 +122,13 @@ async def test_what_is_canceled_as_it_is_sent_holds_nothing_when_its_batch_has_e
 
 
 async def test_what_is_resumed_while_it_is_searched_for_goes_on_at_once(
-    open_app: Callable[..., App], replicate_emulator: EmulatorThread, creates: Creates
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
 ) -> None:
     given = {"REPLICATE_CONCURRENT_LIMIT": "1", "IMAGEN_REPLICATE__LOST_ANSWER_GRACE": "2"}
-    creates.hang()
     async with open_app(**given) as app, worked_off(app):
+        there = stuck(app.backends.get(GATEWAY), "on its way")
         batch = await accepted(app, [f"a fox {number}" for number in range(4)])
-        await until(lambda: creates.sent == 1)
-    creates.go()
+        await until(lambda: there)
     async with open_app(**given) as app:
         await app.batches.pause(batch.id)
         async with worked_off(app):

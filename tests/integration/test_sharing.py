@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from gateway import ADMIN, Answer, RunningGateway, running_gateway
 from msgspec.structs import replace
+from stories import stuck
 
 from imagen.assembly import GATEWAY, App
 from imagen.domain.batch import Batch
@@ -500,22 +501,22 @@ async def working(app: App, *batches: Batch) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def left_by_the_dead(open_app: Callable[..., App], emulator: EmulatorThread, *, sent: bool) -> Batch:
-    """A batch whose process was killed when its item was let in, after its create or before that."""
+async def left_by_the_dead(open_app: Callable[..., App], moment: str) -> Batch:
+    """A batch whose process was gone while the create of its item was at a moment.
+
+    Args:
+        open_app: opens the process.
+        moment: as `stories.stuck` says.
+    """
 
     async def nothing(*_: Any, **_more: Any) -> None:
         return None
 
-    async def never(*_: Any, **_more: Any) -> Any:
-        await asyncio.Event().wait()
-
     async with open_app() as app:
+        there = stuck(app.backends.get(GATEWAY), moment)
         dead = await accept_seeded(app)
-        if not sent:
-            app.backends.get(GATEWAY).submit = never  # type: ignore[method-assign]
         async with working(app, dead):
-            await until(app.store.unfinished)
-            await until(lambda: emulator.purchases >= sent)
+            await until(lambda: there)
             app.finisher.hands_over = True
             app.store.release = nothing  # type: ignore[method-assign]
             app.limits.give_back = nothing  # type: ignore[method-assign]
@@ -524,11 +525,11 @@ async def left_by_the_dead(open_app: Callable[..., App], emulator: EmulatorThrea
 
 
 @pytest.mark.replicate_emulator(run_seconds=0.3)
-@pytest.mark.parametrize("sent", [True, False])
+@pytest.mark.parametrize("moment", ["before it left", "on its way", "arrived"])
 async def test_an_equal_item_does_not_wait_for_what_the_dead_have_left(
-    open_app: Callable[..., App], replicate_emulator: EmulatorThread, sent: bool
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread, moment: str
 ) -> None:
-    dead = await left_by_the_dead(open_app, replicate_emulator, sent=sent)
+    dead = await left_by_the_dead(open_app, moment)
     async with open_app() as app:
         fresh = await accept_seeded(app)
         async with working(app, fresh), asyncio.timeout(10):
@@ -543,7 +544,7 @@ async def test_an_equal_item_does_not_wait_for_what_the_dead_have_left(
 async def test_an_equal_item_waits_for_what_this_process_goes_on_with(
     open_app: Callable[..., App], replicate_emulator: EmulatorThread
 ) -> None:
-    dead = await left_by_the_dead(open_app, replicate_emulator, sent=True)
+    dead = await left_by_the_dead(open_app, "arrived")
     async with open_app() as app:
         fresh = await accept_seeded(app)
         async with working(app, fresh, dead), asyncio.timeout(10):
@@ -553,10 +554,11 @@ async def test_an_equal_item_waits_for_what_this_process_goes_on_with(
 
 
 @pytest.mark.replicate_emulator(run_seconds=0.3)
+@pytest.mark.parametrize("moment", ["before it left", "on its way"])
 async def test_an_equal_item_does_not_wait_for_what_is_bought_after_a_pause(
-    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread, moment: str
 ) -> None:
-    dead = await left_by_the_dead(open_app, replicate_emulator, sent=False)
+    dead = await left_by_the_dead(open_app, moment)
     async with open_app() as app:
         await app.batches.pause(dead.id)
         fresh = await accept_seeded(app)
@@ -565,3 +567,21 @@ async def test_an_equal_item_does_not_wait_for_what_is_bought_after_a_pause(
         # The search for the lost create may have taken what this one bought, which then bought another.
         whose = [one.upstream_id for one in await app.store.list(limit=10) if one.upstream_id]
         assert len(set(whose)) == len(whose) == replicate_emulator.purchases
+
+
+@pytest.mark.replicate_emulator(run_seconds=0.3)
+async def test_an_equal_request_that_joined_the_search_for_one_that_is_paused_buys_its_own(
+    open_app: Callable[..., App], replicate_emulator: EmulatorThread
+) -> None:
+    dead = await left_by_the_dead(open_app, "on its way")
+    async with open_app() as app:
+        await app.batches.pause(dead.id)
+        async with working(app, dead), asyncio.timeout(10):
+            await until(lambda: waiting(app) == 1)
+            request = replace(SEEDED, model=app.catalog.resolve("flux-schnell"), plain=True)
+            asking = asyncio.create_task(app.gateway.generate(request, backend=GATEWAY, destination=SHELF))
+            await until(lambda: waiting(app) == 2)
+            assert len(app.gateway._reuse._flights) == 1
+            (outcome,) = await asking
+    assert (outcome.error, outcome.prediction.status) == (None, Status.SUCCEEDED)
+    assert replicate_emulator.purchases == 1

@@ -473,7 +473,7 @@ class Gateway:
             found = Outcome(making.prediction) if making.prediction.unsent else await self._finish(making)
             if not found.prediction.unheard:
                 return found
-            error.lasting = False  # nobody can tell yet whether it was bought, so that it is looked for again
+            error.lasting = False  # it is looked for again, or sent, when there is room
             return msgspec.structs.replace(found, error=error)
 
     def _need(self, making: _Making) -> Need:

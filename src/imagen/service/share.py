@@ -25,6 +25,7 @@ from imagen.errors import (
     ImagenError,
     NotFound,
     OutputDefective,
+    Paused,
     PredictionError,
     StillFollowed,
     StoreError,
@@ -135,8 +136,8 @@ class Reuse:
                     led = await self._wait(key, flight)
                 except ImagenError:
                     continue  # that one was not let in, so nothing was bought: perhaps we are
-                if _is_stopped(led.prediction):
-                    continue  # somebody did not want it any more; we do
+                if _is_stopped(led.prediction) or isinstance(led.error, Paused):
+                    continue  # somebody does not want it any more, or not now; we do
                 return await self._share(backend, prediction, led, notify)
             async with self._copying:
                 if (found := await self._find(prediction)) is not None:

@@ -8,6 +8,7 @@ import socket
 import ssl
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -187,26 +188,11 @@ async def ended(server: asyncio.Server, lines: list[asyncio.StreamWriter]) -> No
     await asyncio.sleep(0.01)
 
 
-async def test_a_host_that_does_not_finish_connecting_is_not_waited_for():
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """The https address of a server that never shakes hands, and when it was reached."""
     lines: list[asyncio.StreamWriter] = []
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        lines.append(writer)
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with HttpClient(connect_seconds=0.1) as client:
-        with pytest.raises(ConnectFailed, match="no connection could be made in time") as told:
-            await client.send(get(f"https://127.0.0.1:{port}/"))
-    assert is_certain(told.value)
-    await ended(server, lines)
-
-
-async def test_what_is_canceled_while_it_connects_never_left():
-    lines: list[asyncio.StreamWriter] = []
-    reached, told = asyncio.Event(), list[bool]()
+    reached = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         lines.append(writer)
@@ -215,17 +201,26 @@ async def test_what_is_canceled_while_it_connects_never_left():
         writer.close()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    request = post(
-        f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/", on_send=lambda: told.append(True)
-    )
-    async with HttpClient(connect_seconds=5.0) as client:
-        sending = asyncio.create_task(client.send(request))
+    yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/", reached
+    await ended(server, lines)
+
+
+async def test_a_host_that_does_not_finish_connecting_is_not_waited_for():
+    async with silent_server() as (url, _), HttpClient(connect_seconds=0.1) as client:
+        with pytest.raises(ConnectFailed, match="no connection could be made in time") as told:
+            await client.send(get(url))
+    assert is_certain(told.value)
+
+
+async def test_what_is_canceled_while_it_connects_never_left():
+    told: list[bool] = []
+    async with silent_server() as (url, reached), HttpClient(connect_seconds=5.0) as client:
+        sending = asyncio.create_task(client.send(post(url, on_send=lambda: told.append(True))))
         await reached.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
     assert told == []
-    await ended(server, lines)
 
 
 async def test_a_certificate_that_nobody_signed_is_not_trusted(
