@@ -343,6 +343,7 @@ async def test_a_line_that_died_is_in_nobodys_way(
     await until(process.waiting)
     assert dead.line._dispatcher is not None
     dead.line._dispatcher.cancel()  # kill -9: it says nothing any more, and never leaves the line
+    await dead.semaphores.register("another", 1)  # after all that it asked for
     await process.leases.give_back("gpu", first.id)
     assert (await process.take(wait=20)).semaphore == "gpu"
     waiting.cancel()

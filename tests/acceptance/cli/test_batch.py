@@ -91,7 +91,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 def begin(cli: Any, emulator: EmulatorThread, count: int, *args: str, bought: int) -> Any:
     """A batch of so many rows in a process of its own, whose predictions run until `let_end`."""
-    emulator.add_fault("slow", run_seconds=SLOW_SECONDS)
+    emulator.add_fault("slow", run_seconds=SLOW_SECONDS, times=None)
     write(cli, "foxes.jsonl", *rows(count))
     process = cli.start("batch", "foxes.jsonl", *args)
     wait_for(lambda: emulator.purchases >= bought or process.process.poll() is not None)
