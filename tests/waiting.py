@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 
-async def until(holds: Callable[[], Any], *, within: float = 20.0) -> Any:
+async def until(holds: Callable[[], Any], *, within: float = 30.0) -> Any:
     """What it gives, as soon as that is something; asked every 10 ms.
 
     Raises:

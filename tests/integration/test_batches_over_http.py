@@ -19,7 +19,7 @@ from gateway import ADMIN, Answer, RunningGateway, running_gateway
 from imagen.emulator import EmulatorThread
 from imagen.server.sse import EventStream
 from imagen.store.batches import SqlBatches
-from waiting import least
+from waiting import least, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.replicate_emulator(run_seconds=0.02)]
 ONE = {"IMAGEN_LIMITS__CONCURRENT": "1"}
@@ -42,12 +42,6 @@ async def post(gateway: RunningGateway, path: str, headers: dict[str, str] | Non
 async def upload(gateway: RunningGateway, content: bytes, media_type: str, query: str = "") -> Answer:
     headers = ADMIN | {"Content-Type": media_type}
     return await gateway.request("POST", f"/batches{query}", data=content, headers=headers)
-
-
-async def bought(emulator: EmulatorThread, count: int) -> None:
-    async with asyncio.timeout(10):
-        while emulator.purchases < count:  # noqa: ASYNC110 - the emulator has a thread of its own
-            await asyncio.sleep(0.02)
 
 
 # --- the three forms -------------------------------------------------------------------------------------
@@ -311,9 +305,7 @@ async def test_a_reader_who_leaves_is_forgotten(tmp_path: Path, replicate_emulat
         async with aclosing(events(gateway, batch["id"])) as told:
             await anext(told)
             assert len(watching) == 1
-        async with asyncio.timeout(5):
-            while watching:  # noqa: ASYNC110 - there is no event for it
-                await asyncio.sleep(0.02)
+        await until(lambda: not watching)
 
 
 async def test_an_id_that_no_stream_has_is_refused(
@@ -359,6 +351,10 @@ async def test_pages_of_items_have_each_item_once_while_items_end(
         batch = await make_batch(gateway, [f"fox {number}" for number in range(25)])
         seen: list[int] = []
         cursor = ""
+
+        def as_many_are_bought() -> bool:
+            return replicate_emulator.purchases >= len(seen) // 4
+
         while True:
             page = await get(gateway, f"/batches/{batch['id']}/items?limit=4{cursor}")
             seen += [item["index"] for item in page["items"]]
@@ -366,7 +362,7 @@ async def test_pages_of_items_have_each_item_once_while_items_end(
             if page["next_cursor"] is None:
                 break
             cursor = f"&cursor={page['next_cursor']}"
-            await bought(replicate_emulator, len(seen) // 4)
+            await until(as_many_are_bought)
         assert seen == list(range(25))
         await ended(gateway, batch["id"])
         done = await get(gateway, f"/batches/{batch['id']}/items?status=succeeded&limit=500")
@@ -427,7 +423,7 @@ async def test_a_paused_batch_begins_nothing_and_goes_on_when_it_is_resumed(
     replicate_emulator.add_fault("slow", run_seconds=0.4)
     async with running_gateway(tmp_path, replicate_emulator, **ONE) as gateway:
         batch = await make_batch(gateway, [f"fox {number}" for number in range(8)])
-        await bought(replicate_emulator, 1)
+        await until(lambda: replicate_emulator.purchases >= 1)
         paused = await post(gateway, f"/batches/{batch['id']}/pause")
         assert paused["status"] == "paused"
         async with asyncio.timeout(10):
@@ -449,7 +445,7 @@ async def test_a_canceled_batch_ends_and_what_was_canceled_can_be_tried_again(
     async with running_gateway(tmp_path, replicate_emulator, **ONE) as gateway:
         replicate_emulator.add_fault("slow", run_seconds=60.0)
         batch = await make_batch(gateway, [f"fox {number}" for number in range(4)])
-        await bought(replicate_emulator, 1)
+        await until(lambda: replicate_emulator.purchases >= 1)
         await post(gateway, f"/batches/{batch['id']}/cancel")
         over = await ended(gateway, batch["id"])
         assert (over["status"], over["counts"]["canceled"]) == ("canceled", 4)
@@ -468,7 +464,7 @@ async def test_what_was_accepted_is_made_by_the_next_process(
     replicate_emulator.add_fault("slow", run_seconds=0.3)
     async with running_gateway(tmp_path, replicate_emulator, IMAGEN_SERVER__DRAIN="0.1", **ONE) as gateway:
         batch = await make_batch(gateway, [f"fox {number}" for number in range(6)])
-        await bought(replicate_emulator, 1)
+        await until(lambda: replicate_emulator.purchases >= 1)
     async with running_gateway(tmp_path, replicate_emulator) as gateway:
         assert (await ended(gateway, batch["id"]))["status"] == "succeeded"
         assert [one["prompt"] for one in await items_of(gateway, batch["id"])] == [
@@ -613,7 +609,7 @@ async def test_the_end_of_every_task_is_told_once_also_of_those_that_were_cancel
             webhook=HOOK,
             webhook_events_filter=["item", "completed"],
         )
-        await bought(replicate_emulator, 1)
+        await until(lambda: replicate_emulator.purchases >= 1)
         await post(gateway, f"/batches/{batch['id']}/cancel")
         view = await ended(gateway, batch["id"])
         events = await told(gateway)
@@ -656,7 +652,7 @@ async def test_the_end_of_a_prediction_that_was_canceled_while_it_waited_is_told
 
     async with running_gateway(tmp_path, replicate_emulator, **ONE, **NOWHERE) as gateway:
         await ask("first")
-        await bought(replicate_emulator, 1)
+        await until(lambda: replicate_emulator.purchases >= 1)
         waits = await ask("second")
         view, _, _ = await gateway.app.batches.of_prediction(waits)
         if paused:

@@ -28,6 +28,7 @@ from imagen.service.deliver import Destination
 from imagen.service.finish import Outcome
 from imagen.service.usage import report_usage
 from imagen.settings import load_settings
+from waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.replicate_emulator(run_seconds=0.02)]
 
@@ -112,8 +113,7 @@ async def test_nothing_waits_for_a_place_or_a_turn_to_get_a_copy(
         await ask(app)
         replicate_emulator.add_fault("slow", prompt="takes", run_seconds=30.0)
         busy = asyncio.ensure_future(ask(app, GenerationRequest(prompt="takes the only place")))
-        while replicate_emulator.purchases < 2:  # noqa: ASYNC110 - the emulator has a thread of its own
-            await asyncio.sleep(0.01)
+        await until(lambda: replicate_emulator.purchases >= 2)
         async with asyncio.timeout(5):
             assert (await ask(app)).cache == "hit"
         busy.cancel()

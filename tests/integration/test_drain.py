@@ -13,6 +13,7 @@ from gateway import ADMIN, Answer, running_gateway
 from test_gateway_limits import predictions_of
 
 from imagen.emulator import EmulatorThread
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 FLUX = "flux-schnell"
@@ -32,12 +33,6 @@ async def ask(session: aiohttp.ClientSession, url: str, **body: Any) -> Answer:
         return Answer(response.status, found, await response.read())
 
 
-async def bought(emulator: EmulatorThread, count: int) -> None:
-    async with asyncio.timeout(5):
-        while emulator.purchases < count:  # noqa: ASYNC110 - the emulator has a thread of its own
-            await asyncio.sleep(0.02)
-
-
 @pytest.mark.replicate_emulator(run_seconds=0.1)
 async def test_a_batch_that_is_told_to_stop_answers_what_is_done_and_names_the_rest(
     tmp_path: Path, replicate_emulator: EmulatorThread, session: aiohttp.ClientSession
@@ -50,7 +45,7 @@ async def test_a_batch_that_is_told_to_stop_answers_what_is_done_and_names_the_r
         await gateway.generate(model_name=FLUX, prompt="the first")  # of a process has to wait a little
         tasks = [{"prompt": prompt} for prompt in prompts]
         asked = asyncio.ensure_future(ask(session, gateway.url + "/generate-batch", tasks=tasks))
-        await bought(replicate_emulator, 5)
+        await until(lambda: replicate_emulator.purchases >= 5)
     async with asyncio.timeout(10):
         answer = await asked
     told = answer.json()
@@ -85,7 +80,7 @@ async def test_a_request_that_is_handed_over_is_told_its_prediction(
     async with running_gateway(tmp_path, replicate_emulator, **SHORT) as gateway:
         url = gateway.url + "/generate"
         asked = asyncio.ensure_future(ask(session, url, prompt="a fox", store=store))
-        await bought(replicate_emulator, 1)
+        await until(lambda: replicate_emulator.purchases >= 1)
     async with asyncio.timeout(10):
         answer = await asked
     told = answer.json()
@@ -104,11 +99,9 @@ async def test_a_request_that_still_waits_for_its_turn_is_sent_away_with_nothing
     async with running_gateway(tmp_path, replicate_emulator, **limits) as gateway:
         url = gateway.url + "/generate"
         first = asyncio.ensure_future(ask(session, url, prompt="a fox"))
-        await bought(replicate_emulator, 1)
+        await until(lambda: replicate_emulator.purchases >= 1)
         second = asyncio.ensure_future(ask(session, url, prompt="a hound"))
-        async with asyncio.timeout(10):
-            while gateway.app.line.waiting == 0:  # noqa: ASYNC110 - its request is on its way
-                await asyncio.sleep(0.02)
+        await until(lambda: gateway.app.line.waiting)
     async with asyncio.timeout(10):
         await first
         answer = await second

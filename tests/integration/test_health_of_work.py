@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,10 @@ import pytest
 from gateway import ADMIN, RunningGateway, running_gateway
 
 from imagen.emulator import EmulatorThread
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 PUBLIC = {"FLASK_HOST": "0.0.0.0"}  # noqa: S104 - what a server does that others than this machine can reach
-
-
-async def until(holds: Callable[[], Awaitable[Any]], *, within: float = 15.0) -> Any:
-    async with asyncio.timeout(within):
-        while not (found := await holds()):  # noqa: ASYNC110 - it is asked over HTTP, as others ask
-            await asyncio.sleep(0.05)
-        return found
 
 
 async def health(gateway: RunningGateway) -> dict[str, Any]:

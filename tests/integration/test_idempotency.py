@@ -13,6 +13,7 @@ from batch_calls import FLUX, ended, make_batch, written_below
 from gateway import ADMIN, Answer, RunningGateway, running_gateway
 
 from imagen.emulator import EmulatorThread
+from waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.replicate_emulator(run_seconds=0.02)]
 KEY = {"Idempotency-Key": "order 4711"}
@@ -39,12 +40,6 @@ async def ask(
     return await gateway.request("POST", path, json=body, headers=(headers or ADMIN) | key)
 
 
-async def bought(emulator: EmulatorThread, count: int) -> None:
-    async with asyncio.timeout(10):
-        while emulator.purchases < count:  # noqa: ASYNC110 - the emulator has a thread of its own
-            await asyncio.sleep(0.02)
-
-
 @EVERY
 async def test_a_repeat_gets_the_same_answer_and_buys_nothing_also_after_a_restart(
     tmp_path: Path, replicate_emulator: EmulatorThread, what: str
@@ -58,7 +53,7 @@ async def test_a_repeat_gets_the_same_answer_and_buys_nothing_also_after_a_resta
         assert again.body == first.body
         assert "idempotent-replayed" not in first.headers
         assert again.headers["idempotent-replayed"] == "true"
-        await bought(replicate_emulator, purchases)
+        await until(lambda: replicate_emulator.purchases >= purchases)
     async with running_gateway(tmp_path, replicate_emulator, **given) as gateway:
         later = await ask(gateway, path, fields)
         assert (later.status, later.body) == (status, first.body)
@@ -76,7 +71,7 @@ async def test_the_same_request_sent_at_once_by_many_is_bought_once(
         answers = await asyncio.gather(*(ask(gateway, path, fields) for _ in range(8)))
         assert {answer.status for answer in answers} == {status}
         assert len({answer.body for answer in answers}) == 1
-        await bought(replicate_emulator, purchases)
+        await until(lambda: replicate_emulator.purchases >= purchases)
         await asyncio.gather(*(ask(gateway, path, fields) for _ in range(3)))
     assert replicate_emulator.purchases == purchases
 
@@ -93,7 +88,7 @@ async def test_another_body_under_the_same_key_is_refused(
         elsewhere = "/predictions" if path == "/generate" else "/generate"
         moved = await ask(gateway, elsewhere, {"prompt": "a fox"})
         assert moved.status == 409
-        await bought(replicate_emulator, purchases)
+        await until(lambda: replicate_emulator.purchases >= purchases)
     assert replicate_emulator.purchases == purchases
 
 
@@ -180,7 +175,7 @@ async def test_a_gateway_that_stops_says_so_and_the_next_one_answers_the_repeat(
                     headers=ADMIN | KEY,
                 )
             )
-            await bought(replicate_emulator, 1)
+            await until(lambda: replicate_emulator.purchases >= 1)
         async with asyncio.timeout(5):
             response = await asked
             told = await response.json()
@@ -199,7 +194,7 @@ async def test_a_caller_with_a_token_of_their_own_brings_it_again_after_a_restar
     own = {"X-Replicate-Api-Token": "r8_their_own"}
     async with running_gateway(tmp_path, replicate_emulator, IMAGEN_SERVER__DRAIN="0.1") as gateway:
         asked = asyncio.ensure_future(ask(gateway, "/generate", {"prompt": "a fox"}, headers=own))
-        await bought(replicate_emulator, 1)
+        await until(lambda: replicate_emulator.purchases >= 1)
         asked.cancel()
     async with running_gateway(tmp_path, replicate_emulator) as gateway:
         answer = await ask(gateway, "/generate", {"prompt": "a fox"}, headers=own)

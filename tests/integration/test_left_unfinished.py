@@ -22,6 +22,7 @@ from imagen.emulator import EmulatorThread, Model
 from imagen.errors import InvalidRequest, OutcomeUnknown, OutputDefective, PredictionFailed, WaitTimeout
 from imagen.service.deliver import Destination
 from imagen.settings import load_settings
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -201,8 +202,7 @@ async def test_nobody_takes_what_a_living_process_follows(
     replicate_emulator.add_fault("slow", run_seconds=1.5)
     async with open_app() as first, open_app() as second:
         running = asyncio.ensure_future(first.gateway.generate(FOX, destination=Destination()))
-        while not replicate_emulator.journal.entries(operation="predictions.get"):  # noqa: ASYNC110 - on another thread
-            await asyncio.sleep(0.01)
+        await until(lambda: replicate_emulator.journal.entries(operation="predictions.get"))
         (row,) = await second.store.unfinished()
         with pytest.raises(InvalidRequest, match="another process"):
             await second.gateway.resume(row.id)

@@ -152,9 +152,13 @@ async def test_a_batch_ends_as_canceled_only_where_what_runs_of_it_can_be_stoppe
         await until(lambda: replicate_emulator.purchases == 2)
     async with open_app(REPLICATE_API_TOKEN=token) as app:
         await app.batches.cancel(batch.id)
-        assert app.can_end(batch) is ended
+        assert (app.why_it_cannot_end(batch) is None) is ended
         working = asyncio.ensure_future(
-            app.queue.run(app.worker.work, emptied=app.worker.emptied, takes=app.can_end)
+            app.queue.run(
+                app.worker.work,
+                emptied=app.worker.emptied,
+                takes=lambda each: app.why_it_cannot_end(each) is None,
+            )
         )
         await asyncio.sleep(2.5)
         view = await app.batches.view(batch.id)

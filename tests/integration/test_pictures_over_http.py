@@ -16,6 +16,7 @@ from imagen.emulator import EmulatorThread
 from imagen.pictures import MEDIA_TYPES
 from imagen.ports import ShelvedPicture
 from imagen.server.pictures import ranges_of
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -307,9 +308,7 @@ async def test_a_caller_who_leaves_in_the_middle_leaves_no_file_open(
     await reader.read(1000)
     assert _is_open(large.path)
     writer.transport.abort()
-    async with asyncio.timeout(10):
-        while _is_open(large.path):  # noqa: ASYNC110 - the server closes it
-            await asyncio.sleep(0.01)
+    await until(lambda: not _is_open(large.path))
     assert (await gateway.request("GET", address(kept))).status == 200
 
 

@@ -23,14 +23,9 @@ from imagen.ports import Begun, OpenWork
 from imagen.queue.local import LocalQueue
 from imagen.server import run as running
 from imagen.store.batches import SqlBatches
+from waiting import until
 
 pytestmark = pytest.mark.anyio
-
-
-async def until(holds: Callable[[], Any], *, within: float = 15.0) -> None:
-    async with asyncio.timeout(within):
-        while not holds():  # noqa: ASYNC110 - what others do is looked at
-            await asyncio.sleep(0.02)
 
 
 def spoil(app: App, sql: str, *values: object) -> None:
@@ -104,10 +99,13 @@ async def test_a_gateway_whose_work_ended_by_a_fault_says_so_and_begins_it_again
         goes_on.set()
         task = {"model_name": "flux-schnell", "tasks": [{"prompt": "a fox"}]}
         taken = await gateway.request("POST", "/batches", headers=ADMIN, json=task)
+
+        async def is_ready() -> bool:
+            return (await gateway.request("GET", "/ready")).status == 200
+
         async with asyncio.timeout(10):
             view = await gateway.app.batches.ended(taken.json()["id"])
-            while (await gateway.request("GET", "/ready")).status != 200:  # noqa: ASYNC110 - asked from outside
-                await asyncio.sleep(0.02)
+            await until(is_ready)
     assert refused.status == 503
     assert "durable work" in refused.json()["reason"]
     assert view.status is BatchStatus.SUCCEEDED
@@ -291,9 +289,11 @@ async def test_what_is_handed_over_at_the_end_is_queued_again(
         await until(lambda: app.queue._runs)
         monkeypatch.setattr(SqlBatches, "accept", late)
         batch = await accepted(app, ["a fox"])
-        async with asyncio.timeout(10):
-            while not (await app.batches.view(batch.id)).tally.queued:  # noqa: ASYNC110 - asked from outside
-                await asyncio.sleep(0.02)
+
+        async def is_queued() -> bool:
+            return (await app.batches.view(batch.id)).tally.queued == 1
+
+        await until(is_queued)
     assert replicate_emulator.purchases == 0
 
 

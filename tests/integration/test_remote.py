@@ -313,9 +313,7 @@ async def test_whoever_leaves_has_it_canceled_upstream(
     replicate_emulator.add_fault("slow", run_seconds=50.0, times=None)
     request = msgspec.structs.replace(FOX, count=6)
     asking = asyncio.ensure_future(remote.gateway.generate(request, observer=record))
-    async with asyncio.timeout(10):
-        while replicate_emulator.purchases < 2:  # noqa: ASYNC110 - on another thread
-            await asyncio.sleep(0.02)
+    await until(lambda: replicate_emulator.purchases >= 2)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking

@@ -277,9 +277,7 @@ async def test_after_a_restart_nothing_is_told_again(
     async with raw_server(say_ok) as server:
         async with running_gateway(tmp_path, replicate_emulator, **PRIVATE) as gateway:
             await create(gateway, server, events=ALL)
-            async with asyncio.timeout(20):
-                while not await in_outbox(gateway, "replicate.output"):  # noqa: ASYNC110 - no event tells it
-                    await asyncio.sleep(0.02)
+            await until(lambda: in_outbox(gateway, "replicate.output"))
         async with running_gateway(tmp_path, replicate_emulator, **PRIVATE) as gateway:
             await told(server)
             deliveries = await in_outbox(gateway, "*")

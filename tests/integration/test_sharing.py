@@ -408,7 +408,7 @@ async def test_another_process_asks_a_gateway_for_it(
     assert replicate_emulator.purchases == 2
 
 
-@pytest.mark.replicate_emulator(run_seconds=0.2)
+@pytest.mark.replicate_emulator(run_seconds=0.5)
 async def test_the_items_of_durable_work_share_too_unless_their_seeds_are_ours(
     tmp_path: Path, replicate_emulator: EmulatorThread
 ) -> None:
@@ -427,7 +427,10 @@ async def test_the_items_of_durable_work_share_too_unless_their_seeds_are_ours(
             # Each item has a picture of its own that stays.
             assert len({item.files for item in items}) == 6
             assert all(item.files[0].startswith("shelf:pic_") for item in items)
-        assert await outcomes(gateway.app) == {"succeeded": 5, "shared": 3, "cached": 4}
+        found = await outcomes(gateway.app)
+    # Of the first four one is bought, and whoever comes later than its end finds it in the cache, as the next four do.
+    assert (found["succeeded"], found["shared"] + found["cached"]) == (5, 7)
+    assert found["cached"] >= 4
 
 
 # --- in a batch --------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,11 @@ from imagen.emulator import EmulatorThread, Model
 from imagen.errors import DeliveryError, InvalidRequest, OutcomeUnknown, OutputDefective, StoreBusy
 from imagen.service.deliver import Destination
 from imagen.settings import load_settings
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 
 CREATE, GET = "predictions.create", "predictions.get"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 - the emulator is on another thread
-        await asyncio.sleep(0.01)
 
 
 async def test_canceling_while_another_process_waits_to_buy_is_refused(

@@ -24,6 +24,7 @@ from imagen.server.run import serving
 from imagen.service import watch_account
 from imagen.service.webhooks import ASK_AGAIN_SECONDS, HEARD_SECONDS, MOST_REMEMBERED, REMEMBERED_SECONDS
 from imagen.settings import load_settings
+from waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -112,9 +113,7 @@ def sent(emulator: EmulatorThread) -> list[tuple[int, str | None]]:
 
 
 async def attempts(emulator: EmulatorThread, count: int) -> None:
-    async with asyncio.timeout(10):
-        while len(sent(emulator)) < count:  # noqa: ASYNC110 - the journal tells nobody
-            await asyncio.sleep(0.005)
+    await until(lambda: len(sent(emulator)) >= count)
 
 
 def asked_for_secret(emulator: EmulatorThread) -> int:

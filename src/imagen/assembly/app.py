@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from imagen import __version__
-from imagen.assembly.backends import GATEWAY, ConfiguredBackends, Tokens
+from imagen.assembly.backends import ConfiguredBackends, Tokens
 from imagen.assembly.elsewhere import Remote
 from imagen.catalog import Catalog
 from imagen.credentials import CredentialStore
@@ -18,7 +18,7 @@ from imagen.domain.caller import Caller
 from imagen.domain.events import Event
 from imagen.domain.limits import LINED_UP, AccountRules
 from imagen.domain.prediction import EMULATOR, prompt_hasher
-from imagen.errors import ConfigError
+from imagen.errors import ConfigError, ImagenError
 from imagen.identity import resolve_caller
 from imagen.instrumentation.analytics import Analytics
 from imagen.instrumentation.clock import SystemClock
@@ -392,14 +392,13 @@ class App:
         """Whom the ledger names: the configured one, else MAI_FROM_ID, else the tmux pane's name, else `unknown`."""
         return Caller(name=self.settings.caller or resolve_caller(self._environ))
 
-    def can_end(self, batch: Batch) -> bool:
-        """Whether this process can stop what runs of a batch that is to be canceled, and end it."""
-        if batch.own_token:
-            return self.batches.can_use_token(batch)
-        if batch.backend not in {GATEWAY, *self.backends.names()}:
-            return False
-        backend = self.backends.get(batch.backend)
-        return backend.practice or backend.account == batch.account
+    def why_it_cannot_end(self, batch: Batch) -> ImagenError | None:
+        """What keeps this process from stopping what runs of a batch that is to be canceled; None where nothing does."""
+        try:
+            self.worker.backend_of(batch)
+        except ImagenError as error:
+            return error
+        return None
 
     async def leave_entries(self) -> None:
         """Before a command ends: let the sink of the ledger have what waits, where anything was looked up or written."""

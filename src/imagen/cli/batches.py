@@ -252,7 +252,15 @@ def _steer(
             print_lines([f"{view.batch.id} {view.status}: {progress_line(view)}"])
         if idle is not None:
             remark(f"nothing was done: {idle}")
-        if not view.status.terminal and not _is_worked_on(app, parts, view):
+        if view.status.terminal or _is_worked_on(app, parts, view):
+            return
+        if (
+            view.batch.control is Control.CANCEL
+            and (hindrance := app.why_it_cannot_end(view.batch)) is not None
+        ):
+            remark(f"what runs of it is not stopped yet: {hindrance}")
+            remark(f"then ask once more: imagen batches cancel {view.batch.id}")
+        else:
             again = f"imagen batch --resume {view.batch.id}{server_option(server)}"
             remark(f"nobody works on it now; go on with: {again}")
 
@@ -267,7 +275,11 @@ async def _ended_here(app: App, view: View) -> View:
     import asyncio
 
     wanted = view.batch
-    if wanted.ended_at is not None or _is_worked_on(app, app, view) or not app.can_end(wanted):
+    if (
+        wanted.ended_at is not None
+        or _is_worked_on(app, app, view)
+        or app.why_it_cannot_end(wanted) is not None
+    ):
         return view
     working = asyncio.ensure_future(
         app.queue.run(app.worker.work, emptied=app.worker.emptied, takes=lambda batch: batch.id == wanted.id)

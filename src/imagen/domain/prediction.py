@@ -71,10 +71,9 @@ def next_status(current: Status, seen: Status) -> Status:
 
 
 class Allowance(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer says about its limit: calls that would pass now, and seconds until there are more."""
+    """What an answer says about its limit: calls that would pass now."""
 
     remaining: int
-    reset_seconds: float | None = None
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):

@@ -176,7 +176,7 @@ def _works_on(app: App, batch: Batch) -> bool:
     bought, and anybody may end it.
     """
     if batch.details.get("command"):
-        return batch.control is Control.CANCEL and app.can_end(batch)
+        return batch.control is Control.CANCEL and app.why_it_cannot_end(batch) is None
     return batch.backend in {GATEWAY, EMULATOR} and app.batches.has_token(batch)
 
 

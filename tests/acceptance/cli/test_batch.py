@@ -585,6 +585,24 @@ def test_what_a_killed_command_left_is_ended_by_whoever_cancels_it(
     assert replicate_emulator.purchases == 2
 
 
+def test_what_runs_on_an_account_that_is_not_at_hand_is_stopped_once_its_token_is_set(
+    practised: Any, replicate_emulator: EmulatorThread
+) -> None:
+    process = begin(practised, replicate_emulator, 2, bought=2)
+    batch, token = id_of(practised), practised.env["REPLICATE_API_TOKEN"]
+    process.stop(signal.SIGKILL)
+    practised.env["REPLICATE_API_TOKEN"] = "r8_of_another_account"
+    told = practised("batches", "cancel", batch, code=0).stderr
+    assert "not stopped yet" in told
+    assert "another Replicate account" in told
+    assert f"imagen batches cancel {batch}" in told
+    assert replicate_emulator.state()["running"] == 2
+    practised.env["REPLICATE_API_TOKEN"] = token
+    canceled = practised("batches", "cancel", batch, "--json", code=0).json
+    assert (canceled["status"], canceled["canceled"]) == ("canceled", 2)
+    assert replicate_emulator.state()["running"] == 0
+
+
 # --- a terminal ------------------------------------------------------------------------------------------
 
 

@@ -104,13 +104,11 @@ def operation_of(request: HttpRequest) -> str:
 
 
 def read_allowance(response: HttpResponse) -> Allowance | None:
-    """What the headers `ratelimit-remaining` and `ratelimit-reset` say; None where they say nothing."""
+    """What the header `ratelimit-remaining` says; None where it says nothing."""
     remaining = response.headers.get("ratelimit-remaining", "")
-    reset = response.headers.get("ratelimit-reset", "")
     if not remaining.isascii() or not remaining.isdigit() or len(remaining) > _MOST_DIGITS:
         return None
-    told = reset.isascii() and reset.isdigit() and len(reset) <= _MOST_DIGITS
-    return Allowance(remaining=int(remaining), reset_seconds=float(reset) if told else None)
+    return Allowance(remaining=int(remaining))
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True):
