@@ -192,7 +192,7 @@ async def test_a_short_wait_is_short_behind_a_long_one(process: Process) -> None
     began = time.perf_counter()
     with pytest.raises(RateLimited, match=r"became free in 0\.5 s"):
         await process.take(wait=0.5)
-    assert 0.4 < time.perf_counter() - began < 5
+    assert 0.4 < time.perf_counter() - began < 15
     assert not patient.done()
     patient.cancel()
 
@@ -331,7 +331,7 @@ async def test_who_waits_gets_the_place_of_a_process_that_died(process: Process)
     await process.take(ttl=1)
     began = time.perf_counter()
     await process.take(wait=20)
-    assert 0.8 < time.perf_counter() - began < 5
+    assert 0.8 < time.perf_counter() - began < 15
 
 
 async def test_a_line_that_died_is_in_nobodys_way(
@@ -404,12 +404,15 @@ async def test_a_block_that_fails_gives_its_place_back(process: Process) -> None
 
 
 async def test_a_block_that_is_canceled_gives_its_place_back(process: Process) -> None:
+    inside = asyncio.Event()
+
     async def work() -> None:
         async with hold(process):
+            inside.set()
             await asyncio.sleep(60)
 
     task = asyncio.create_task(work())
-    await until(process.held)
+    await inside.wait()
     task.cancel()
     await asyncio.wait({task})
     assert task.cancelled()
@@ -421,7 +424,7 @@ async def test_a_block_learns_that_its_place_was_taken_away(process: Process) ->
         async with hold(process) as held:
             held.check()
             await process.semaphores.remove("gpu")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(15):
                 await held.until_lost()
             with pytest.raises(NotFound, match="was lost"):
                 held.check()

@@ -290,7 +290,7 @@ async def test_a_silent_stream_is_kept_alive_and_ends_when_the_gateway_stops(
             async with asyncio.timeout(10):
                 while b": still here" not in await response.content.readline():
                     pass
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             rest = await response.content.read()
         response.close()
     assert b"shutting down" in rest

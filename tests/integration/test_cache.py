@@ -114,7 +114,7 @@ async def test_nothing_waits_for_a_place_or_a_turn_to_get_a_copy(
         replicate_emulator.add_fault("slow", prompt="takes", run_seconds=30.0)
         busy = asyncio.ensure_future(ask(app, GenerationRequest(prompt="takes the only place")))
         await until(lambda: replicate_emulator.purchases >= 2)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             assert (await ask(app)).cache == "hit"
         busy.cancel()
         await asyncio.wait([busy])

@@ -111,7 +111,7 @@ def test_two_clients_share_the_limit(client: Client, app: App, environ: dict[str
         began = time.perf_counter()
         with pytest.raises(RateLimited, match=r"became free in 0\.5 s"), other.semaphore("gpu", wait=0.5):
             pytest.fail("two were inside")
-        assert time.perf_counter() - began < 5
+        assert time.perf_counter() - began < 15
 
 
 def test_a_place_that_was_taken_away_is_told(client: Client, app: App) -> None:

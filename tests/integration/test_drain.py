@@ -62,9 +62,12 @@ async def test_a_batch_that_is_told_to_stop_answers_what_is_done_and_names_the_r
     handed_over = results[3]["prediction_id"]
     assert handed_over.startswith("pred_")
     assert [(one["prediction_id"], one["charged"]) for one in results[4:]] == [(None, None)] * 2
-    async with running_gateway(tmp_path, replicate_emulator) as gateway, asyncio.timeout(6):
-        while not (await gateway.app.store.get(handed_over)).finished:  # noqa: ASYNC110 - another process's work
-            await asyncio.sleep(0.1)
+    async with running_gateway(tmp_path, replicate_emulator) as gateway:
+
+        async def is_finished() -> bool:
+            return (await gateway.app.store.get(handed_over)).finished
+
+        await until(is_finished, within=15)
         found = await gateway.app.store.list(limit=10)
     assert [(one.prompt, one.status, one.charged) for one in reversed(found)] == [
         (prompt, "succeeded", True) for prompt in ["the first", *prompts[:4]]

@@ -957,7 +957,7 @@ async def test_who_waits_when_the_gateway_stops_is_told_what_was_bought_and_does
         async with running_gateway(tmp_path, replicate_emulator, IMAGEN_SERVER__DRAIN="0.3") as gateway:
             asking = asyncio.create_task(ask(gateway.url))
             await until(lambda: replicate_emulator.purchases == 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             answer = await asking
     if form == "stream":
         last = answer.body.decode().strip().rpartition("data: ")[2]

@@ -185,7 +185,7 @@ async def test_what_is_asked_while_another_thread_closes_it_is_answered(database
     await asyncio.sleep(0.05)
     closing = asyncio.ensure_future(asyncio.to_thread(database.close))
     await asyncio.sleep(0.05)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         one = await database.read(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
         two = await database.write(lambda connection: connection.execute(text("SELECT 2")).scalar_one())
         await closing
