@@ -18,10 +18,13 @@ import openai
 import pytest
 from gateway import ADMIN, ADMIN_KEY, Answer, RunningGateway, leave, running_gateway
 from PIL import Image
+from starlette.requests import Request
+from starlette.types import Message
 
 from imagen.catalog import Catalog
 from imagen.emulator import EmulatorThread
 from imagen.emulator.models import Model
+from imagen.server.context import Gone
 from imagen.server.openai.uploads import read_json, told_content
 from waiting import least, longest_pause, until
 
@@ -762,9 +765,10 @@ async def test_who_leaves_has_it_canceled(tmp_path: Path, replicate_emulator: Em
 async def test_what_the_client_asks_for_again_when_its_time_is_over_is_bought_once(
     tmp_path: Path, replicate_emulator: EmulatorThread, form: str
 ) -> None:
-    replicate_emulator.add_fault("slow", run_seconds=1.5, times=1)
+    # It ends well within the second try, which begins after a rest of 0.375 to 0.5 s.
+    replicate_emulator.add_fault("slow", run_seconds=1.7, times=1)
     async with asked(tmp_path, replicate_emulator) as (gateway, client):
-        hurried = client.with_options(timeout=0.6, max_retries=3)
+        hurried = client.with_options(timeout=1.0, max_retries=3)
         if form == "edit":
             answer = await hurried.images.edit(image=("a.png", picture()), prompt="a hat", model="flux-dev")
         elif form == "stream":
@@ -789,6 +793,20 @@ async def test_what_the_client_asks_for_again_when_its_time_is_over_is_bought_on
         # Whoever has got it and wants one more gets one more.
         await client.images.generate(prompt="x", model="flux-schnell")
         assert replicate_emulator.purchases == 2
+
+
+async def test_who_leaves_in_the_moment_of_its_end_has_not_got_it(
+    tmp_path: Path, replicate_emulator: EmulatorThread
+) -> None:
+    async def hangs_up() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def ends_at_once() -> str:
+        return "a picture"
+
+    async with asked(tmp_path, replicate_emulator) as (gateway, _):
+        with pytest.raises(Gone):
+            await gateway.context.stay(Request({"type": "http"}, hangs_up), ends_at_once(), goes_on=True)
 
 
 async def test_what_was_made_while_its_caller_was_away_is_there_when_they_ask_again(

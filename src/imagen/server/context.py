@@ -317,7 +317,7 @@ class Context:
             await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
-        if not task.done():
+        if leaving.done() or not task.done():
             raise Gone
         if task.cancelled():
             raise handed_over()
