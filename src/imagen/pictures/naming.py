@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from string import Formatter
 
 import msgspec
@@ -144,7 +144,7 @@ def numbered(text: str, number: int) -> str:
     """A template with `number` in place of {index}, for one request of many; everything else of it stays.
 
     Raises:
-        InvalidInput: for the field `output`: lone braces, or a format that {index} does not take.
+        InvalidInput: for the field `output`: an unknown field, lone braces, or a format that {index} does not take.
     """
     parts = []
     try:
@@ -160,6 +160,8 @@ def numbered(text: str, number: int) -> str:
     except ValueError:
         raise _problem(f"{text!r} has a lone brace: write {{{{ or }}}} for a brace itself") from None
     made = "".join(parts)
+    if not made.endswith("/") and _suffix_of(made) != _suffix_of(text):  # fox.v{index}: v7 is no extension
+        return f"{PurePath(made)}.{{ext}}"
     return made if "{" in made else made.replace("}}", "}")  # without fields it is a plain path
 
 
@@ -186,6 +188,10 @@ def slug(text: str, *, limit: int = MAX_SLUG) -> str:
     if words[len(cut)] != "-" and (dash := cut.rfind("-")) >= limit // 2:
         cut = cut[:dash]
     return cut.strip("-")
+
+
+def _suffix_of(template: str) -> str:
+    return _split_suffix(_parse_part(PurePath(template).name))[1]
 
 
 def _split_suffix(part: tuple[_Piece, ...]) -> tuple[tuple[_Piece, ...], str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imagen.catalog import Catalog
@@ -162,6 +162,23 @@ def test_braces_of_a_folder_are_no_fields(tmp_path: Path) -> None:
         assert name is None or path.name == name
 
 
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("fox.v{index}", "fox.v7.png"),
+        ("fox.a{index}x", "fox.a7x.png"),
+        ("fox.v{index}/.", "fox.v7.png"),
+        ("fox.v{index}/{{a}}", "{a}.png"),
+        ("{index}.webp", "7.webp"),
+        ("{index}/fox", "fox.png"),
+    ],
+)
+def test_what_the_number_makes_of_a_name_is_no_extension(template: str, name: str) -> None:
+    fields = NameFields(prompt="a", model="o/m", seed=1, id="pred_1", at=_NOW)
+    text = numbered(f"/out/{template}", 7)
+    assert OutputPattern.parse(text, default_folder=Path("/n")).path_for(1, 1, fields, "png").name == name
+
+
 _NOW = datetime(2026, 1, 2, tzinfo=UTC)
 _PARTS = st.sampled_from(
     ["a", "..", ".", "/", "b.png", "{index}", "{{", "}}", "~", "\\", " ", "ü", "{x}", "-"]
@@ -182,10 +199,14 @@ def test_no_row_can_leave_the_folder(name: str) -> None:
 
 @given(
     st.lists(st.sampled_from(["a", "{index}", "{index:03}", "{seed}", "{{", "}}", "/", "."]), max_size=8),
+    st.sampled_from(["x", "{index}"]),
     st.integers(1, 10_000),
 )
-def test_a_number_takes_the_place_of_the_index_and_of_nothing_else(parts: list[str], number: int) -> None:
-    text = "/out/" + "".join(parts) + "x"
+@example(["a", ".", "a", "{index}"], "x", 1)
+def test_a_number_takes_the_place_of_the_index_and_of_nothing_else(
+    parts: list[str], end: str, number: int
+) -> None:
+    text = "/out/" + "".join(parts) + end
     made = numbered(text, number)
     fields = NameFields(prompt="a", model="o/m", seed=1, id="pred_1", at=_NOW)
     wanted = OutputPattern.parse(text, default_folder=Path("/n")).path_for(number, number, fields, "png")
