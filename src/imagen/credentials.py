@@ -17,6 +17,7 @@ from typing import Literal, NoReturn, Protocol
 
 import msgspec
 
+from imagen.decoding import decode
 from imagen.domain.secret import Secret
 from imagen.errors import ConfigError
 
@@ -176,7 +177,7 @@ class CredentialStore:
                 hint=f"Run: chmod 600 '{self._path}'",
             )
         try:
-            return msgspec.json.decode(data, type=dict[str, _Entry])
+            return decode(data, dict[str, _Entry])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise ConfigError(
                 f"{self._path}: the file is broken.",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from imagen.decoding import convert
 from imagen.domain.choice import ABILITIES, MOST_ITERATIONS
 from imagen.domain.plain_words import place_of, what_is_allowed
 from imagen.domain.request import MAX_COUNT
@@ -191,7 +192,7 @@ def read_arguments(given: Mapping[str, Any], kind: type[T]) -> T:
     if problems:
         raise InvalidInput(problems, subject="the arguments", hint=hint)
     try:
-        return msgspec.convert(said, kind)
+        return convert(said, kind)
     except msgspec.ValidationError as error:
         problem = Problem(place_of(error) or "arguments", what_is_allowed(error, kind))
         raise InvalidInput([problem], subject="the arguments") from None

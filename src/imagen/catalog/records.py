@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from imagen.catalog.model import DEFAULT_DEADLINE_SECONDS, Model, Output, Parameter, Quality, Strength
+from imagen.decoding import convert
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import MOST_BUDGET, Usd, read_decimal
 from imagen.domain.plain_words import place_of, what_is_allowed
@@ -392,7 +393,7 @@ def _parse(file: Traversable) -> dict[str, Any]:
 
 def _convert(written: Any, form: type[T], place: str) -> T:
     try:
-        return msgspec.convert(written, form)
+        return convert(written, form)
     except msgspec.ValidationError as error:
         raise _refusal(error, form, place) from error
 

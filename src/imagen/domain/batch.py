@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from imagen.decoding import convert
 from imagen.domain.caller import UNKNOWN, Caller
 from imagen.domain.limits import Lane
 from imagen.domain.money import Usd
@@ -177,7 +178,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def remembered(self) -> Remembered:
         """What the gateway itself remembers of it."""
-        return msgspec.convert(self.details, Remembered)
+        return convert(self.details, Remembered)
 
     def status(self, tally: Tally) -> BatchStatus:
         """Where it stands, with its items as counted."""

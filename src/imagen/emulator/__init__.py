@@ -9,7 +9,7 @@ It answers every operation of the published API document, with the hosted API's 
 on one port. Pictures come from a second one, another origin, as `replicate.delivery` is.
 Time is virtual: `emulator.clock.advance(seconds=3600)`. What happened is in `emulator.journal`.
 
-The package imports nothing else of imagen, so that a bug in the client cannot cancel itself out here.
+The package imports nothing else of imagen but `decoding`, so that a bug in the client cannot cancel itself out here.
 The names below are imported when first used: loading this package alone costs nothing.
 """
 

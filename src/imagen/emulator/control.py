@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from imagen.decoding import convert
 from imagen.emulator import problems
 from imagen.emulator.clock import timestamp
 from imagen.emulator.exchange import CONTROL_PREFIX, Exchange, json_response, problem_response, read_json
@@ -203,7 +204,7 @@ def _responder(world: World, action: Action) -> Responder:
 
 def _body(exchange: Exchange, shape: type[Shape]) -> Shape:
     try:
-        return msgspec.convert({} if exchange.body is None else exchange.body, shape)
+        return convert({} if exchange.body is None else exchange.body, shape)
     except ValueError as problem:
         raise _invalid(str(problem)) from problem
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from imagen.decoding import decode
 from imagen.emulator import problems
 from imagen.emulator.clock import timestamp
 from imagen.emulator.course import Run
@@ -177,7 +178,7 @@ async def read_text(exchange: Exchange) -> None:
     """
     text = (await _read(exchange)).decode("utf-8", "replace")
     with contextlib.suppress(msgspec.DecodeError):
-        text = msgspec.json.decode(text, type=str)
+        text = decode(text, str)
     exchange.body = text
 
 

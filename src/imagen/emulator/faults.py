@@ -23,6 +23,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import msgspec
 
+from imagen.decoding import convert
 from imagen.emulator.course import Course
 from imagen.emulator.fault import CREATE, DELIVERY, TRAIN, WEBHOOK_OPERATIONS, Fault, Slot
 from imagen.emulator.journal import same_operation
@@ -344,7 +345,7 @@ def fault_from_json(value: Any, *, lax: bool = False) -> Fault:
     Raises:
         ValueError: no such fault, no such attribute, or a value that the attribute cannot have.
     """
-    fault: Fault = msgspec.convert(value, AnyFault, strict=not lax)
+    fault: Fault = convert(value, AnyFault, strict=not lax)
     return fault
 
 

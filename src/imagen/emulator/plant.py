@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from imagen.decoding import convert
 from imagen.emulator.calls.trainings import version_of
 from imagen.emulator.clock import timestamp
 from imagen.emulator.course import Course
@@ -164,7 +165,7 @@ def _account(world: World, token: str | None) -> Account:
 
 def _plant_model(world: World, wanted: PlantedModel) -> None:
     takes = {"parameters": {"prompt": prompt()}, "required": (), "extra_inputs": True, "output": "uri"}
-    model = msgspec.convert({**takes, **wanted.takes, "name": "planted/model"}, Model)
+    model = convert({**takes, **wanted.takes, "name": "planted/model"}, Model)
     ids = (Model(name="planted/model").version_id,) if wanted.versions is None else wanted.versions
     world.models.owners.add(wanted.name.partition("/")[0])
     world.models.enter(

@@ -10,6 +10,7 @@ from typing import Any, Self
 import msgspec
 from aiohttp import web
 
+from imagen.decoding import convert
 from imagen.emulator.api import build_api_app
 from imagen.emulator.catalog import DEPLOYMENTS, known_models
 from imagen.emulator.clock import Clock
@@ -128,7 +129,7 @@ class Emulator:
         Raises:
             ValueError: no such attribute, or a value it cannot have.
         """
-        self.world.mode = msgspec.convert({**msgspec.to_builtins(self.world.mode), **changes}, Mode)
+        self.world.mode = convert({**msgspec.to_builtins(self.world.mode), **changes}, Mode)
         return self.world.mode
 
     def rotate_webhook_secrets(self) -> None:
@@ -147,7 +148,7 @@ class Emulator:
         Raises:
             ValueError: no such kind or key, or something refers to what is not there.
         """
-        plant(self.world, msgspec.convert(kinds, Plant))
+        plant(self.world, convert(kinds, Plant))
 
     def reset(self) -> None:
         """Forget what was made, planted, asked and posted; the clock and added models stay."""

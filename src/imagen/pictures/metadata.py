@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from imagen.decoding import decode
 from imagen.pictures.inspect import (
     DefectivePicture,
     sniff_format,
@@ -113,7 +114,7 @@ def read_note(data: bytes) -> PictureNote | None:
     with contextlib.suppress(DefectivePicture):
         for text in find(data):
             with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # foreign text in our place
-                return msgspec.json.decode(text, type=_Envelope).imagen
+                return decode(text, _Envelope).imagen
     return None
 
 

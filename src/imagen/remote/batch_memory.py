@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from imagen.decoding import decode
 from imagen.errors import StoreError
 
 _OLD_SECONDS = 30 * 86_400
@@ -120,13 +121,13 @@ class Memories:
         with _explained(path):
             lines = path.read_bytes().split(b"\n")
         try:
-            begun = msgspec.json.decode(lines[0], type=_Begun)
+            begun = decode(lines[0], _Begun)
         except msgspec.DecodeError:
             raise StoreError(f"{path} is damaged") from None
         fetched: dict[int, list[str]] = {}
         for line in lines[1:]:
             with contextlib.suppress(msgspec.DecodeError):  # a crash cut the last one off
-                one = msgspec.json.decode(line, type=Fetched)
+                one = decode(line, Fetched)
                 fetched[one.task] = one.files
         return Memory(path, begun, fetched)
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from imagen.decoding import convert
 from imagen.domain.caller import UNKNOWN, Caller
 from imagen.domain.money import Usd
 from imagen.domain.request import GenerationRequest
@@ -132,7 +133,7 @@ async def _ask(
 ) -> T:
     """An answer of which no text is more than a line: it is shown to people as it is."""
     told = await connection.ask(method, path, kind, body=body, admin=admin)
-    return msgspec.convert(_in_lines(msgspec.to_builtins(told)), kind)
+    return convert(_in_lines(msgspec.to_builtins(told)), kind)
 
 
 def _in_lines(told: Any) -> Any:

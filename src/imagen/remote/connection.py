@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from imagen.decoding import decode
 from imagen.domain.secret import Secret
 from imagen.errors import (
     ConnectFailed,
@@ -94,7 +95,7 @@ class Connection:
         if response.status >= _FIRST_REFUSAL:
             raise self._with_next_step(read_refusal(response, url=self.url), admin=admin)
         try:
-            return msgspec.json.decode(response.body, type=answer)
+            return decode(response.body, answer)
         except (ValueError, RecursionError):
             raise GarbledResponse(
                 f"the answer of {self.url} is not what an imagen gateway tells",

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from imagen import errors
+from imagen.decoding import decode
 from imagen.domain.money import from_dollars
 from imagen.errors import (
     BackendBroken,
@@ -83,7 +84,7 @@ def read_refusal(response: HttpResponse, *, url: str) -> ImagenError:
         url: the gateway's, for sentences of our own where a proxy or something else than a gateway answers.
     """
     try:
-        told = msgspec.json.decode(response.body, type=_Told)
+        told = decode(response.body, _Told)
     except (ValueError, RecursionError):
         return _no_gateway(response.status, url)
     if told.success and not told.code:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
+from imagen.decoding import convert
 from imagen.errors import (
     BackendError,
     BackendRateLimited,
@@ -187,7 +188,7 @@ def stored_error(
     for name, value in (facts or {}).items():
         setattr(error, name, value)
     if "problems" in (facts or {}):
-        error.problems = msgspec.convert(error.problems, tuple[Problem, ...])  # type: ignore[attr-defined]
+        error.problems = convert(error.problems, tuple[Problem, ...])  # type: ignore[attr-defined]
     if isinstance(error, BudgetExceeded) and isinstance(error.renews_at, str):
         error.renews_at = datetime.fromisoformat(error.renews_at)
     if issubclass(kind, PredictionError):

@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
+from imagen.decoding import convert
 from imagen.domain.batch import Batch, BatchStatus, Item, ItemStatus, Tally
 from imagen.domain.inside import INSIDE
 from imagen.domain.money import to_dollars
@@ -238,7 +239,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
 
 def remembered(item: Item) -> Remembered:
     """What a face has noted of an item; of one that another face took, what there is."""
-    return msgspec.convert(
+    return convert(
         {name: item.note[name] for name in Remembered.__struct_fields__ if name in item.note}, Remembered
     )
 

@@ -12,6 +12,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
+from imagen.decoding import convert
 from imagen.domain.plain_words import place_of, what_is_allowed
 from imagen.errors import InvalidInput, InvalidRequest, Problem, QueueFull
 
@@ -204,7 +205,7 @@ def to_value(found: Any, kind: type[T]) -> T:
         InvalidInput: naming the field and what is allowed.
     """
     try:
-        return msgspec.convert(found, kind)
+        return convert(found, kind)
     except msgspec.ValidationError as error:
         raise InvalidInput([Problem(place_of(error) or "body", what_is_allowed(error, kind))]) from None
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from imagen import __version__
+from imagen.decoding import convert
 from imagen.domain.limits import AccountState, budget_limit
 from imagen.errors import ImagenError, StoreError, Unauthenticated
 from imagen.ports import WorkStanding
@@ -410,7 +411,7 @@ async def _account_state(context: Context, account: str) -> AccountState:
 
 
 def _rate(facts: Mapping[str, Any]) -> RateStatus:
-    return msgspec.convert(facts, RateStatus)
+    return convert(facts, RateStatus)
 
 
 _EXAMPLE = {

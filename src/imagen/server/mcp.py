@@ -20,6 +20,7 @@ from imagen.agents.here import AppWorkshop
 from imagen.agents.money import Purse
 from imagen.agents.progress import Progress
 from imagen.agents.tools import Desk
+from imagen.decoding import convert
 from imagen.domain.limits import Lane
 from imagen.domain.prediction import Prediction
 from imagen.domain.request import GenerationRequest
@@ -135,7 +136,7 @@ def _read(body: bytes) -> _Told:
     if isinstance(found, list):
         raise _Malformed(_NO_MESSAGE, "batches (arrays) are not supported: send one message at a time")
     try:
-        told = msgspec.convert(found, _Told)
+        told = convert(found, _Told)
     except msgspec.ValidationError:
         told = None
     if told is None or not told.whole:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from imagen.catalog.model import STEPS_KEYS
+from imagen.decoding import convert
 from imagen.domain.identifiers import new_id
 from imagen.domain.key import check_scope
 from imagen.domain.limits import Lane, Patience
@@ -172,7 +173,7 @@ def read_wish(
         if name not in _KNOWN and name not in _BESIDES and value is not None
     }
     try:
-        wish = msgspec.convert(known, Wish)
+        wish = convert(known, Wish)
     except msgspec.ValidationError:
         raise InvalidInput([*_converted(known)[1], *wrong_options(options)]) from None
     check_options(options)
@@ -205,7 +206,7 @@ def _converted(fields: Mapping[str, Any], *, strict: bool = True) -> tuple[dict[
     found, problems = {}, []
     for name, value in fields.items():
         try:
-            found[name] = msgspec.convert(value, _TYPES[name], strict=strict)
+            found[name] = convert(value, _TYPES[name], strict=strict)
         except msgspec.ValidationError as error:
             problems.append(Problem(name, what_is_allowed(error, _TYPES[name])))
     return found, problems

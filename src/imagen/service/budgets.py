@@ -10,6 +10,7 @@ from typing import Any, get_args
 import msgspec
 
 from imagen.catalog import Catalog
+from imagen.decoding import convert
 from imagen.domain.budget import EACH, Balance, Budget, Counts, Per, Scope, model_of
 from imagen.domain.caller import LONGEST_CALLER, Caller
 from imagen.domain.key import Key
@@ -137,11 +138,11 @@ class BudgetBook:
         budget = Budget(
             name=name,
             limit=limit,
-            per=msgspec.convert(per, Per),
+            per=convert(per, Per),
             scope=scope,
             subject=self._subject(scope, told, keys),
             hard=not warn,
-            counts=msgspec.convert(count, Counts),
+            counts=convert(count, Counts),
             created_at=now,
         )
         budget.check()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from imagen.decoding import convert
 from imagen.domain.events import Event, Fetching, Saved
 from imagen.domain.identifiers import new_secret
 from imagen.domain.prediction import Prediction
@@ -322,7 +323,7 @@ def to_stored(destination: Destination) -> dict[str, Any]:
 
 def from_stored(stored: dict[str, Any] | None) -> Destination | None:
     """What `to_stored` kept."""
-    return None if stored is None else msgspec.convert(stored, Destination, strict=False)
+    return None if stored is None else convert(stored, Destination, strict=False)
 
 
 def _holds(path: Path, data: bytes) -> bool:

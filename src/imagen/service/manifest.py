@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from imagen.decoding import decode
 from imagen.domain.nesting import is_shallow
 from imagen.domain.yaml_core import CORE_TAGS, TYPED_TAGS, plain_value
 from imagen.errors import InvalidInput, Problem
@@ -290,7 +291,7 @@ class _Reader:
     def json(self) -> Iterator[Row]:
         """One list, or one object with `tasks`. What stands beside them holds for every task that says nothing itself."""
         try:
-            whole = msgspec.json.decode(self._content, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
+            whole = decode(self._content, dict[str, msgspec.Raw] | list[msgspec.Raw])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _refused(self._subject, f"it is not a JSON list of tasks ({_reason(error)})") from None
         common: dict[str, Any] = {}
@@ -300,7 +301,7 @@ class _Reader:
             start = max(self._content.find(tasks), 0)
             common = {name: self._value(1, bytes(raw)) for name, raw in whole.items()}
             try:
-                whole = msgspec.json.decode(tasks, type=list[msgspec.Raw])
+                whole = decode(tasks, list[msgspec.Raw])
             except msgspec.DecodeError:
                 raise _refused(self._subject, f"it has no list `{_TASKS}`") from None
             if told := _twice(self._content[:start] + b"0" + self._content[start + len(tasks) :]):
@@ -491,7 +492,7 @@ def _is_json(raw: bytes) -> bool:
 def _culprit(raw: bytes) -> str:
     """The field of an object whose number is too large; empty where that is not known."""
     try:
-        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        fields = decode(raw, dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     for name, value in fields.items():

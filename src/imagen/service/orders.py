@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from imagen.decoding import decoder
 from imagen.domain.batch import Batch, Control
 from imagen.domain.draft import FinalWish
 from imagen.domain.identifiers import new_id
@@ -104,8 +105,8 @@ class SeenOrder(msgspec.Struct, frozen=True):
         return Quote.total(intent.quote for intent in self.intents)
 
 
-_ORDERS = msgspec.json.Decoder(StoredOrder, strict=False)
-_SEEN = msgspec.json.Decoder(SeenOrder, strict=False)
+_ORDERS = decoder(StoredOrder, strict=False)
+_SEEN = decoder(SeenOrder, strict=False)
 
 
 def to_stored(order: Order, *, sealer: Sealer | None) -> bytes:

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 import msgspec
 from standardwebhooks import Webhook
 
+from imagen.decoding import decode
 from imagen.domain.secret import Secret
 from imagen.errors import BackendBroken, BackendError, NotFound, WebhookRejected
 from imagen.ports import Backend, Clock, WebhookSource
@@ -168,7 +169,7 @@ class Webhooks:
         if self._is_repeated(envelope.id):
             return "repeated"
         try:
-            upstream_id = msgspec.json.decode(body, type=_Told).id
+            upstream_id = decode(body, _Told).id
         except (ValueError, RecursionError):
             raise _malformed("the body must be a prediction with its id") from None
         self._wakes.wake(upstream_id)

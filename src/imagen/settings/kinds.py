@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from imagen.decoding import convert
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.money import Usd
 from imagen.domain.secret import Secret
@@ -276,7 +277,7 @@ def caller() -> Kind:
 
 def _converted(given: str, to: Any) -> Any:
     try:
-        return msgspec.convert(given, to, strict=False)
+        return convert(given, to, strict=False)
     except msgspec.ValidationError:
         raise ValueError(given) from None
 

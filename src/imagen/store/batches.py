@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine.default import DefaultDialect
 
+from imagen.decoding import decoder
 from imagen.domain.batch import KEY_LIVES, Batch, Control, Idempotency, Item, ItemStatus, Remembered, Tally
 from imagen.domain.caller import Caller
 from imagen.domain.delivery import Delivery
@@ -64,7 +65,6 @@ from imagen.store.types import Instant
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-"""How long an idempotency key stands for the request that it came with first."""
 _RETRIED = "retried"
 """In the answer of a mark: how many items its request queued again."""
 _FIELDS = Batch.__struct_fields__
@@ -75,12 +75,12 @@ _MARK_FIELDS = Idempotency.__struct_fields__
 _AFTER_ALL = "\U0010ffff"
 
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "caller": msgspec.json.Decoder(Caller).decode,
+    "caller": decoder(Caller).decode,
     "lane": Lane,
     "quoted": Usd,
     "control": Control,
     "own_token": bool,
-    "webhook_events": msgspec.json.Decoder(tuple[str, ...]).decode,
+    "webhook_events": decoder(tuple[str, ...]).decode,
     "details": msgspec.json.decode,
     "created_at": (_instant := Instant().result_processor(DefaultDialect(), None)),
     "ended_at": _instant,

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import msgspec
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -27,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
+from imagen.decoding import decoder
 from imagen.domain.budget import EACH, MOST_BUDGETS, Balance, Budget, Charge, Shortage, model_of
 from imagen.domain.caller import OWN_TOKEN, is_stranger
 from imagen.domain.limits import Blocked, Unaffordable, budget_limit
@@ -46,7 +46,7 @@ _MARGIN = timedelta(days=1)
 
 Standing = tuple[str, str, str]
 """Where something is counted: budget, subject, period."""
-_STANDINGS = msgspec.json.Decoder(list[Standing])
+_STANDINGS = decoder(list[Standing])
 
 _ANY = Statement(select(literal(1)).select_from(budgets).limit(1))
 _COUNTING = Statement(

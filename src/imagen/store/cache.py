@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-import msgspec
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -22,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
+from imagen.decoding import convert
 from imagen.ports import CacheEntry
 from imagen.store.damage import DAMAGE, is_damage
 from imagen.store.database import Database
@@ -130,7 +130,7 @@ class SqlCacheIndex:
 
 
 def _from_row(row: Row[Any]) -> CacheEntry:
-    return msgspec.convert(dict(zip(_FIELDS, row, strict=True)), CacheEntry)
+    return convert(dict(zip(_FIELDS, row, strict=True)), CacheEntry)
 
 
 def _read(connection: Connection, number: int) -> CacheEntry | None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, and_, bindparam, case, delete, exists, func, 
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine.default import DefaultDialect
 
+from imagen.decoding import decoder
 from imagen.domain.batch import Item, ItemStatus, Tally
 from imagen.domain.money import Usd
 from imagen.errors import PredictionCanceled, StoreError
@@ -27,7 +28,7 @@ _END_OF_ONE = tuple(
 _RESULT = ("predictions", "cost", *_END_OF_ONE)
 _NO_END = {name: getattr(Item(batch_id="", index=0, order=b""), name) for name in _END_OF_ONE}
 """What an item has that has not ended."""
-_NAMES = msgspec.json.Decoder(tuple[str, ...])
+_NAMES = decoder(tuple[str, ...])
 _instant = Instant().result_processor(DefaultDialect(), None)
 _READERS: dict[str, Callable[[Any], Any]] = {
     "status": ItemStatus,

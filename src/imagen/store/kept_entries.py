@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from imagen.decoding import decode
 from imagen.domain.usage import UsageEntry
 
 
@@ -46,7 +47,7 @@ class KeptEntries:
         entries = []
         for line in lines:
             with contextlib.suppress(msgspec.MsgspecError, ValueError):
-                entries.append(msgspec.json.decode(line, type=UsageEntry))
+                entries.append(decode(line, UsageEntry))
         return entries
 
     def forget(self, entries: Sequence[UsageEntry]) -> None:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select
 from sqlalchemy.dialects.sqlite import insert
 
+from imagen.decoding import decode
 from imagen.domain.budget import Charge, Shortage
 from imagen.domain.limits import (
     AccountRules,
@@ -261,7 +262,7 @@ class _Rates:
         if name not in self._gates:
             row = _GATE.run(self._connection, {"this_name": name}).fetchone()
             try:
-                gate = Gate.opened(per_minute) if row is None else msgspec.json.decode(row[0], type=Gate)
+                gate = Gate.opened(per_minute) if row is None else decode(row[0], Gate)
             except msgspec.MsgspecError:
                 gate = Gate.opened(per_minute)  # of another release: it learns anew
             gate.configure(per_minute)

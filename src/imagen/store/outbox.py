@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
+from imagen.decoding import convert
 from imagen.domain.delivery import Delivery, SigningSecret
 from imagen.errors import NotFound, StoreError
 from imagen.store.damage import DAMAGE, is_damage
@@ -322,7 +323,7 @@ def _row(
     for field, column in zip(fields, columns, strict=True):
         try:
             value = connection.execute(select(column).where(key == this)).scalar_one()
-            values[field.name] = msgspec.convert(value, field.type)
+            values[field.name] = convert(value, field.type)
         except DAMAGE as error:
             if not is_damage(error):
                 raise
@@ -332,4 +333,4 @@ def _row(
 
 def _from_row(kind: type[_T], row: Row[Any]) -> _T:
     # SQLite keeps whatever it is given, so that a number may be a word in a damaged row.
-    return msgspec.convert(dict(zip(kind.__struct_fields__, row, strict=True)), kind)
+    return convert(dict(zip(kind.__struct_fields__, row, strict=True)), kind)

@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import BigInteger, DateTime, Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
+from imagen.decoding import decode
 from imagen.domain.draft import FinalWish
 from imagen.domain.inside import without_file
 from imagen.domain.money import Usd
@@ -130,7 +131,7 @@ class Wished(TypeDecorator[FinalWish]):
         return None if value is None else msgspec.json.encode(value).decode()
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> FinalWish | None:
-        return None if value is None else msgspec.json.decode(value, type=FinalWish)
+        return None if value is None else decode(value, FinalWish)
 
 
 class StatusText(TypeDecorator[Status]):

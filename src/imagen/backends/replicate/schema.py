@@ -11,6 +11,7 @@ import msgspec
 
 from imagen.backends.replicate.wire import ModelFacts
 from imagen.catalog import Catalog
+from imagen.decoding import decode
 from imagen.domain.model_ref import ModelRef
 from imagen.errors import InvalidModelRef
 from imagen.ports import Clock
@@ -117,7 +118,7 @@ class SchemaBook:
 
     def _read(self, ref: ModelRef) -> CachedFacts | None:
         try:
-            return msgspec.json.decode(self._path(ref).read_bytes(), type=CachedFacts)
+            return decode(self._path(ref).read_bytes(), CachedFacts)
         except (OSError, msgspec.MsgspecError):
             return None
 

@@ -18,6 +18,7 @@ import msgspec
 
 from imagen.backends.replicate.refusals import categorize_failure, parse_refusal
 from imagen.catalog.model import COUNT_KEYS
+from imagen.decoding import decoder
 from imagen.domain.inside import is_file, map_texts, without_file
 from imagen.domain.model_ref import ModelRef
 from imagen.domain.prediction import Allowance, Sighting, Status
@@ -78,8 +79,8 @@ class _Listed(msgspec.Struct, frozen=True):
         return bytes(self.output) not in _NOTHING_YET
 
 
-_PAGE = msgspec.json.Decoder(_Sheet)
-_LISTED = msgspec.json.Decoder(_Listed)
+_PAGE = decoder(_Sheet)
+_LISTED = decoder(_Listed)
 _NOTHING_YET = frozenset({b"null", b"[]", b'""'})
 _LONGEST_NOTHING = 4
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from imagen.decoding import convert
 from imagen.domain.plain_words import what_is_allowed
 from imagen.domain.request import MAX_PROMPT_CHARACTERS
 from imagen.errors import InvalidInput, InvalidRequest, Problem
@@ -103,7 +104,7 @@ def read_texts(texts: Mapping[str, str]) -> tuple[ImagesWish, dict[str, str]]:
             others[name] = text
             continue
         try:
-            known[field] = msgspec.convert(text, _FIELDS[field], strict=False)
+            known[field] = convert(text, _FIELDS[field], strict=False)
         except msgspec.ValidationError as error:
             problems.append(Problem(field, what_is_allowed(error, _FIELDS[field])))
     if problems:
