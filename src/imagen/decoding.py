@@ -49,7 +49,7 @@ def convert(value: Any, kind: Any, *, strict: bool = True) -> Any:
     Raises:
         msgspec.ValidationError: it is something else than a `kind`.
     """
-    _decoder(kind, strict=strict)
+    _decoder(kind, strict=True)  # by making one msgspec works the type out, for whatever reads it then
     return msgspec.convert(value, kind, strict=strict)
 
 
